@@ -1,0 +1,300 @@
+"""Reads the interface of a WebAssembly binary: what it imports, exports and what their types are.
+
+wasmtime could tell as well, but its C API aborts the whole process when asked for a type that mentions ``v128`` or a
+typed reference (wasmtime 50), and a library must not die over a module it was only asked to look at.  The sections
+read here are small; code and data are skipped by their length.  The input has been validated by wasmtime before, so
+malformed bytes are not a concern of this file.
+
+Format: https://webassembly.github.io/spec/core/binary/ (and the GC proposal for recursive and struct types).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Union
+
+PAGE = 65536  #: bytes in a page of linear memory, unless the module says otherwise
+
+_NUMERIC = {0x7F: "i32", 0x7E: "i64", 0x7D: "f32", 0x7C: "f64", 0x7B: "v128", 0x78: "i8", 0x77: "i16"}
+_HEAP = {
+    0x74: "noexn",
+    0x73: "nofunc",
+    0x72: "noextern",
+    0x71: "none",
+    0x70: "func",
+    0x6F: "extern",
+    0x6E: "any",
+    0x6D: "eq",
+    0x6C: "i31",
+    0x6B: "struct",
+    0x6A: "array",
+    0x69: "exn",
+}
+#: the value types that procpool can carry between processes
+SCALARS = frozenset({"i32", "i64", "f32", "f64", "v128"})
+
+
+@dataclass(frozen=True)
+class FuncType:
+    """A function's signature: the value types of its parameters and results, in the names of the text format."""
+
+    params: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"({', '.join(self.params)}) -> ({', '.join(self.results)})"
+
+
+@dataclass(frozen=True)
+class MemoryType:
+    """A linear memory: its size limits in pages of 64 KiB."""
+
+    minimum: int
+    maximum: int | None = None
+    shared: bool = False
+    is_64: bool = False
+
+    def __str__(self) -> str:
+        most = "" if self.maximum is None else f", at most {self.maximum}"
+        kind = ("shared " if self.shared else "") + ("64-bit " if self.is_64 else "")
+        return f"{kind}memory of {self.minimum} pages{most}"
+
+
+@dataclass(frozen=True)
+class TableType:
+    """A table of references: its element type and size limits."""
+
+    element: str
+    minimum: int
+    maximum: int | None = None
+
+    def __str__(self) -> str:
+        most = "" if self.maximum is None else f", at most {self.maximum}"
+        return f"table of {self.minimum} {self.element}{most}"
+
+
+@dataclass(frozen=True)
+class GlobalType:
+    """A global variable: the type of its content, and whether it can change."""
+
+    content: str
+    mutable: bool = False
+
+    def __str__(self) -> str:
+        return f"{'mutable ' if self.mutable else ''}global {self.content}"
+
+
+@dataclass(frozen=True)
+class TagType:
+    """An exception tag."""
+
+    signature: FuncType
+
+    def __str__(self) -> str:
+        return f"tag {self.signature}"
+
+
+ExternType = Union[FuncType, MemoryType, TableType, GlobalType, TagType]
+
+
+@dataclass(frozen=True)
+class Import:
+    """Something a module needs from outside, by its two names."""
+
+    module: str
+    name: str
+    type: ExternType
+
+
+@dataclass
+class Interface:
+    """What a module shows to the outside.  ``exports`` keeps the order of the module."""
+
+    imports: list[Import] = field(default_factory=list)
+    exports: dict[str, ExternType] = field(default_factory=dict)
+
+
+class _Reader:
+    def __init__(self, data: bytes, start: int, end: int) -> None:
+        self.data = data
+        self.at = start
+        self.end = end
+
+    def byte(self) -> int:
+        value = self.data[self.at]
+        self.at += 1
+        return value
+
+    def unsigned(self) -> int:
+        result = shift = 0
+        while True:
+            byte = self.byte()
+            result |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return result
+            shift += 7
+
+    def name(self) -> str:
+        size = self.unsigned()
+        self.at += size
+        return self.data[self.at - size : self.at].decode()
+
+    def value_type(self) -> str:
+        byte = self.byte()
+        if byte in _NUMERIC:
+            return _NUMERIC[byte]
+        if byte in (0x63, 0x64):  # (ref null ht) and (ref ht)
+            heap = self.byte()
+            name = _HEAP.get(heap)
+            if name is None:  # a type index: a signed LEB128, of which the first byte is read
+                self.at -= 1
+                name = str(self.unsigned())
+            return f"(ref {'null ' if byte == 0x63 else ''}{name})"
+        return f"{_HEAP.get(byte, hex(byte))}ref"
+
+    def value_types(self) -> tuple[str, ...]:
+        return tuple(self.value_type() for _ in range(self.unsigned()))
+
+    def limits(self) -> tuple[int, int, int | None]:
+        """The flags byte, the minimum, and the maximum where one is given."""
+        flags = self.byte()
+        minimum = self.unsigned()
+        return flags, minimum, self.unsigned() if flags & 1 else None
+
+    def memory(self) -> MemoryType:
+        flags, minimum, maximum = self.limits()
+        if flags & 8:  # custom page size
+            self.unsigned()
+        return MemoryType(minimum, maximum, bool(flags & 2), bool(flags & 4))
+
+    def table(self) -> TableType:
+        element = self.value_type()
+        _, minimum, maximum = self.limits()
+        return TableType(element, minimum, maximum)
+
+    def global_(self) -> GlobalType:
+        content = self.value_type()
+        return GlobalType(content, bool(self.byte()))
+
+    def composite_type(self) -> FuncType | None:
+        """One type definition; None for those that are not functions."""
+        form = self.byte()
+        if form in (0x50, 0x4F):  # sub, sub final: supertypes first
+            for _ in range(self.unsigned()):
+                self.unsigned()
+            form = self.byte()
+        if form == 0x60:
+            return FuncType(self.value_types(), self.value_types())
+        for _ in range(self.unsigned() if form == 0x5F else 1):  # the fields of a struct, or the one of an array
+            self.value_type()
+            self.byte()
+        return None
+
+
+def sections(wasm: bytes) -> list[tuple[int, int, int]]:
+    """The sections of a binary as (id, start, end), in order."""
+    found = []
+    reader = _Reader(wasm, 8, len(wasm))
+    while reader.at < len(wasm):
+        section = reader.byte()
+        size = reader.unsigned()
+        found.append((section, reader.at, reader.at + size))
+        reader.at += size
+    return found
+
+
+def read_interface(wasm: bytes) -> Interface:
+    """Read the imports and exports of a valid WebAssembly binary."""
+    interface = Interface()
+    types: list[FuncType | None] = []
+    funcs: list[FuncType | None] = []
+    tables: list[TableType] = []
+    memories: list[MemoryType] = []
+    globals_: list[GlobalType] = []
+    tags: list[TagType] = []
+
+    def func(index: int) -> FuncType:
+        return types[index] or FuncType()
+
+    def tag(reader: _Reader) -> TagType:
+        reader.byte()  # the attribute, always an exception
+        return TagType(func(reader.unsigned()))
+
+    for section, start, end in sections(wasm):
+        if section not in (1, 2, 3, 4, 5, 6, 7, 13):
+            continue
+        reader = _Reader(wasm, start, end)
+        count = reader.unsigned()
+        if section == 1:
+            for _ in range(count):
+                if wasm[reader.at] == 0x4E:  # a recursive group stands for each of its members
+                    reader.byte()
+                    types.extend(reader.composite_type() for _ in range(reader.unsigned()))
+                else:
+                    types.append(reader.composite_type())
+        elif section == 2:
+            for _ in range(count):
+                module, name, kind = reader.name(), reader.name(), reader.byte()
+                entry: ExternType
+                if kind == 0:
+                    entry = func(reader.unsigned())
+                    funcs.append(entry)
+                elif kind == 1:
+                    entry = reader.table()
+                    tables.append(entry)
+                elif kind == 2:
+                    entry = reader.memory()
+                    memories.append(entry)
+                elif kind == 3:
+                    entry = reader.global_()
+                    globals_.append(entry)
+                else:
+                    entry = tag(reader)
+                    tags.append(entry)
+                interface.imports.append(Import(module, name, entry))
+        elif section == 3:
+            funcs.extend(types[reader.unsigned()] for _ in range(count))
+        elif section == 4:
+            for _ in range(count):
+                initialised = wasm[reader.at] == 0x40
+                if initialised:
+                    reader.at += 2
+                tables.append(reader.table())
+                if initialised:
+                    _skip_constant(reader)
+        elif section == 5:
+            memories.extend(reader.memory() for _ in range(count))
+        elif section == 6:
+            for _ in range(count):
+                globals_.append(reader.global_())
+                _skip_constant(reader)
+        elif section == 13:
+            tags.extend(tag(reader) for _ in range(count))
+        elif section == 7:
+            spaces = {0: funcs, 1: tables, 2: memories, 3: globals_, 4: tags}
+            for _ in range(count):
+                name, kind = reader.name(), reader.byte()
+                item = spaces[kind][reader.unsigned()]  # type: ignore[index]
+                interface.exports[name] = item or FuncType()
+    return interface
+
+
+def _skip_constant(reader: _Reader) -> None:
+    """Step over a constant expression, up to and with its ``end``."""
+    while True:
+        opcode = reader.byte()
+        if opcode == 0x0B:
+            return
+        if opcode == 0x43:
+            reader.at += 4
+        elif opcode == 0x44:
+            reader.at += 8
+        elif opcode in (0x41, 0x42, 0x23, 0xD0, 0xD2):  # i32/i64.const, global.get, ref.null, ref.func
+            reader.unsigned()
+        elif opcode == 0xFD:  # v128.const
+            reader.unsigned()
+            reader.at += 16
+        elif opcode == 0xFB:  # the constructors of structs, arrays and i31
+            operator = reader.unsigned()
+            for _ in range({0: 1, 1: 1, 6: 1, 7: 1, 8: 2, 9: 2, 10: 2}.get(operator, 0)):
+                reader.unsigned()

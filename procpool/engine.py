@@ -1,0 +1,37 @@
+"""The one wasmtime configuration that the parent compiles with and the workers load with.
+
+A serialised module can only be loaded by an engine configured like the one that compiled it, so both sides build theirs
+here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import wasmtime
+
+logger = logging.getLogger("procpool")
+
+
+def compiling_engine(cache: bool) -> wasmtime.Engine:
+    """An engine for the parent.  With ``cache``, wasmtime's own on-disk cache remembers what it compiled."""
+    config = _config()
+    if cache:
+        try:
+            config.cache = True
+        except wasmtime.WasmtimeError as error:  # no home directory, or one that cannot be written
+            logger.warning("compiling without wasmtime's cache: %s", error)
+    return wasmtime.Engine(config)
+
+
+def loading_engine() -> wasmtime.Engine:
+    """An engine for a worker, which only loads."""
+    return wasmtime.Engine(_config())
+
+
+def _config() -> wasmtime.Config:
+    config = wasmtime.Config()
+    # Raising the epoch is the only way to stop a call that does not return.  Cost: a load and a compare per loop
+    # iteration and function entry.
+    config.epoch_interruption = True
+    return config

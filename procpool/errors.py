@@ -1,0 +1,151 @@
+"""Every exception procpool raises on its own account.
+
+A Python exception raised by code that *you* shipped to a worker comes back as itself, with the remote traceback
+as its cause; it is not wrapped in one of these.  All of them can be pickled.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+__all__ = [
+    "ArgumentOutOfRange",
+    "BadArguments",
+    "CallTimeout",
+    "GuestExit",
+    "InvalidModule",
+    "MissingImport",
+    "PoolClosed",
+    "PoolFull",
+    "ProcpoolError",
+    "RemoteError",
+    "StartupError",
+    "UnknownExport",
+    "WasmFrame",
+    "WasmTrap",
+    "WorkerCrashed",
+]
+
+
+class ProcpoolError(Exception):
+    """The base class of the others; never raised itself."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        # Exception's own __reduce__ calls the class with `args`, which breaks every class whose constructor takes
+        # something else: the classic way to poison a process pool.  Rebuilding from the state needs no constructor.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(cls: type[ProcpoolError], args: tuple[Any, ...], state: dict[str, Any]) -> ProcpoolError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class InvalidModule(ProcpoolError, ValueError):
+    """Raised at construction when the source is not a WebAssembly module that wasmtime accepts."""
+
+
+class MissingImport(ProcpoolError, ValueError):
+    """Raised at construction when the module imports something that the pool does not provide."""
+
+
+class StartupError(ProcpoolError, RuntimeError):
+    """Raised at construction, and by jobs afterwards, when no worker can be brought up at all."""
+
+
+class UnknownExport(ProcpoolError, LookupError):
+    """Raised by every way to submit a job when the module exports no function of that name."""
+
+
+class BadArguments(ProcpoolError, TypeError):
+    """Raised in the caller, before anything is sent, when arguments do not fit the export's signature."""
+
+
+class ArgumentOutOfRange(BadArguments, OverflowError):
+    """Raised in the caller when an argument has the right type but does not fit the parameter's bits."""
+
+
+class WasmFrame(NamedTuple):
+    """One frame of a wasm backtrace, innermost first in :attr:`WasmTrap.frames`."""
+
+    function: str | None  #: the function's name, where the module carries one
+    index: int  #: its index in the module
+    offset: int  #: the program counter's offset in the module's bytes
+
+
+class WasmTrap(ProcpoolError):
+    """Raised when the called export trapped: unreachable code, a division by zero, an access out of bounds, ...
+
+    The instance it happened in is thrown away; the worker goes on with a new one.
+    """
+
+    def __init__(
+        self, message: str, code: str | None = None, export: str | None = None, frames: tuple[WasmFrame, ...] = ()
+    ):
+        super().__init__(message)
+        self.message = message
+        #: the trap code in the words of the wasm spec, such as ``"INTEGER_DIVISION_BY_ZERO"``; None for a host error
+        self.code = code
+        self.export = export
+        self.frames = frames
+
+    def __str__(self) -> str:
+        head = f"{self.export}: {self.message}" if self.export else self.message
+        trace = "".join(f"\n  at {f.function or '<anonymous>'} (func {f.index}, offset {f.offset:#x})" for f in self.frames)
+        return head + trace
+
+
+class GuestExit(ProcpoolError):
+    """Raised when the guest ended itself with an exit code other than the success of a command."""
+
+    def __init__(self, code: int):
+        super().__init__(f"the guest exited with code {code}")
+        self.code = code
+
+
+class CallTimeout(ProcpoolError, TimeoutError):
+    """Raised when a job outlived its ``timeout``.  The job is interrupted and its worker serves others again."""
+
+
+class WorkerCrashed(ProcpoolError):
+    """Raised when the worker process running the job died: killed, aborted in native code, or exited."""
+
+    def __init__(self, pid: int, export: str | None, exitcode: int | None):
+        self.pid = pid
+        self.export = export
+        #: the exit code, negative for a signal as in :mod:`subprocess`; None when nobody could tell
+        self.exitcode = exitcode
+        super().__init__(f"worker {pid} {self._how()} while running {export!r}; the pool has replaced it")
+
+    @property
+    def signal(self) -> signal.Signals | None:
+        """The signal that killed the worker, or None."""
+        if self.exitcode is None or self.exitcode >= 0:
+            return None
+        return signal.Signals(-self.exitcode)
+
+    def _how(self) -> str:
+        if self.exitcode is None:
+            return "died"
+        if self.exitcode < 0:
+            return f"was killed by {signal.Signals(-self.exitcode).name}"
+        return f"exited with code {self.exitcode}"
+
+
+class PoolClosed(ProcpoolError, RuntimeError):
+    """Raised by every use of a pool after ``shutdown``, and by jobs that a shutdown left unfinished."""
+
+
+class PoolFull(ProcpoolError, RuntimeError):
+    """Raised by ``submit`` when ``max_pending`` jobs are queued and ``on_full="raise"``."""
+
+
+class RemoteError(ProcpoolError):
+    """The text of a traceback in a worker; it stands as the ``__cause__`` of the exception that came back."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'

@@ -1,0 +1,95 @@
+"""From what the user has to what workers need: source to wasm, wasm to one compiled artifact."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Union
+
+import wasmtime
+
+from .binary import Interface, read_interface
+from .engine import compiling_engine
+from .errors import InvalidModule
+
+Source = Union[str, bytes, bytearray, "os.PathLike[str]"]
+
+_MAGIC = b"\0asm"
+
+
+@dataclass(frozen=True)
+class CompiledModule:
+    """A module ready to be mapped by workers."""
+
+    interface: Interface
+    artifact: int  #: file descriptor of an anonymous file with the compiled code; the owner closes it
+    size: int  #: bytes of the binary it was compiled from
+
+
+def read_source(source: Source) -> bytes:
+    """The binary of ``source``: bytes (binary or text), WAT text, or the path of a ``.wasm`` or ``.wat`` file.
+
+    A ``str`` is taken as WAT when it begins like it (with a parenthesis or a comment), otherwise as a path.
+
+    Raises:
+        InvalidModule: neither a binary nor text that parses.
+        OSError: the file cannot be read; as raised by ``open``.
+        TypeError: ``source`` is none of the above.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        data, origin = bytes(source), "the given bytes"
+    elif isinstance(source, str) and source.lstrip().startswith(("(", ";;")):
+        data, origin = source.encode(), "the given text"
+    elif isinstance(source, (str, os.PathLike)):
+        data, origin = Path(source).read_bytes(), f"{os.fspath(source)!r}"
+    else:
+        raise TypeError(f"expected a path, wasm bytes or WAT text, got {type(source).__name__}")
+    if data.startswith(_MAGIC):
+        if data[4:8] == b"\x0d\0\x01\0":
+            raise InvalidModule(f"{origin} is a WebAssembly component; procpool runs core modules")
+        return data
+    if not data.strip():
+        raise InvalidModule(f"{origin} is empty; expected a WebAssembly module")
+    if not data.lstrip().startswith((b"(", b";;")):
+        raise InvalidModule(
+            f"{origin} is not WebAssembly: it begins with {data[:8]!r} instead of {_MAGIC!r}, and is no WAT text either"
+        )
+    try:
+        return bytes(wasmtime.wat2wasm(data))
+    except wasmtime.WasmtimeError as error:
+        raise InvalidModule(f"{origin} is not valid WAT: {error}") from None
+
+
+def compile_module(source: Source, cache: bool = True) -> CompiledModule:
+    """Compile ``source`` for the workers to map.
+
+    Raises:
+        InvalidModule: wasmtime refuses it; the message says where and why.
+        OSError, TypeError: as :func:`read_source`.
+    """
+    wasm = read_source(source)
+    try:
+        with wasmtime.Module(compiling_engine(cache), wasm) as module:
+            compiled = module.serialize()
+    except wasmtime.WasmtimeError as error:
+        raise InvalidModule(f"wasmtime refuses this module of {len(wasm)} bytes: {error}") from None
+    return CompiledModule(read_interface(wasm), anonymous_file(compiled), len(wasm))
+
+
+def anonymous_file(content: Union[bytes, bytearray]) -> int:
+    """A descriptor of a file that has no name, so that it is gone with its last user however that user ends."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("procpool")
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

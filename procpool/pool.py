@@ -1,0 +1,337 @@
+"""ProcessWasmPool: what a user holds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
+from time import monotonic
+from types import MappingProxyType, TracebackType
+from typing import Any, NoReturn
+
+import psutil
+
+from .binary import ExternType, FuncType, Import
+from .codec import Codec
+from .errors import BadArguments, MissingImport, UnknownExport
+from .module import Source, compile_module
+from .supervisor.direct import DirectCalls
+from .supervisor.dispatcher import Dispatcher
+from .supervisor.job import Export, Job
+from .supervisor.launch import LAUNCHERS, Inheritance
+from .supervisor.worker import READY, Worker
+
+#: The most workers a pool can have: rows of the shared board, 64 bytes each.
+MAX_WORKERS = 4096
+#: How many items `map` reads ahead of the result being taken.
+READ_AHEAD = 4096
+
+
+@dataclass(frozen=True)
+class WorkerStats:
+    """One worker process at one moment."""
+
+    pid: int  #: 0 while it is being started
+    state: str  #: "starting", "idle", "busy" or "stopping"
+    calls: int  #: jobs it has finished
+    rss: int  #: resident memory in bytes, pages shared with its siblings included; 0 when it cannot be read
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """A pool at one moment.  The counters are over its whole life, workers now gone included."""
+
+    workers: tuple[WorkerStats, ...]
+    busy: int  #: workers running a job
+    idle: int  #: workers waiting for one
+    pending: int  #: jobs queued and not sent to a worker
+    calls: int  #: jobs finished
+    failed: int  #: those of them that ended in an exception
+
+
+class ProcessWasmPool(Executor):
+    """N worker processes that run the exports of one WebAssembly module in parallel.
+
+    It is a :class:`concurrent.futures.Executor` whose "function" is the name of an export.  Any number of threads and
+    event loops may use one pool at once.
+
+    Args:
+        src: the module: bytes (binary or text), WAT text, or the path of a ``.wasm`` or ``.wat`` file.
+        workers: how many processes; by default as many as this process may use CPUs.
+        timeout: seconds each job may run, unless the call says otherwise; None for no limit.
+        kill_grace: seconds an interrupted job may take to stop before its worker is killed.
+        start_method: ``"forkserver"`` (forks ready workers from a template process; default on Linux) or ``"spawn"`` (a
+            fresh interpreter for each; default elsewhere).
+        cache: let wasmtime remember the compiled module on disk, so that the next run of the program need not compile.
+
+    Raises:
+        InvalidModule: ``src`` is not a module that wasmtime accepts.
+        MissingImport: the module imports something.
+        OSError: the file cannot be read.
+        StartupError: no worker could be started; the cause is attached.
+        ValueError, TypeError: another argument is out of its range.
+
+    Returns when the first worker is ready.  Leaving the ``with`` block waits for what was submitted; after an exception,
+    what has not begun is cancelled, and after KeyboardInterrupt or SystemExit, running jobs are killed too.  A pool that
+    is dropped without ``shutdown`` finishes its jobs and goes; the exit of the interpreter kills them.
+    """
+
+    def __init__(
+        self,
+        src: Source,
+        workers: int | None = None,
+        *,
+        timeout: float | None = None,
+        kill_grace: float = 1.0,
+        start_method: str | None = None,
+        cache: bool = True,
+    ) -> None:
+        if workers is None:
+            workers = usable_cpus()
+        if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= MAX_WORKERS:
+            raise ValueError(f"workers must be an int from 1 to {MAX_WORKERS}, got {workers!r}")
+        if start_method is None:
+            start_method = "forkserver" if sys.platform.startswith("linux") else "spawn"
+        if start_method not in LAUNCHERS:
+            raise ValueError(f"start_method must be one of {', '.join(map(repr, LAUNCHERS))}, got {start_method!r}")
+        self._timeout = _checked_timeout(timeout)
+        self._name = os.path.basename(src) if isinstance(src, (str, os.PathLike)) and "(" not in str(src) else "<bytes>"
+        compiled = compile_module(src, cache)
+        interface = compiled.interface
+        #: what the module exports, by name: signatures of functions, and memories, tables and globals
+        self.exports: Mapping[str, ExternType] = MappingProxyType(interface.exports)
+        #: what it imports
+        self.imports: tuple[Import, ...] = tuple(interface.imports)
+        self._functions: dict[str, Export] = {}
+        self._refused: dict[str, BadArguments] = {}
+        try:
+            for needed in interface.imports:
+                raise MissingImport(f"the module imports {needed.module}.{needed.name}, a {needed.type}")
+            exported = self._index_functions()
+            inheritance = Inheritance(compiled.artifact, exported, MAX_WORKERS)
+        except BaseException:
+            os.close(compiled.artifact)
+            raise
+        self._dispatcher = Dispatcher(inheritance, start_method, workers, kill_grace)
+        self._direct = DirectCalls(self._dispatcher)
+        # Not at exit, where the dispatcher sees to itself: then nobody is left to want the results.
+        weakref.finalize(self, self._dispatcher.close).atexit = False
+        try:
+            self._dispatcher.wait_started()
+        except BaseException:
+            self._dispatcher.terminate()
+            raise
+
+    def _index_functions(self) -> tuple[tuple[str, FuncType], ...]:
+        exported = []
+        for name, type_ in self.exports.items():
+            if isinstance(type_, FuncType):
+                try:
+                    codec = Codec(name, type_)
+                except BadArguments as refusal:
+                    self._refused[name] = refusal
+                    continue
+                self._functions[name] = Export(len(exported), codec)
+                exported.append((name, type_))
+        return tuple(exported)
+
+    # -- running things ------------------------------------------------------------------------------------------------
+
+    def call(self, export: str, /, *args: Any, timeout: float | None = None) -> Any:
+        """Call an export and wait for its result.
+
+        Args:
+            args: one per parameter: ints for i32 and i64, ints or floats for f32 and f64, 16 bytes for v128.
+            timeout: seconds from now, waiting for a worker included.
+
+        Returns:
+            None, the value, or a tuple of several.  Integers come back signed.
+
+        Raises:
+            UnknownExport: there is no such function; the message lists near matches.
+            BadArguments, ArgumentOutOfRange: an argument does not fit; nothing was sent.
+            WasmTrap: the guest trapped.
+            CallTimeout: time is up.  The guest is stopped, and the worker serves others again.
+            WorkerCrashed: the worker died while running it.
+            PoolClosed: the pool was shut down.
+        """
+        function = self._functions.get(export) or self._no_function(export)
+        timeout = self._timeout if timeout is None else _checked_timeout(timeout)
+        if self._dispatcher.closed:
+            raise self._dispatcher.why_closed()
+        return self._direct.call(function, args, timeout)
+
+    def submit(self, export: str, /, *args: Any, timeout: float | None = None) -> Future[Any]:  # type: ignore[override]
+        """Queue a call of an export.
+
+        Args:
+            timeout: seconds the job may run once a worker turns to it.
+
+        Returns:
+            A future; ``cancel()`` works while the job is queued.  It ends in what :meth:`call` returns or raises.
+
+        Raises:
+            UnknownExport, BadArguments, PoolClosed: at once, as :meth:`call`.
+        """
+        function = self._functions.get(export) or self._no_function(export)
+        timeout = self._timeout if timeout is None else _checked_timeout(timeout)
+        job = Job(function, function.submit_header + function.pack(args), timeout)
+        self._dispatcher.submit(job)
+        return job
+
+    def map(  # type: ignore[override]
+        self, export: str, *iterables: Iterable[Any], timeout: float | None = None, chunksize: int | None = None
+    ) -> Iterator[Any]:
+        """Call an export on the items of one or more iterables, as :meth:`concurrent.futures.Executor.map` does.
+
+        Lazy: items are read as results are taken, a bounded number ahead, so the iterables may be endless.  Results come
+        in order; the first failing item raises when its turn comes, and what has not begun is then cancelled.
+
+        Args:
+            timeout: seconds from now until which results may be waited for.
+            chunksize: accepted as Executor.map does; jobs are grouped by measured duration in any case.
+
+        Raises:
+            UnknownExport, PoolClosed: at once.
+            TimeoutError: from the iterator, when ``timeout`` has passed.
+            Whatever :meth:`call` raises, from the iterator, in the item's place.
+        """
+        return self.starmap(export, zip(*iterables), timeout=timeout, chunksize=chunksize)
+
+    def starmap(
+        self,
+        export: str,
+        rows: Iterable[Iterable[Any]],
+        *,
+        timeout: float | None = None,
+        chunksize: int | None = None,
+    ) -> Iterator[Any]:
+        """As :meth:`map`, over an iterable of argument tuples (multiprocessing.Pool's spelling)."""
+        if export not in self._functions:
+            self._no_function(export)
+        if self._dispatcher.closed:
+            raise self._dispatcher.why_closed()
+        deadline = None if timeout is None else monotonic() + timeout
+        submissions = (self.submit(export, *row) for row in rows)
+        ahead = deque(islice(submissions, READ_AHEAD))
+        return _in_order(ahead, submissions, deadline)
+
+    async def acall(self, export: str, /, *args: Any, timeout: float | None = None) -> Any:
+        """:meth:`call` for asyncio: does not block the event loop."""
+        return await asyncio.wrap_future(self.submit(export, *args, timeout=timeout))
+
+    async def amap(self, export: str, *iterables: Iterable[Any]) -> AsyncIterator[Any]:
+        """:meth:`map` for asyncio: ``async for result in pool.amap("add", xs, ys)``."""
+        submissions = (self.submit(export, *row) for row in zip(*iterables))
+        ahead = deque(islice(submissions, READ_AHEAD))
+        try:
+            while ahead:
+                yield await asyncio.wrap_future(ahead.popleft())
+                ahead.extend(islice(submissions, 1))
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more jobs, finish those there are, and end all processes.  May be called again, from any thread.
+
+        Args:
+            wait: return when all has ended; otherwise at once.
+            cancel_futures: cancel what has not begun.
+        """
+        if cancel_futures:
+            for job in list(self._dispatcher.scheduler.queue):
+                job.cancel()
+        self._dispatcher.close()
+        if wait:
+            self._dispatcher.join()
+
+    def terminate(self) -> None:
+        """End all processes now.  Jobs that have not finished end in PoolClosed."""
+        self._dispatcher.terminate()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or issubclass(kind, Exception):
+            self.shutdown(cancel_futures=kind is not None)
+        else:
+            self.terminate()
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def stats(self) -> PoolStats:
+        """What the pool is doing now, and has done."""
+        dispatcher = self._dispatcher
+        workers = list(dispatcher.workers.values())
+        idle = list(dispatcher.scheduler.idle)
+        rows = tuple(_worker_stats(worker, worker in idle) for worker in workers)
+        return PoolStats(
+            workers=rows,
+            busy=sum(row.state == "busy" for row in rows),
+            idle=sum(row.state == "idle" for row in rows),
+            pending=len(dispatcher.scheduler.queue),
+            calls=dispatcher.calls_retired + sum(row.calls for row in rows),
+            failed=dispatcher.failed_retired + sum(worker.failed for worker in workers),
+        )
+
+    def __repr__(self) -> str:
+        dispatcher = self._dispatcher
+        if dispatcher.closed:
+            return f"<ProcessWasmPool {self._name} closed>"
+        idle, pending = len(dispatcher.scheduler.idle), len(dispatcher.scheduler.queue)
+        return f"<ProcessWasmPool {self._name} workers={len(dispatcher.workers)} idle={idle} pending={pending}>"
+
+    def _no_function(self, export: object) -> NoReturn:
+        if not isinstance(export, str):
+            raise TypeError(f"expected the name of an export, got {export!r} ({type(export).__name__})")
+        if export in self._refused:
+            raise self._refused[export]
+        if export in self.exports:
+            raise UnknownExport(f"the export {export!r} is a {self.exports[export]}, not a function")
+        near = get_close_matches(export, self._functions, n=3) or sorted(self._functions)[:5]
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "; it exports no callable function at all"
+        raise UnknownExport(f"the module exports no function {export!r}{hint}")
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _checked_timeout(timeout: float | None) -> float | None:
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout must be a positive number of seconds, got {timeout!r}")
+    return timeout
+
+
+def _in_order(ahead: deque[Future[Any]], submissions: Iterator[Future[Any]], deadline: float | None) -> Iterator[Any]:
+    """The results of futures in their order, reading on as they are taken."""
+    try:
+        while ahead:
+            future = ahead.popleft()
+            yield future.result(None if deadline is None else max(0.0, deadline - monotonic()))
+            ahead.extend(islice(submissions, 1))
+    finally:
+        for future in ahead:
+            future.cancel()
+
+
+def _worker_stats(worker: Worker, idle: bool) -> WorkerStats:
+    state = worker.state if worker.state != READY else "idle" if idle else "busy"
+    try:
+        rss = psutil.Process(worker.pid).memory_info().rss if worker.pid else 0
+    except psutil.Error:
+        rss = 0
+    return WorkerStats(worker.pid, state, worker.sent - len(worker.inflight), rss)

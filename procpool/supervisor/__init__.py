@@ -1,0 +1,1 @@
+"""The parent's side.  Nothing here is imported by a worker."""

@@ -1,0 +1,118 @@
+"""The shortest way to a worker: the calling thread writes the job and reads the answer itself."""
+
+from __future__ import annotations
+
+import os
+import select
+from concurrent.futures import TimeoutError as FutureTimeout
+from time import monotonic
+from typing import Any
+
+from .. import wire
+from ..errors import CallTimeout, PoolClosed, WorkerCrashed
+from .dispatcher import Dispatcher
+from .job import Export, Job
+from .worker import Worker
+
+_READ_SIZE = 4096  # holds the reply of any ordinary signature; longer ones take a second read
+
+
+class DirectCalls:
+    """Blocking calls.  When no worker is idle, or others wait already, a call joins the queue instead."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._scheduler = dispatcher.scheduler
+
+    def call(self, export: Export, args: tuple[Any, ...], timeout: float | None) -> Any:
+        """Run the export in a worker and return its result.
+
+        Raises:
+            BadArguments: the arguments do not fit.
+            CallTimeout: ``timeout`` seconds have passed; the job is being interrupted.
+            WorkerCrashed: the worker died while running it.
+            Whatever the job itself ended in.
+        """
+        slots = export.pack(args)
+        deadline = None if timeout is None else monotonic() + timeout
+        frame = export.call_header + slots
+        scheduler = self._scheduler
+        while not scheduler.queue:
+            try:
+                worker = scheduler.idle.pop()
+            except IndexError:
+                break
+            reply = self._exchange(worker, export, frame, deadline)
+            if reply is None:  # it was dead before it began; take another
+                continue
+            if reply[4] == wire.OK:
+                scheduler.release(worker)
+                if self._dispatcher.closed:
+                    self._dispatcher.look_again()
+                return export.codec.unpack(reply, 8)
+            worker.failed += 1
+            scheduler.release(worker)
+            self._dispatcher.look_again()
+            return export.result(reply[4], reply[8:])
+        return self._queued(export, slots, deadline, timeout)
+
+    def _exchange(self, worker: Worker, export: Export, frame: bytes, deadline: float | None) -> bytes | None:
+        """The reply, or None if the worker had died before it began the job."""
+        number = worker.sent
+        worker.sent = number + 1
+        try:
+            try:
+                written = os.write(worker.jobs_fd, frame)
+                while written < len(frame):
+                    _wait(worker.jobs_fd, select.POLLOUT, deadline, export)
+                    written += os.write(worker.jobs_fd, frame[written:])
+                if deadline is not None:
+                    _wait(worker.replies_fd, select.POLLIN, deadline, export)
+                reply = os.read(worker.replies_fd, _READ_SIZE)
+                if len(reply) == _READ_SIZE:
+                    reply = _read_rest(worker.replies_fd, reply)
+            except BrokenPipeError:
+                reply = b""
+        except BaseException:  # the deadline, or Ctrl-C: leave the worker with its job to the dispatcher
+            self._dispatcher.adopt(worker, export)
+            raise
+        if reply:
+            return reply
+        exitcode = self._dispatcher.lost(worker)
+        if worker.begun <= number:
+            return None
+        if self._dispatcher.terminated:
+            raise PoolClosed(f"the pool was terminated while {export.name!r} ran")
+        raise WorkerCrashed(worker.pid, export.name, exitcode)
+
+    def _queued(self, export: Export, slots: bytes, deadline: float | None, timeout: float | None) -> Any:
+        job = Job(export, export.submit_header + slots)
+        self._dispatcher.submit(job)
+        try:
+            return job.result(None if deadline is None else max(0.0, deadline - monotonic()))
+        except FutureTimeout:
+            if job.done():  # the job itself ended in a TimeoutError
+                raise
+            self._dispatcher.forget(job)
+            raise CallTimeout(f"{export.name} got no result within {timeout} s") from None
+        except BaseException:
+            self._dispatcher.forget(job)
+            raise
+
+
+def _wait(fd: int, event: int, deadline: float | None, export: Export) -> None:
+    poll = select.poll()
+    poll.register(fd, event)
+    remaining = None if deadline is None else max(0.0, (deadline - monotonic()) * 1000)
+    if not poll.poll(remaining):
+        raise CallTimeout(f"{export.name} got no result in time and was interrupted")
+
+
+def _read_rest(fd: int, reply: bytes) -> bytes:
+    size = wire.REPLY.size + wire.REPLY.unpack_from(reply)[0]
+    while len(reply) < size:
+        data = os.read(fd, size - len(reply))
+        if not data:
+            return b""
+        reply += data
+    return reply

@@ -1,0 +1,142 @@
+"""Bringing worker processes into the world, and hearing of their ends."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from multiprocessing import spawn
+from typing import Protocol
+
+from .. import wire
+from ..binary import FuncType
+from ..module import anonymous_file
+
+#: How long the template may take to kill and reap its workers when the pool closes, in seconds.
+CLOSE_GRACE = 5.0
+
+
+class Inheritance:
+    """The anonymous files that all workers of a pool inherit under their numbers, and the parent's share in them."""
+
+    def __init__(self, artifact: int, exports: tuple[tuple[str, FuncType], ...], rows: int) -> None:
+        self.rows = rows  #: of the board, so the most workers there can be at a time
+        board_fd = anonymous_file(b"")
+        os.ftruncate(board_fd, rows * wire.BOARD_ROW * 8)
+        self.board = memoryview(mmap.mmap(board_fd, 0)).cast("Q")
+        # The parent alone has the write end, and never writes: its closing is the news that the parent has ended.
+        lifeline, self._lifeline = os.pipe()
+        slots = max((max(len(t.params), len(t.results)) for _, t in exports), default=0)
+        settings = wire.Settings(artifact, board_fd, lifeline, exports, slots)
+        self.settings_fd = anonymous_file(settings.dump())
+        self.fds = (self.settings_fd, artifact, board_fd, lifeline)
+
+    def close(self) -> None:
+        """Close all.  A worker that still lives is killed by this."""
+        fds, self.fds = (*self.fds, self._lifeline), ()
+        if len(fds) > 1:
+            for fd in fds:
+                os.close(fd)
+
+
+class Launcher(Protocol):
+    """Starts workers.  What becomes of them arrives as LAUNCH_EVENT messages on ``events``."""
+
+    events: socket.socket
+
+    def __init__(self, inheritance: Inheritance) -> None: ...
+
+    def launch(self, worker: int, row: int, fds: Sequence[int]) -> None:
+        """Ask for a worker.  The caller may close ``fds`` afterwards.
+
+        Raises:
+            OSError: it cannot be asked for.
+        """
+
+    def close(self) -> None:
+        """Kill and reap every worker still there."""
+
+
+def _python(code: str, *args: int) -> list[str]:
+    """The command line of a fresh interpreter that runs ``code`` with this one's import path.
+
+    The path is passed on as it is now, so a worker finds what the parent finds whatever its working directory, and
+    ``__main__`` is never imported again.
+    """
+    executable = os.fsdecode(spawn.get_executable() or sys.executable)
+    path = [os.path.abspath(entry) for entry in sys.path]
+    prelude = f"import sys; n = {len(args)}; args = [int(a) for a in sys.argv[1:n + 1]]; sys.path[:] = sys.argv[n + 1:]; "
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [executable, *flags, "-c", prelude + code, *map(str, args), *path]
+
+
+class TemplateLauncher:
+    """One ``exec`` of a template process, then a fork of it for each worker."""
+
+    def __init__(self, inheritance: Inheritance) -> None:
+        self.events, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            requests = theirs.fileno()
+            self._process = subprocess.Popen(
+                _python("from procpool.worker.template import main; main(*args)", inheritance.settings_fd, requests),
+                stdin=subprocess.DEVNULL,
+                pass_fds=(requests, *inheritance.fds),
+            )
+        self.events.setblocking(False)
+
+    def launch(self, worker: int, row: int, fds: Sequence[int]) -> None:
+        socket.send_fds(self.events, [wire.LAUNCH.pack(worker, row)], list(fds))
+
+    def close(self) -> None:
+        self.events.close()
+        try:
+            self._process.wait(CLOSE_GRACE)
+        except subprocess.TimeoutExpired:  # stopped by a debugger or SIGSTOP, say
+            self._process.kill()
+            self._process.wait()
+
+
+class SpawnLauncher:
+    """A fresh interpreter for each worker: slower and larger, but needs no fork."""
+
+    def __init__(self, inheritance: Inheritance) -> None:
+        self._inheritance = inheritance
+        self.events, self._report = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.events.setblocking(False)
+        self._processes: dict[int, tuple[subprocess.Popen[bytes], threading.Thread]] = {}
+
+    def launch(self, worker: int, row: int, fds: Sequence[int]) -> None:
+        process = subprocess.Popen(
+            _python("from procpool.worker.spawned import main; main(*args)", self._inheritance.settings_fd, row, *fds),
+            stdin=subprocess.DEVNULL,
+            pass_fds=(*self._inheritance.fds, *fds),
+        )
+        self._report.send(wire.LAUNCH_EVENT.pack(wire.LAUNCHED, worker, process.pid))
+        waiter = threading.Thread(target=self._wait, args=(worker, process), daemon=True)
+        self._processes[worker] = process, waiter
+        waiter.start()
+
+    def _wait(self, worker: int, process: subprocess.Popen[bytes]) -> None:
+        code = process.wait()
+        self._processes.pop(worker, None)
+        try:
+            self._report.send(wire.LAUNCH_EVENT.pack(wire.EXITED, worker, code))
+        except OSError:  # the pool has closed meanwhile
+            pass
+
+    def close(self) -> None:
+        waiting = list(self._processes.values())
+        for process, _ in waiting:
+            process.kill()
+        for _, waiter in waiting:
+            waiter.join()
+        self.events.close()
+        self._report.close()
+
+
+#: By the names of multiprocessing's start methods.
+LAUNCHERS: dict[str, type[Launcher]] = {"forkserver": TemplateLauncher, "spawn": SpawnLauncher}

@@ -1,0 +1,174 @@
+"""Which worker gets which job.  Knows queues and counts, no processes and no clocks."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from typing import Callable
+
+from .job import Job
+from .worker import Worker
+
+#: How much work to keep in a worker's pipe, in nanoseconds: enough to outlast the parent's next turn, little enough
+#: that taking it back hardly ever matters.
+TARGET_NS = 1_000_000
+#: The most jobs in flight per worker, and bytes per write (half of a pipe's usual capacity).
+MAX_INFLIGHT = 512
+MAX_WRITE = 32768
+
+
+class Scheduler:
+    """The queue of jobs, the idle workers, and the rule that joins them.
+
+    Any thread may call :meth:`submit`, :meth:`pump` and :meth:`release`; the rest belongs to the dispatcher.
+
+    Whoever makes a job or a worker available *first* publishes it (appends to ``queue`` or ``idle``) and *then* looks
+    whether the other side is there.  So of two threads doing so at once, the later one sees both, and no job is left
+    lying beside an idle worker.
+    """
+
+    def __init__(self, clock: Callable[[], float], on_watch: Callable[[], None]) -> None:
+        self.queue: deque[Job] = deque()
+        self.idle: deque[Worker] = deque()  #: used as a stack: the last used worker has the warmest caches
+        self.busy: list[Worker] = []  #: held by the dispatcher, with jobs in flight
+        self.workers = 0  #: how many there are in all
+        self._clock = clock
+        self._on_watch = on_watch  # called when a job was sent whose time the dispatcher must keep
+        self._lock = threading.Lock()
+        self._room = False  # whether some busy worker has nothing waiting behind its job, and may
+        self._job_ns: float | None = None  # moving average of a job's duration; None until one was measured
+
+    def submit(self, job: Job) -> None:
+        """Queue a job, and send it on if a worker is idle or has nothing waiting behind its job.
+
+        Deeper pipes are filled by the dispatcher, many jobs at a time: one write each would cost the submitter more than
+        the jobs are worth.
+        """
+        self.queue.append(job)
+        if self.idle or self._room:
+            self.pump(depth=2)
+
+    def release(self, worker: Worker) -> None:
+        """Give back a worker taken from ``idle``."""
+        self.idle.append(worker)
+        if self.queue:
+            self.pump()
+
+    def pump(self, depth: int = MAX_INFLIGHT) -> None:
+        """Send queued jobs to workers, up to ``depth`` in flight in each, until one of the two runs out."""
+        with self._lock:
+            while True:
+                depth = min(depth, self._depth())
+                while self.queue and self._feed_one(depth):
+                    pass
+                self._room = any(self._takes_more(worker, min(depth, 2)) for worker in self.busy)
+                # A job queued before `_room` was set was not pumped by its submitter; see it now.
+                if not (self.queue and (self._room or self.idle)):
+                    return
+
+    def measured(self, job_ns: float) -> None:
+        """Learn how long jobs take now."""
+        self._job_ns = job_ns if self._job_ns is None else 0.7 * self._job_ns + 0.3 * job_ns
+
+    @property
+    def job_seconds(self) -> float | None:
+        """How long a job takes on average, lately."""
+        return None if self._job_ns is None else self._job_ns / 1e9
+
+    def answered(self, worker: Worker) -> None:
+        """After replies: the worker is idle if nothing is in flight, and may be sent more."""
+        with self._lock:
+            if not worker.inflight and not worker.outbox and worker in self.busy:
+                self.busy.remove(worker)
+                self.idle.append(worker)
+        self.pump()
+
+    def take_back(self, worker: Worker, count: int) -> None:
+        """Return the last ``count`` jobs in flight to the front of the queue, in their order."""
+        with self._lock:
+            jobs = [worker.inflight.pop() for _ in range(count)]
+            worker.sent -= count
+            self.queue.extendleft(job for job in jobs if not job.expired)
+            worker.recalling = False
+
+    def remove(self, worker: Worker) -> bool:
+        """Take a worker out of service; whether the caller is now its holder."""
+        with self._lock:
+            for place in (self.idle, self.busy):
+                try:
+                    place.remove(worker)
+                except ValueError:
+                    continue
+                return True
+        return False
+
+    def adopt(self, worker: Worker, job: Job) -> None:
+        """Take over a worker from a direct call, with the job it still runs."""
+        with self._lock:
+            worker.inflight.append(job)
+            worker.recalling = True  # nothing may be sent until that one is answered
+            self.busy.append(worker)
+
+    def recall(self, worker: Worker) -> None:
+        """Stop sending to a worker, because it is about to be sent a RECALL."""
+        with self._lock:
+            worker.recalling = True
+
+    def _depth(self) -> int:
+        """How many jobs may be in flight in one worker."""
+        if self._job_ns is None:
+            return 1  # nothing goes behind a job of unknown length
+        return min(MAX_INFLIGHT, max(2, int(TARGET_NS / max(self._job_ns, 1))))
+
+    def _takes_more(self, worker: Worker, depth: int) -> bool:
+        return len(worker.inflight) < depth and not worker.recalling and not worker.outbox
+
+    def _feed_one(self, depth: int) -> bool:
+        """Send one worker its share of the queue; false if no worker takes any."""
+        try:
+            worker = self.idle.pop()  # a direct call may take the last one first
+            self.busy.append(worker)
+        except IndexError:
+            takers = [w for w in self.busy if self._takes_more(w, depth)]
+            if not takers:
+                return False
+            worker = min(takers, key=lambda w: len(w.inflight))
+        share = -(-len(self.queue) // max(self.workers, 1))
+        jobs = self._take(max(1, min(depth - len(worker.inflight), share)))
+        if jobs:
+            self._send(worker, jobs)
+        elif not worker.inflight:
+            self.busy.remove(worker)
+            self.idle.append(worker)
+        return True
+
+    def _take(self, count: int) -> list[Job]:
+        """Up to ``count`` jobs from the queue that were not cancelled meanwhile; from now on they cannot be."""
+        jobs: list[Job] = []
+        size = 0
+        while len(jobs) < count and self.queue and size < MAX_WRITE:
+            job = self.queue.popleft()
+            if job.running() or job.set_running_or_notify_cancel():  # running: it was taken back from a worker
+                jobs.append(job)
+                size += len(job.frame)
+        return jobs
+
+    def _send(self, worker: Worker, jobs: list[Job]) -> None:
+        if not worker.inflight:
+            worker.head_since = self._clock()
+        worker.inflight.extend(jobs)
+        worker.sent += len(jobs)
+        self.flush(worker, b"".join([job.frame for job in jobs]))
+        if len(worker.inflight) > 1 or worker.outbox or jobs[0].timeout is not None:
+            self._on_watch()
+
+    def flush(self, worker: Worker, data: bytes) -> None:
+        """Write what the pipe takes; the dispatcher writes the rest when it takes more."""
+        try:
+            data = data[os.write(worker.jobs_fd, data) :]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:  # it has died; its control socket tells the dispatcher, who clears up
+            data = b""
+        worker.outbox = data

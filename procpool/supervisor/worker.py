@@ -1,0 +1,96 @@
+"""The parent's end of one worker."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections import deque
+from typing import Final
+
+from .. import wire
+from .job import Job
+
+STARTING: Final = "starting"
+READY: Final = "ready"  # idle or running a job; whether it is idle, the scheduler knows
+STOPPING: Final = "stopping"
+DEAD: Final = "dead"
+
+
+class Worker:
+    """Descriptors, counters and jobs in flight of one worker process.
+
+    At any time one party *holds* a worker: the scheduler's idle list, a thread in a direct call, or the dispatcher.  Only
+    the holder writes to ``jobs_fd``, reads ``replies_fd`` and closes them.  A descriptor closed under somebody's feet
+    could be reused by an unrelated file, and a job written into that.
+    """
+
+    def __init__(self, id: int, row: int, board: memoryview) -> None:
+        self.id = id
+        self.row = row
+        self._board = board[row * wire.BOARD_ROW : (row + 1) * wire.BOARD_ROW]
+        for cell in (wire.BEGUN, wire.BUSY_NS, wire.DONE):
+            self._board[cell] = 0
+        self._counted = 0, 0
+        self.pid = 0
+        self.state = STARTING
+        self.ready = False  #: it has been ready; before, nobody but the dispatcher holds it
+        self.unfit = False  #: it has said that it will not be ready, and why
+        self.exitcode: int | None = None
+        self.exited = threading.Event()  #: set when `exitcode` is as known as it will ever be
+        self.sent = 0  #: jobs sent, so the number of the next one
+        self.failed = 0  #: jobs that ended in an exception
+        # Of the dispatcher's lane.
+        self.inflight: deque[Job] = deque()  #: sent and not answered, in order
+        self.outbox = b""  #: what the pipe would not take yet
+        self.recalling = False  #: a RECALL is unanswered; nothing may be sent until it is
+        self.head_since = 0.0  #: when the first job in flight became the first (time.monotonic)
+        self.interrupted = -1  #: number of the job an INTERRUPT was sent for
+        self.kill_at = 0.0  #: when patience with that ends
+        self.reader = wire.FrameReader(wire.REPLY)
+        self.abandoned_reader = wire.FrameReader(wire.REPLY)
+        jobs_theirs, self.jobs_fd = os.pipe()
+        self.replies_fd, replies_theirs = os.pipe()
+        self.control, control_theirs = socket.socketpair()
+        os.set_blocking(self.jobs_fd, False)
+        self.control.setblocking(False)
+        self.their_fds = (jobs_theirs, replies_theirs, control_theirs.detach())
+
+    @property
+    def head(self) -> int:
+        """The number of the first job in flight."""
+        return self.sent - len(self.inflight)
+
+    @property
+    def begun(self) -> int:
+        """How many jobs the worker has begun, also after its death."""
+        return self._board[wire.BEGUN]
+
+    def mean_job_ns(self) -> float | None:
+        """Nanoseconds per submitted job since this was last asked; None if there was none."""
+        busy, done = self._board[wire.BUSY_NS], self._board[wire.DONE]
+        jobs = done - self._counted[1]
+        mean = (busy - self._counted[0]) / jobs if jobs else None
+        self._counted = busy, done
+        return mean
+
+    def command(self, command: int, number: int = 0) -> None:
+        """Send a control command.  A full socket or a dead worker swallows it: both end by the worker being killed."""
+        try:
+            self.control.send(wire.CONTROL.pack(command, number))
+        except OSError:
+            pass
+
+    def close_their_fds(self) -> None:
+        """After the launch: only the worker may hold its ends, or their closing would tell nothing."""
+        for fd in self.their_fds:
+            os.close(fd)
+        self.their_fds = ()  # type: ignore[assignment]
+
+    def close(self) -> None:
+        """Close our ends; an idle worker exits at that.  Only for the holder."""
+        if self.jobs_fd >= 0:
+            os.close(self.jobs_fd)
+            os.close(self.replies_fd)
+            self.jobs_fd = self.replies_fd = -1
+            self.control.close()

@@ -1,0 +1,147 @@
+"""The frames that parent and workers exchange: the one thing both sides know.
+
+Each worker has three channels of its own, shared with no other process:
+
+* *jobs*, a pipe from the parent.  Frames run in the order sent; both sides count them, so a job is named by its number
+  and no number travels with it.
+* *replies*, a pipe to the parent, for jobs sent by :data:`CALL`: whoever sent the job reads it itself.
+* *control*, a socket.  To the worker: interrupts and recalls, which must be heard while a job runs.  To the parent:
+  replies to jobs sent by :data:`SUBMIT`, in the order of the jobs, and announcements.  Its end of file says that the
+  other side is gone.
+
+Everything is little endian.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from .binary import FuncType
+from .errors import GuestExit, RemoteError, WasmFrame, WasmTrap
+
+# -- jobs: length of the payload, index of the export, kind ------------------------------------------------------------
+JOB = struct.Struct("<IIBxxx")
+CALL = 0  #: arguments as slots; reply on the replies pipe
+SUBMIT = 1  #: arguments as slots; reply on the control socket
+
+# -- replies: length of the payload, status ----------------------------------------------------------------------------
+REPLY = struct.Struct("<IBxxx")
+OK = 0  #: results as slots
+TRAP = 1  #: the guest trapped; JSON
+INTERRUPTED = 2  #: stopped by INTERRUPT; empty
+EXIT = 3  #: the guest exited; the code as JSON
+RAISED = 4  #: a Python exception; see `exception_to_bytes`
+READY = 64  #: announcement: the worker has an instance and takes jobs; empty
+UNFIT = 65  #: announcement: no instance could be made, with an exception as for RAISED; the worker exits
+RECALLED = 66  #: announcement: the answer to RECALL; how many jobs were given back, as COUNT
+
+COUNT = struct.Struct("<Q")
+
+# -- control: command, number of the job -------------------------------------------------------------------------------
+CONTROL = struct.Struct("<BxxxxxxxQ")
+INTERRUPT = 0  #: stop that job if it is running now
+RECALL = 1  #: flush the replies there are, and give back all jobs that have not begun
+
+#: The largest payload either side accepts; a length beyond it means that the stream is corrupt.
+MAX_PAYLOAD = 1 << 30
+
+# -- launching: what the template is asked and what it tells -----------------------------------------------------------
+LAUNCH = struct.Struct("<QQ")  # worker id, its row on the board; its three descriptors travel beside it
+LAUNCHED = 0  #: worker id, pid
+LAUNCH_FAILED = 1  #: worker id, errno
+EXITED = 2  #: worker id, exit code as in subprocess
+LAUNCH_EVENT = struct.Struct("<BxxxxxxxQq")
+
+# -- the board: one shared page range, a row of counters per worker, written by the worker alone -----------------------
+BOARD_ROW = 8  #: 64-bit cells per worker: a cache line, so that workers do not slow each other down
+BEGUN = 0  #: how many jobs it has begun; after a crash, this tells the guilty job from the ones not begun
+BUSY_NS = 1  #: nanoseconds spent on submitted jobs, which tells the parent how many to send at once
+DONE = 2  #: how many jobs those were
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a worker is told at birth, pickled into an anonymous file.  Descriptors are inherited under their numbers."""
+
+    artifact: int  #: the compiled module
+    board: int
+    lifeline: int  #: read end of a pipe whose write end only the parent has
+    exports: tuple[tuple[str, FuncType], ...]  #: the functions, in the order of their indexes
+    slots: int  #: the largest number of values any of them takes or returns
+
+    def dump(self) -> bytes:
+        return pickle.dumps(self)
+
+
+def reply(status: int, payload: bytes = b"") -> bytes:
+    return REPLY.pack(len(payload), status) + payload
+
+
+def trap_to_bytes(message: str, code: str | None, frames: list[WasmFrame]) -> bytes:
+    return json.dumps([message, code, frames]).encode()
+
+
+def exception_to_bytes(error: BaseException) -> bytes:
+    """An exception and its traceback's text.
+
+    One that cannot be pickled, or not rebuilt from its pickle, is replaced by a RemoteError with its text: finding that
+    out here keeps the parent's reader safe from it.
+    """
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    try:
+        data = pickle.dumps((error, text))
+        pickle.loads(data)
+    except Exception:
+        data = pickle.dumps((RemoteError(text), text))
+    return data
+
+
+def error_from_reply(status: int, payload: bytes, export: str | None) -> BaseException:
+    """The exception that a failed reply stands for."""
+    if status == TRAP:
+        message, code, frames = json.loads(payload)
+        return WasmTrap(message, code, export, tuple(WasmFrame(*f) for f in frames))
+    if status == EXIT:
+        return GuestExit(json.loads(payload))
+    if status in (RAISED, UNFIT):
+        error, text = pickle.loads(payload)
+        error.__cause__ = RemoteError(text)
+        assert isinstance(error, BaseException)
+        return error
+    raise ValueError(f"a worker sent the unknown status {status}")
+
+
+class FrameReader:
+    """Cuts a byte stream into frames; keeps an incomplete tail for the next piece."""
+
+    def __init__(self, header: struct.Struct) -> None:
+        self._header = header
+        self._tail = b""
+
+    def feed(self, data: bytes) -> list[tuple[tuple[Any, ...], bytes]]:
+        """The (header fields, payload) pairs that ``data`` completes.
+
+        Raises:
+            ValueError: a length beyond MAX_PAYLOAD.
+        """
+        if self._tail:
+            data = self._tail + data
+        frames = []
+        at, size, unpack = 0, self._header.size, self._header.unpack_from
+        end = len(data)
+        while end - at >= size:
+            fields = unpack(data, at)
+            stop = at + size + fields[0]
+            if stop > end:
+                if fields[0] > MAX_PAYLOAD:
+                    raise ValueError(f"a frame of {fields[0]} bytes is beyond the limit of {MAX_PAYLOAD}")
+                break
+            frames.append((fields, data[at + size : stop]))
+            at = stop
+        self._tail = data[at:]
+        return frames

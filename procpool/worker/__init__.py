@@ -1,0 +1,1 @@
+"""The child's side.  Nothing here is imported by the parent."""

@@ -1,0 +1,71 @@
+"""The worker's instances of the module."""
+
+from __future__ import annotations
+
+from typing import Callable, NamedTuple
+
+import wasmtime
+
+from ..binary import FuncType
+from ..codec import SLOT
+from . import ffi
+
+
+class Function(NamedTuple):
+    """An export ready to be called: write ``params``, call ``run``, read ``results``.  Both are views of one block."""
+
+    params: memoryview
+    run: Callable[[], None]
+    results: memoryview
+
+
+class Instances:
+    """Hands out the exports of an instance that no failed call has touched.
+
+    There is one instance at a time.  It is made on first use and reused until :meth:`discard`.
+    """
+
+    def __init__(
+        self, engine: wasmtime.Engine, module: wasmtime.Module, exports: tuple[tuple[str, FuncType], ...], slots: int
+    ) -> None:
+        self._engine = engine
+        self._instantiate = wasmtime.Linker(engine).instantiate_pre(module).instantiate
+        self._exports = exports
+        self._slots = ffi.Slots(slots)
+        self._store: wasmtime.Store | None = None
+        self._instance: wasmtime.Instance | None = None
+        #: the exports bound so far, by index; the job loop looks here first
+        self.bound: dict[int, Function] = {}
+
+    def warm(self) -> None:
+        """Make the instance now, if there is none.
+
+        Raises:
+            wasmtime.Trap, wasmtime.WasmtimeError: it cannot be made, or its start function trapped.
+        """
+        if self._instance is None:
+            # A store keeps every instance ever made in it, so each instance has its own.
+            self._store = wasmtime.Store(self._engine)
+            # Any raise of the epoch from now on stops it; without a deadline it would trap at once.
+            self._store.set_epoch_deadline(1)
+            self._instance = self._instantiate(self._store)
+
+    def function(self, index: int) -> Function:
+        """The export of that index, bound to the instance."""
+        function = self.bound.get(index)
+        if function is None:
+            self.warm()
+            assert self._store is not None and self._instance is not None
+            name, signature = self._exports[index]
+            run = ffi.bind(self._store, self._instance, name, signature, self._slots)
+            slots = self._slots.bytes
+            function = Function(slots[: len(signature.params) * SLOT], run, slots[: len(signature.results) * SLOT])
+            self.bound[index] = function
+        return function
+
+    def discard(self) -> None:
+        """Throw the instance away: the next use makes a new one."""
+        self.bound.clear()
+        store, self._store, self._instance = self._store, None, None
+        if store is not None:
+            store.close()

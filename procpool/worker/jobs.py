@@ -1,0 +1,112 @@
+"""Jobs on their way through the worker: waiting, running, answered.
+
+Two threads meet here.  The *main* thread runs jobs; the *control* thread wakes only to interrupt or recall.
+Everything hot is done by single operations on built-in containers, which are atomic, so that the main thread takes no
+lock per job.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections import deque
+from typing import Any
+
+from .. import wire
+
+_READ_SIZE = 65536  # a pipe's capacity: more never arrives at once
+
+
+class Waiting:
+    """Jobs read from the pipe that have not begun."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._reader = wire.FrameReader(wire.JOB)
+        # Held while reading, so that the two threads never take two halves of one frame.
+        self._reading = threading.Lock()
+        self.jobs: deque[tuple[tuple[Any, ...], bytes]] = deque()
+
+    def read(self) -> bool:
+        """Wait for jobs; false at the end of the stream."""
+        with self._reading:
+            data = os.read(self._fd, _READ_SIZE)
+            self.jobs.extend(self._reader.feed(data))
+        return bool(data)
+
+    def give_back(self) -> int:
+        """Drop all jobs that have not begun, also those still in the pipe, and say how many they were.
+
+        The main thread holds `_reading` only while it has nothing to do; then there is nothing to give back, as it will
+        begin whatever arrives.
+        """
+        if not self._reading.acquire(blocking=False):
+            return 0
+        try:
+            os.set_blocking(self._fd, False)
+            try:
+                self.jobs.extend(self._reader.feed(os.read(self._fd, _READ_SIZE)))
+            except BlockingIOError:
+                pass
+            finally:
+                os.set_blocking(self._fd, True)
+            count = 0
+            while True:
+                try:
+                    self.jobs.pop()  # may race with the main thread's popleft: each job goes to exactly one of us
+                except IndexError:
+                    return count
+                count += 1
+        finally:
+            self._reading.release()
+
+
+class Running:
+    """Which job runs now, and who decides how it ends.
+
+    ``dict.pop`` is the referee: whoever pops the number first, the main thread having finished the job or the control
+    thread wanting to stop it, has decided.  So an interrupt can never hit the job after the one it was meant for.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self._numbers: dict[int, None] = {}
+        self._raised = threading.Event()
+        self.begin = self._numbers.setdefault  #: main thread, before the job
+
+    def finish(self, number: int) -> bool:
+        """Main thread, after the job: whether it ended by itself.  If not, its result must not be used."""
+        if self._numbers.pop(number, self) is None:
+            return True
+        # The epoch has to be up before the next store takes its deadline from it, or that one would be stopped too.
+        self._raised.wait()
+        self._raised.clear()
+        return False
+
+    def interrupt(self, number: int) -> None:
+        """Control thread: stop the job if it is running."""
+        if self._numbers.pop(number, self) is None:
+            self._engine.increment_epoch()
+            self._raised.set()
+
+
+class Replies:
+    """Replies to submitted jobs, collected so that many small ones cost one system call."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._sending = threading.Lock()  # keeps the order when both threads flush
+        self._waiting: deque[bytes] = deque()
+        self.add = self._waiting.append
+
+    def flush(self, announcement: bytes = b"") -> None:
+        """Send all there are, and the announcement after them."""
+        with self._sending:
+            frames = []
+            while self._waiting:
+                frames.append(self._waiting.popleft())
+            if announcement:
+                frames.append(announcement)
+            if frames:
+                self._control.sendall(b"".join(frames))
