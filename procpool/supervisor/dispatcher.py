@@ -106,8 +106,8 @@ class Dispatcher:
     def do(self, command: Callable[[], None]) -> None:
         """Have the dispatcher's thread run something soon."""
         self._commands.append(command)
-        # Set before the write and cleared before the commands are read, so a command is either seen by the round under
-        # way or wakes the next.
+        # Appended before the flag is looked at, and the flag falls before the commands are run: so a command that finds
+        # it up is run in the round under way.
         if not self._woken:
             self._woken = True
             try:
@@ -219,8 +219,10 @@ class Dispatcher:
             self._tear_down()
 
     def _drain_wakeups(self) -> None:
-        self._woken = False
+        # Emptied before the flag falls: the other way round, a byte written in between would be eaten while its flag
+        # stays up, and nobody would ever write another.
         os.read(self._wake_fd, 4096)
+        self._woken = False
 
     def _finished(self) -> bool:
         if not self.closed:

@@ -40,11 +40,13 @@ def main(settings_fd: int, requests_fd: int) -> NoReturn:
     serving = True
     try:
         while serving:
-            poll.poll()
-            _drain(wakeup)
-            for event in _reap(children):
-                requests.send(event)
-            serving = _serve_request(requests, blueprint, children, (wakeup, notify))
+            ready = {fd for fd, _ in poll.poll()}
+            if wakeup in ready:
+                os.read(wakeup, 4096)
+                for event in _reap(children):
+                    requests.send(event)
+            if requests.fileno() in ready:
+                serving = _serve_request(requests, blueprint, children, (wakeup, notify))
     except (BrokenPipeError, ConnectionResetError):
         pass
     for pid in children:
@@ -52,13 +54,6 @@ def main(settings_fd: int, requests_fd: int) -> NoReturn:
     for pid in children:
         os.waitpid(pid, 0)
     os._exit(0)
-
-
-def _drain(fd: int) -> None:
-    try:
-        os.read(fd, 4096)
-    except BlockingIOError:
-        pass
 
 
 def _reap(children: dict[int, int]) -> Iterator[bytes]:
@@ -75,11 +70,8 @@ def _reap(children: dict[int, int]) -> Iterator[bytes]:
 def _serve_request(
     requests: socket.socket, blueprint: Blueprint, children: dict[int, int], own: tuple[int, int]
 ) -> bool:
-    """Fork for one request, if there is one; false when the parent has closed the socket."""
-    try:
-        message, fds, _, _ = socket.recv_fds(requests, wire.LAUNCH.size, 3, socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return True
+    """Fork for the request that waits; false when the parent has closed the socket."""
+    message, fds, _, _ = socket.recv_fds(requests, wire.LAUNCH.size, 3)
     if not message:
         return False
     (worker, slot) = wire.LAUNCH.unpack(message)
