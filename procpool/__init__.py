@@ -1,5 +1,6 @@
 """A multiprocess worker pool for CPU-bound WebAssembly on wasmtime."""
 
+from ._version import __version__
 from .binary import FuncType, GlobalType, Import, MemoryType, TableType, TagType
 from .errors import (
     ArgumentOutOfRange,
@@ -19,8 +20,6 @@ from .errors import (
     WorkerCrashed,
 )
 from .pool import PoolStats, ProcessWasmPool, WorkerStats
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ArgumentOutOfRange",

@@ -11,7 +11,6 @@ Format: https://webassembly.github.io/spec/core/binary/ (and the GC proposal for
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Union
 
 PAGE = 65536  #: bytes in a page of linear memory, unless the module says otherwise
 
@@ -94,7 +93,7 @@ class TagType:
         return f"tag {self.signature}"
 
 
-ExternType = Union[FuncType, MemoryType, TableType, GlobalType, TagType]
+ExternType = FuncType | MemoryType | TableType | GlobalType | TagType
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Codec:
                 pass  # an unsigned value, or something to explain: convert one by one
         return self._params.pack(*self._convert(args))
 
-    def unpack(self, data: bytes, offset: int = 0) -> Any:
+    def unpack(self, data: bytes | memoryview, offset: int = 0) -> Any:
         """The results at ``offset``: None, the value itself, or a tuple of several."""
         values = self._results.unpack_from(data, offset)
         if len(values) == 1:
@@ -73,9 +73,9 @@ class Codec:
         params = self.signature.params
         if len(args) != len(params):
             raise BadArguments(
-                f"{self.export} takes {len(params)} argument{'s' * (len(params) != 1)} {self.signature}, got {len(args)}"
+                f"{self.export} takes {len(params)} argument{'s'[: len(params) != 1]}, {self.signature}, got {len(args)}"
             )
-        return [self._convert_one(i, value, kind) for i, (value, kind) in enumerate(zip(args, params))]
+        return [self._convert_one(i, value, kind) for i, (value, kind) in enumerate(zip(args, params, strict=False))]
 
     def _convert_one(self, position: int, value: Any, kind: str) -> int | float | bytes:
         if kind == "v128":
@@ -97,7 +97,9 @@ class Codec:
                     f" (from -2**{bits - 1} to 2**{bits}-1)"
                 )
             return number - (1 << bits) if number >> bits - 1 > 0 else number
-        if isinstance(value, (str, bytes, bytearray)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+        if isinstance(value, (str, bytes, bytearray)) or not (
+            hasattr(value, "__float__") or hasattr(value, "__index__")
+        ):
             self._refuse(position, value, f"an {kind}, so a float or an int")
         try:
             converted = float(value)

@@ -73,7 +73,7 @@ class WasmFrame(NamedTuple):
     """One frame of a wasm backtrace, innermost first in :attr:`WasmTrap.frames`."""
 
     function: str | None  #: the function's name, where the module carries one
-    index: int  #: its index in the module
+    func_index: int  #: its index in the module
     offset: int  #: the program counter's offset in the module's bytes
 
 
@@ -95,7 +95,9 @@ class WasmTrap(ProcpoolError):
 
     def __str__(self) -> str:
         head = f"{self.export}: {self.message}" if self.export else self.message
-        trace = "".join(f"\n  at {f.function or '<anonymous>'} (func {f.index}, offset {f.offset:#x})" for f in self.frames)
+        trace = "".join(
+            f"\n  at {f.function or '<anonymous>'} (func {f.func_index}, offset {f.offset:#x})" for f in self.frames
+        )
         return head + trace
 
 

@@ -78,7 +78,7 @@ def compile_module(source: Source, cache: bool = True) -> CompiledModule:
     return CompiledModule(read_interface(wasm), anonymous_file(compiled), len(wasm))
 
 
-def anonymous_file(content: Union[bytes, bytearray]) -> int:
+def anonymous_file(content: bytes | bytearray) -> int:
     """A descriptor of a file that has no name, so that it is gone with its last user however that user ends."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("procpool")

@@ -78,9 +78,9 @@ class ProcessWasmPool(Executor):
         StartupError: no worker could be started; the cause is attached.
         ValueError, TypeError: another argument is out of its range.
 
-    Returns when the first worker is ready.  Leaving the ``with`` block waits for what was submitted; after an exception,
-    what has not begun is cancelled, and after KeyboardInterrupt or SystemExit, running jobs are killed too.  A pool that
-    is dropped without ``shutdown`` finishes its jobs and goes; the exit of the interpreter kills them.
+    Returns when the first worker is ready.  Leaving the ``with`` block waits for what was submitted; after an
+    exception, what has not begun is cancelled, and after KeyboardInterrupt or SystemExit, running jobs are killed too.
+    A pool that is dropped without ``shutdown`` finishes its jobs and goes; the exit of the interpreter kills them.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class ProcessWasmPool(Executor):
             raise
 
     def _index_functions(self) -> tuple[tuple[str, FuncType], ...]:
-        exported = []
+        exported: list[tuple[str, FuncType]] = []
         for name, type_ in self.exports.items():
             if isinstance(type_, FuncType):
                 try:
@@ -191,8 +191,8 @@ class ProcessWasmPool(Executor):
     ) -> Iterator[Any]:
         """Call an export on the items of one or more iterables, as :meth:`concurrent.futures.Executor.map` does.
 
-        Lazy: items are read as results are taken, a bounded number ahead, so the iterables may be endless.  Results come
-        in order; the first failing item raises when its turn comes, and what has not begun is then cancelled.
+        Lazy: items are read as results are taken, a bounded number ahead, so the iterables may be endless.  Results
+        come in order; the first failing item raises when its turn comes, and what has not begun is then cancelled.
 
         Args:
             timeout: seconds from now until which results may be waited for.
@@ -203,7 +203,7 @@ class ProcessWasmPool(Executor):
             TimeoutError: from the iterator, when ``timeout`` has passed.
             Whatever :meth:`call` raises, from the iterator, in the item's place.
         """
-        return self.starmap(export, zip(*iterables), timeout=timeout, chunksize=chunksize)
+        return self.starmap(export, zip(*iterables, strict=False), timeout=timeout, chunksize=chunksize)
 
     def starmap(
         self,
@@ -229,7 +229,7 @@ class ProcessWasmPool(Executor):
 
     async def amap(self, export: str, *iterables: Iterable[Any]) -> AsyncIterator[Any]:
         """:meth:`map` for asyncio: ``async for result in pool.amap("add", xs, ys)``."""
-        submissions = (self.submit(export, *row) for row in zip(*iterables))
+        submissions = (self.submit(export, *row) for row in zip(*iterables, strict=False))
         ahead = deque(islice(submissions, READ_AHEAD))
         try:
             while ahead:

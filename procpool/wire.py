@@ -66,7 +66,10 @@ DONE = 2  #: how many jobs those were
 
 @dataclass(frozen=True)
 class Settings:
-    """What a worker is told at birth, pickled into an anonymous file.  Descriptors are inherited under their numbers."""
+    """What a worker is told at birth, pickled into an anonymous file.
+
+    Descriptors are inherited under their numbers.
+    """
 
     artifact: int  #: the compiled module
     board: int
@@ -78,12 +81,12 @@ class Settings:
         return pickle.dumps(self)
 
 
-def reply(status: int, payload: bytes = b"") -> bytes:
+def reply(status: int, payload: bytes | memoryview = b"") -> bytes:
     return REPLY.pack(len(payload), status) + payload
 
 
-def trap_to_bytes(message: str, code: str | None, frames: list[WasmFrame]) -> bytes:
-    return json.dumps([message, code, frames]).encode()
+def trap_to_bytes(trap: WasmTrap) -> bytes:
+    return json.dumps([trap.message, trap.code, trap.frames]).encode()
 
 
 def exception_to_bytes(error: BaseException) -> bytes:

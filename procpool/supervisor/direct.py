@@ -9,12 +9,11 @@ from time import monotonic
 from typing import Any
 
 from .. import wire
+from ..eager import EagerReader
 from ..errors import CallTimeout, PoolClosed, WorkerCrashed
 from .dispatcher import Dispatcher
 from .job import Export, Job
 from .worker import Worker
-
-_READ_SIZE = 4096  # holds the reply of any ordinary signature; longer ones take a second read
 
 
 class DirectCalls:
@@ -64,13 +63,13 @@ class DirectCalls:
             try:
                 written = os.write(worker.jobs_fd, frame)
                 while written < len(frame):
-                    _wait(worker.jobs_fd, select.POLLOUT, deadline, export)
+                    _wait_writable(worker.jobs_fd, deadline, export)
                     written += os.write(worker.jobs_fd, frame[written:])
-                if deadline is not None:
-                    _wait(worker.replies_fd, select.POLLIN, deadline, export)
-                reply = os.read(worker.replies_fd, _READ_SIZE)
-                if len(reply) == _READ_SIZE:
-                    reply = _read_rest(worker.replies_fd, reply)
+                if deadline is not None and not worker.replies.wait(max(0.0, deadline - monotonic()) * 1000):
+                    raise _out_of_time(export)
+                reply = worker.replies.read()
+                if len(reply) == 4096:
+                    reply = _read_rest(worker.replies, reply)
             except BrokenPipeError:
                 reply = b""
         except BaseException:  # the deadline, or Ctrl-C: leave the worker with its job to the dispatcher
@@ -100,18 +99,21 @@ class DirectCalls:
             raise
 
 
-def _wait(fd: int, event: int, deadline: float | None, export: Export) -> None:
+def _out_of_time(export: Export) -> CallTimeout:
+    return CallTimeout(f"{export.name} got no result in time and was interrupted")
+
+
+def _wait_writable(fd: int, deadline: float | None, export: Export) -> None:
     poll = select.poll()
-    poll.register(fd, event)
-    remaining = None if deadline is None else max(0.0, (deadline - monotonic()) * 1000)
-    if not poll.poll(remaining):
-        raise CallTimeout(f"{export.name} got no result in time and was interrupted")
+    poll.register(fd, select.POLLOUT)
+    if not poll.poll(None if deadline is None else max(0.0, deadline - monotonic()) * 1000):
+        raise _out_of_time(export)
 
 
-def _read_rest(fd: int, reply: bytes) -> bytes:
+def _read_rest(pipe: EagerReader, reply: bytes) -> bytes:
     size = wire.REPLY.size + wire.REPLY.unpack_from(reply)[0]
     while len(reply) < size:
-        data = os.read(fd, size - len(reply))
+        data = pipe.read()
         if not data:
             return b""
         reply += data

@@ -10,9 +10,10 @@ import signal
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from time import monotonic
-from typing import Any, Callable
+from typing import Any
 
 from .. import wire
 from ..errors import CallTimeout, PoolClosed, ProcpoolError, StartupError, WorkerCrashed
@@ -23,8 +24,8 @@ from .worker import DEAD, READY, STARTING, STOPPING, Worker
 
 logger = logging.getLogger("procpool")
 
-#: A submitted job with others waiting behind it in the same worker may run this long, in seconds, or this many times the
-#: average, before the others are taken back.
+#: A submitted job with others waiting behind it in the same worker may run this long, in seconds, or this many times
+#: the average, before the others are taken back.
 STALL_SECONDS = 0.005
 STALL_FACTOR = 8
 #: Taking jobs back for an idle worker costs two system calls and a thread switch on each side; below this much work, in
@@ -135,7 +136,9 @@ class Dispatcher:
     def why_closed(self) -> ProcpoolError:
         """A fresh exception for a use of the closed pool."""
         if self._forked:
-            return PoolClosed("this pool was made before a fork; its workers belong to the parent process, make a new one")
+            return PoolClosed(
+                "this pool was made before a fork; its workers belong to the parent process, make a new one"
+            )
         if self.broken is not None:
             error = StartupError(*self.broken.args)
             error.__cause__ = self.broken.__cause__
@@ -276,7 +279,7 @@ class Dispatcher:
                 job = self.scheduler.queue.popleft()
             except IndexError:
                 return
-            if job.running() or job.set_running_or_notify_cancel():
+            if job.begin():
                 job.fail(self.why_closed())
 
     # -- births --------------------------------------------------------------------------------------------------------
@@ -403,7 +406,7 @@ class Dispatcher:
 
     def _read_abandoned(self, worker: Worker) -> None:
         """The reply to a direct call whose caller has left."""
-        data = os.read(worker.replies_fd, 65536)
+        data = worker.replies.read()
         replied = worker.abandoned_reader.feed(data)
         if replied or not data:
             self._selector.unregister(worker.replies_fd)
@@ -500,7 +503,7 @@ class Dispatcher:
 
     def _supervise(self, worker: Worker, now: float) -> list[float]:
         """Enforce limits on what the worker runs; the times at which to look again."""
-        due = []
+        due: list[float] = []
         if worker.outbox and worker.jobs_fd not in self._selector.get_map():
             self._selector.register(worker.jobs_fd, selectors.EVENT_WRITE, lambda: self._write_outbox(worker))
         try:

@@ -33,7 +33,7 @@ class Inheritance:
         slots = max((max(len(t.params), len(t.results)) for _, t in exports), default=0)
         settings = wire.Settings(artifact, board_fd, lifeline, exports, slots)
         self.settings_fd = anonymous_file(settings.dump())
-        self.fds = (self.settings_fd, artifact, board_fd, lifeline)
+        self.fds: tuple[int, ...] = (self.settings_fd, artifact, board_fd, lifeline)
 
     def close(self) -> None:
         """Close all.  A worker that still lives is killed by this."""
@@ -69,7 +69,9 @@ def _python(code: str, *args: int) -> list[str]:
     """
     executable = os.fsdecode(spawn.get_executable() or sys.executable)
     path = [os.path.abspath(entry) for entry in sys.path]
-    prelude = f"import sys; n = {len(args)}; args = [int(a) for a in sys.argv[1:n + 1]]; sys.path[:] = sys.argv[n + 1:]; "
+    prelude = (
+        f"import sys; n = {len(args)}; args = [int(a) for a in sys.argv[1:n + 1]]; sys.path[:] = sys.argv[n + 1:]; "
+    )
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return [executable, *flags, "-c", prelude + code, *map(str, args), *path]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from typing import Callable
+from collections.abc import Callable
 
 from .job import Job
 from .worker import Worker
@@ -42,8 +42,8 @@ class Scheduler:
     def submit(self, job: Job) -> None:
         """Queue a job, and send it on if a worker is idle or has nothing waiting behind its job.
 
-        Deeper pipes are filled by the dispatcher, many jobs at a time: one write each would cost the submitter more than
-        the jobs are worth.
+        Deeper pipes are filled by the dispatcher, many jobs at a time: one write each would cost the submitter more
+        than the jobs are worth.
         """
         self.queue.append(job)
         if self.idle or self._room:
@@ -149,7 +149,7 @@ class Scheduler:
         size = 0
         while len(jobs) < count and self.queue and size < MAX_WRITE:
             job = self.queue.popleft()
-            if job.running() or job.set_running_or_notify_cancel():  # running: it was taken back from a worker
+            if job.begin():
                 jobs.append(job)
                 size += len(job.frame)
         return jobs

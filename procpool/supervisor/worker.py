@@ -9,6 +9,7 @@ from collections import deque
 from typing import Final
 
 from .. import wire
+from ..eager import EagerReader
 from .job import Job
 
 STARTING: Final = "starting"
@@ -20,9 +21,9 @@ DEAD: Final = "dead"
 class Worker:
     """Descriptors, counters and jobs in flight of one worker process.
 
-    At any time one party *holds* a worker: the scheduler's idle list, a thread in a direct call, or the dispatcher.  Only
-    the holder writes to ``jobs_fd``, reads ``replies_fd`` and closes them.  A descriptor closed under somebody's feet
-    could be reused by an unrelated file, and a job written into that.
+    At any time one party *holds* a worker: the scheduler's idle list, a thread in a direct call, or the dispatcher.
+    Only the holder writes to ``jobs_fd``, reads ``replies_fd`` and closes them.  A descriptor closed under somebody's
+    feet could be reused by an unrelated file, and a job written into that.
     """
 
     def __init__(self, id: int, row: int, board: memoryview) -> None:
@@ -52,6 +53,7 @@ class Worker:
         jobs_theirs, self.jobs_fd = os.pipe()
         self.replies_fd, replies_theirs = os.pipe()
         self.control, control_theirs = socket.socketpair()
+        self.replies = EagerReader(self.replies_fd, 4096)  # holds any ordinary reply; longer ones take a second read
         os.set_blocking(self.jobs_fd, False)
         self.control.setblocking(False)
         self.their_fds = (jobs_theirs, replies_theirs, control_theirs.detach())

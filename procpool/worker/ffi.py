@@ -11,7 +11,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import wasmtime
 
@@ -70,7 +71,11 @@ def _bind_raw(
     extern = _wasmtime.wasmtime_extern_t()
     context = store._context()
     if not _export_get(
-        context, ctypes.byref(instance._instance), ctypes.create_string_buffer(encoded), len(encoded), ctypes.byref(extern)
+        context,
+        ctypes.byref(instance._instance),
+        ctypes.create_string_buffer(encoded),
+        len(encoded),
+        ctypes.byref(extern),
     ):
         raise LookupError(f"the instance has no export {name!r}")
     trap = ctypes.c_void_p()

@@ -14,6 +14,7 @@ from collections import deque
 from typing import Any
 
 from .. import wire
+from ..eager import EagerReader
 
 _READ_SIZE = 65536  # a pipe's capacity: more never arrives at once
 
@@ -22,7 +23,7 @@ class Waiting:
     """Jobs read from the pipe that have not begun."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self._pipe = EagerReader(fd, _READ_SIZE)
         self._reader = wire.FrameReader(wire.JOB)
         # Held while reading, so that the two threads never take two halves of one frame.
         self._reading = threading.Lock()
@@ -31,7 +32,7 @@ class Waiting:
     def read(self) -> bool:
         """Wait for jobs; false at the end of the stream."""
         with self._reading:
-            data = os.read(self._fd, _READ_SIZE)
+            data = self._pipe.read()
             self.jobs.extend(self._reader.feed(data))
         return bool(data)
 
@@ -44,13 +45,8 @@ class Waiting:
         if not self._reading.acquire(blocking=False):
             return 0
         try:
-            os.set_blocking(self._fd, False)
-            try:
-                self.jobs.extend(self._reader.feed(os.read(self._fd, _READ_SIZE)))
-            except BlockingIOError:
-                pass
-            finally:
-                os.set_blocking(self._fd, True)
+            if self._pipe.wait(0):
+                self.jobs.extend(self._reader.feed(os.read(self._pipe.fd, _READ_SIZE)))
             count = 0
             while True:
                 try:

@@ -8,6 +8,7 @@ from time import perf_counter_ns
 import wasmtime
 
 from .. import wire
+from ..errors import WasmFrame, WasmTrap
 from .instances import Instances
 from .jobs import Replies, Running, Waiting
 
@@ -68,30 +69,28 @@ def _failure(error: BaseException) -> bytes:
     """The reply for a job that ended in an exception."""
     if isinstance(error, wasmtime.ExitTrap):
         return wire.reply(wire.EXIT, str(error.code).encode())
-    if isinstance(error, wasmtime.Trap):
-        code = error.trap_code
-        frames = [wire.WasmFrame(f.func_name, f.func_index, f.module_offset) for f in error.frames]
-        return wire.reply(wire.TRAP, wire.trap_to_bytes(_cause(error), code.name if code else None, frames))
-    if isinstance(error, wasmtime.WasmtimeError):
-        return wire.reply(wire.TRAP, wire.trap_to_bytes(str(error), None, []))
+    trap = _as_trap(error)
+    if trap is not None:
+        return wire.reply(wire.TRAP, wire.trap_to_bytes(trap))
     return wire.reply(wire.RAISED, wire.exception_to_bytes(error))
 
 
 def unfit(error: BaseException) -> bytes:
     """The announcement of a worker that cannot make an instance."""
-    if isinstance(error, (wasmtime.Trap, wasmtime.WasmtimeError)):
-        frames: list[wire.WasmFrame] = []
-        code = None
-        if isinstance(error, wasmtime.Trap):
-            frames = [wire.WasmFrame(f.func_name, f.func_index, f.module_offset) for f in error.frames]
-            code = error.trap_code.name if error.trap_code else None
-        error = wire.WasmTrap(_cause(error), code, None, tuple(frames))
-    return wire.reply(wire.UNFIT, wire.exception_to_bytes(error))
+    return wire.reply(wire.UNFIT, wire.exception_to_bytes(_as_trap(error) or error))
 
 
-def _cause(error: BaseException) -> str:
-    """wasmtime's message without the backtrace it puts in front, which travels as frames."""
-    return str(error).rpartition("wasm trap: ")[2].strip()
+def _as_trap(error: BaseException) -> WasmTrap | None:
+    """wasmtime's errors as ours; None for any other."""
+    if isinstance(error, wasmtime.Trap):
+        code = error.trap_code
+        frames = tuple(WasmFrame(f.func_name, f.func_index, f.module_offset) for f in error.frames)
+        # The message without the backtrace that wasmtime puts in front, which travels as frames.
+        message = error.message.rpartition("wasm trap: ")[2].strip()
+        return WasmTrap(message, code.name if code else None, None, frames)
+    if isinstance(error, wasmtime.WasmtimeError):
+        return WasmTrap(str(error))
+    return None
 
 
 def _write(fd: int, data: bytes) -> None:

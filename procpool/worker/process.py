@@ -21,7 +21,6 @@ from .instances import Instances
 from .jobs import Replies, Running, Waiting
 from .loop import serve, unfit
 
-
 _F_SETSIG = 10  # Linux's fcntl.h; the fcntl module does not name it
 
 
