@@ -97,9 +97,7 @@ class Codec:
                     f" (from -2**{bits - 1} to 2**{bits}-1)"
                 )
             return number - (1 << bits) if number >> bits - 1 > 0 else number
-        if isinstance(value, (str, bytes, bytearray)) or not (
-            hasattr(value, "__float__") or hasattr(value, "__index__")
-        ):
+        if isinstance(value, (str, bytes, bytearray)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
             self._refuse(position, value, f"an {kind}, so a float or an int")
         try:
             converted = float(value)

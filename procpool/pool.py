@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import os
 import sys
 import weakref
-from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Mapping as MappingType
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import islice
 from time import monotonic
 from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn
@@ -20,8 +21,22 @@ import psutil
 
 from .binary import ExternType, FuncType, Import
 from .codec import Codec
+from .columns import ColumnCodec
 from .errors import BadArguments, MissingImport, UnknownExport
-from .module import Source, compile_module
+from .mapping import (
+    MOST_OBJECTS,
+    Mapping,
+    MapResults,
+    Progress,
+    RowSource,
+    Source,
+    result_lists,
+    source_of,
+    with_progress,
+)
+from .module import Source as ModuleSource
+from .module import compile_module
+from .supervisor.batch import item_bytes
 from .supervisor.direct import DirectCalls
 from .supervisor.dispatcher import Dispatcher
 from .supervisor.job import Export, Job
@@ -30,8 +45,8 @@ from .supervisor.worker import READY, Worker
 
 #: The most workers a pool can have: rows of the shared board, 64 bytes each.
 MAX_WORKERS = 4096
-#: How many items `map` reads ahead of the result being taken.
-READ_AHEAD = 4096
+#: How much of a buffer `map_array` fills at once, in bytes: small enough for a core's cache to keep.
+ARRAY_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -85,7 +100,7 @@ class ProcessWasmPool(Executor):
 
     def __init__(
         self,
-        src: Source,
+        src: ModuleSource,
         workers: int | None = None,
         *,
         timeout: float | None = None,
@@ -106,7 +121,7 @@ class ProcessWasmPool(Executor):
         compiled = compile_module(src, cache)
         interface = compiled.interface
         #: what the module exports, by name: signatures of functions, and memories, tables and globals
-        self.exports: Mapping[str, ExternType] = MappingProxyType(interface.exports)
+        self.exports: MappingType[str, ExternType] = MappingProxyType(interface.exports)
         #: what it imports
         self.imports: tuple[Import, ...] = tuple(interface.imports)
         self._functions: dict[str, Export] = {}
@@ -187,23 +202,45 @@ class ProcessWasmPool(Executor):
         return job
 
     def map(  # type: ignore[override]
-        self, export: str, *iterables: Iterable[Any], timeout: float | None = None, chunksize: int | None = None
-    ) -> Iterator[Any]:
+        self,
+        export: str,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        item_timeout: float | None = None,
+        return_exceptions: bool = False,
+        ordered: bool = True,
+        progress: bool | Progress = False,
+    ) -> MapResults[Any]:
         """Call an export on the items of one or more iterables, as :meth:`concurrent.futures.Executor.map` does.
 
-        Lazy: items are read as results are taken, a bounded number ahead, so the iterables may be endless.  Results
-        come in order; the first failing item raises when its turn comes, and what has not begun is then cancelled.
+        Items travel as columns and the loop over them runs inside wasm, so a small call costs nanoseconds.  Lazy: items
+        are read as results are taken, a bounded number ahead, so the iterables may be endless.
 
         Args:
             timeout: seconds from now until which results may be waited for.
-            chunksize: accepted as Executor.map does; jobs are grouped by measured duration in any case.
+            chunksize: items per chunk; by default that follows from how long items are seen to take.
+            buffersize: how many items to read ahead of the results taken, at most.
+            item_timeout: seconds one item may run, noticed within a quarter more; by default the pool's ``timeout``.
+            return_exceptions: give an item's exception in its place and go on, instead of raising it.
+            ordered: false gives pairs (index, result) as they get done.
+            progress: true shows a bar (by tqdm, an extra); a callable is called with (items done, items in all or None).
+
+        Returns:
+            An iterator over the results in order.  The first failing item raises in its place.  ``close()`` it, or drop
+            it, to stop what is under way.
 
         Raises:
             UnknownExport, PoolClosed: at once.
+            BadArguments: from the iterator, in the item's place; names its index.
             TimeoutError: from the iterator, when ``timeout`` has passed.
             Whatever :meth:`call` raises, from the iterator, in the item's place.
         """
-        return self.starmap(export, zip(*iterables, strict=False), timeout=timeout, chunksize=chunksize)
+        function = self._mappable(export)
+        codec = ColumnCodec(function.codec)
+        options = (timeout, chunksize, buffersize, item_timeout, return_exceptions, ordered, progress)
+        return self._map(function, source_of(codec, iterables), *options)
 
     def starmap(
         self,
@@ -212,32 +249,115 @@ class ProcessWasmPool(Executor):
         *,
         timeout: float | None = None,
         chunksize: int | None = None,
-    ) -> Iterator[Any]:
+        buffersize: int | None = None,
+        item_timeout: float | None = None,
+        return_exceptions: bool = False,
+        ordered: bool = True,
+        progress: bool | Progress = False,
+    ) -> MapResults[Any]:
         """As :meth:`map`, over an iterable of argument tuples (multiprocessing.Pool's spelling)."""
-        if export not in self._functions:
-            self._no_function(export)
+        function = self._mappable(export)
+        codec = ColumnCodec(function.codec)
+        options = (timeout, chunksize, buffersize, item_timeout, return_exceptions, ordered, progress)
+        return self._map(function, RowSource(codec, rows), *options)
+
+    def _mappable(self, export: str) -> Export:
+        function = self._functions.get(export) or self._no_function(export)
         if self._dispatcher.closed:
             raise self._dispatcher.why_closed()
+        return function
+
+    def _map(
+        self,
+        function: Export,
+        source: Source,
+        timeout: float | None,
+        chunksize: int | None,
+        buffersize: int | None,
+        item_timeout: float | None,
+        return_exceptions: bool,
+        ordered: bool,
+        progress: bool | Progress,
+    ) -> MapResults[Any]:
         deadline = None if timeout is None else monotonic() + timeout
-        submissions = (self.submit(export, *row) for row in rows)
-        ahead = deque(islice(submissions, READ_AHEAD))
-        return _in_order(ahead, submissions, deadline)
+        mapping = Mapping(
+            self._dispatcher,
+            function,
+            source,
+            most=MOST_OBJECTS,
+            chunksize=_positive("chunksize", chunksize),
+            buffersize=_positive("buffersize", buffersize),
+            item_timeout=self._timeout if item_timeout is None else _checked_timeout(item_timeout),
+            go_on=return_exceptions,
+        )
+        runs = mapping.in_order(deadline) if ordered else mapping.as_completed(deadline)
+        runs = with_progress(runs, progress, source.total)
+        return MapResults.over(result_lists(runs, return_exceptions, not ordered))
+
+    def map_array(self, export: str, *arrays: Any, out: Any = None, progress: bool | Progress = False) -> Any:
+        """Call an export on each item of arrays, as a numpy ufunc does.
+
+        Args:
+            arrays: one per parameter; numpy arrays, anything with the buffer protocol, nested lists, or scalars.  They
+                are broadcast against each other and cast by numpy's ``same_kind`` rule.  Any shape and strides.
+            out: an array, or a tuple of one per result, to write into: of the exact dtype (int32, int64, float32,
+                float64, V16) and shape, C-contiguous.
+            progress: as for :meth:`map`.
+
+        Returns:
+            An array of the broadcast shape, a tuple of one per result, or None for an export without results.  Arrays of
+            any size are streamed through a few megabytes per worker.
+
+        Raises:
+            ImportError: numpy is not installed.
+            BadArguments: a dtype, a shape or ``out`` does not fit; nothing has run then.
+            Whatever :meth:`call` raises for the first item that failed; what was written to ``out`` stays.
+        """
+        from .arrays import ArraySource
+
+        function = self._mappable(export)
+        source = ArraySource(export, function.codec.signature, arrays, out)
+        most = max(1, ARRAY_CHUNK_BYTES // max(item_bytes(function), 1))
+        mapping = Mapping(self._dispatcher, function, source, most=most, item_timeout=self._timeout)
+        for run in with_progress(mapping.in_order(None), progress, source.total):
+            if run.chunk.errors:
+                mapping.stop()
+                raise run.chunk.errors[min(run.chunk.errors)]
+        return source.result()
+
+    def ufunc(self, export: str) -> Callable[..., Any]:
+        """``pool.ufunc("add")(a, b)`` is ``pool.map_array("add", a, b)``.
+
+        Raises:
+            UnknownExport, PoolClosed: at once.
+        """
+        self._mappable(export)
+        return functools.partial(self.map_array, export)
 
     async def acall(self, export: str, /, *args: Any, timeout: float | None = None) -> Any:
         """:meth:`call` for asyncio: does not block the event loop."""
         return await asyncio.wrap_future(self.submit(export, *args, timeout=timeout))
 
-    async def amap(self, export: str, *iterables: Iterable[Any]) -> AsyncIterator[Any]:
+    async def amap(
+        self, export: str, *iterables: Iterable[Any], return_exceptions: bool = False, chunksize: int | None = None
+    ) -> AsyncIterator[Any]:
         """:meth:`map` for asyncio: ``async for result in pool.amap("add", xs, ys)``."""
-        submissions = (self.submit(export, *row) for row in zip(*iterables, strict=False))
-        ahead = deque(islice(submissions, READ_AHEAD))
-        try:
-            while ahead:
-                yield await asyncio.wrap_future(ahead.popleft())
-                ahead.extend(islice(submissions, 1))
-        finally:
-            for future in ahead:
-                future.cancel()
+        function = self._mappable(export)
+        source = source_of(ColumnCodec(function.codec), iterables)
+        mapping = Mapping(
+            self._dispatcher,
+            function,
+            source,
+            most=MOST_OBJECTS,
+            chunksize=_positive("chunksize", chunksize),
+            item_timeout=self._timeout,
+            go_on=return_exceptions,
+        )
+        async with contextlib.aclosing(mapping.in_order_async()) as runs:
+            async for run in runs:
+                for results in result_lists(iter((run,)), return_exceptions, False):
+                    for result in results:
+                        yield result
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -259,9 +379,7 @@ class ProcessWasmPool(Executor):
         """End all processes now.  Jobs that have not finished end in PoolClosed."""
         self._dispatcher.terminate()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is None or issubclass(kind, Exception):
             self.shutdown(cancel_futures=kind is not None)
         else:
@@ -316,16 +434,10 @@ def _checked_timeout(timeout: float | None) -> float | None:
     return timeout
 
 
-def _in_order(ahead: deque[Future[Any]], submissions: Iterator[Future[Any]], deadline: float | None) -> Iterator[Any]:
-    """The results of futures in their order, reading on as they are taken."""
-    try:
-        while ahead:
-            future = ahead.popleft()
-            yield future.result(None if deadline is None else max(0.0, deadline - monotonic()))
-            ahead.extend(islice(submissions, 1))
-    finally:
-        for future in ahead:
-            future.cancel()
+def _positive(name: str, value: int | None) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"{name} must be a positive int, got {value!r}")
+    return value
 
 
 def _worker_stats(worker: Worker, idle: bool) -> WorkerStats:
@@ -334,4 +446,4 @@ def _worker_stats(worker: Worker, idle: bool) -> WorkerStats:
         rss = psutil.Process(worker.pid).memory_info().rss if worker.pid else 0
     except psutil.Error:
         rss = 0
-    return WorkerStats(worker.pid, state, worker.sent - len(worker.inflight), rss)
+    return WorkerStats(worker.pid, state, worker.calls, rss)

@@ -28,6 +28,7 @@ from .errors import GuestExit, RemoteError, WasmFrame, WasmTrap
 JOB = struct.Struct("<IIBxxx")
 CALL = 0  #: arguments as slots; reply on the replies pipe
 SUBMIT = 1  #: arguments as slots; reply on the control socket
+BATCH = 2  #: many calls of one export, over columns in the arena; arguments of its driver as slots; reply as SUBMIT
 
 # -- replies: length of the payload, status ----------------------------------------------------------------------------
 REPLY = struct.Struct("<IBxxx")
@@ -40,11 +41,15 @@ READY = 64  #: announcement: the worker has an instance and takes jobs; empty
 UNFIT = 65  #: announcement: no instance could be made, with an exception as for RAISED; the worker exits
 RECALLED = 66  #: announcement: the answer to RECALL; how many jobs were given back, as COUNT
 
+ITEM = 67  #: announcement: an item of the running batch failed; as FAILED_ITEM and the payload for its status
+
 COUNT = struct.Struct("<Q")
+FAILED_ITEM = struct.Struct("<IB")  # index in the batch, status
+BATCH_DONE = struct.Struct("<IxxxxQ")  # reply to a batch: index it stopped at, nanoseconds it took
 
 # -- control: command, number of the job -------------------------------------------------------------------------------
-CONTROL = struct.Struct("<BxxxxxxxQ")
-INTERRUPT = 0  #: stop that job if it is running now
+CONTROL = struct.Struct("<BxxxIQ")  # command, item, number of the job
+INTERRUPT = 0  #: stop that job if it is running now, and of a batch only that item
 RECALL = 1  #: flush the replies there are, and give back all jobs that have not begun
 
 #: The largest payload either side accepts; a length beyond it means that the stream is corrupt.
@@ -64,6 +69,18 @@ BUSY_NS = 1  #: nanoseconds spent on submitted jobs, which tells the parent how 
 DONE = 2  #: how many jobs those were
 
 
+# -- the arena: per worker, memory that parent, worker and the wasm of a batch's driver see at once ---------------------
+#: The first page has a pair of 32-bit cells per buffer, each on a cache line of its own; then come the buffers.  Two of
+#: them, so that one is filled and emptied while the worker is busy with the other.
+ARENA_HEAD = 65536
+BUFFERS = 2
+BUFFER_BYTES = 4 << 20
+ARENA_BYTES = ARENA_HEAD + BUFFERS * BUFFER_BYTES
+CELLS = 128  #: bytes from one buffer's cells to the next's
+INDEX = 0  #: written by the driver: the item it is at.  Survives the worker.
+STOP = 64  #: written by the parent: stop before the next item
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a worker is told at birth, pickled into an anonymous file.
@@ -73,6 +90,7 @@ class Settings:
 
     artifact: int  #: the compiled module
     board: int
+    arenas: int  #: all workers' arenas, one behind the other
     lifeline: int  #: read end of a pipe whose write end only the parent has
     exports: tuple[tuple[str, FuncType], ...]  #: the functions, in the order of their indexes
     slots: int  #: the largest number of values any of them takes or returns

@@ -16,7 +16,8 @@ from time import monotonic
 from typing import Any
 
 from .. import wire
-from ..errors import CallTimeout, PoolClosed, ProcpoolError, StartupError, WorkerCrashed
+from ..errors import PoolClosed, ProcpoolError, StartupError, WorkerCrashed
+from .batch import Chunk, Segment
 from .job import Export, Job
 from .launch import CLOSE_GRACE, LAUNCHERS, Inheritance
 from .scheduler import Scheduler
@@ -136,9 +137,7 @@ class Dispatcher:
     def why_closed(self) -> ProcpoolError:
         """A fresh exception for a use of the closed pool."""
         if self._forked:
-            return PoolClosed(
-                "this pool was made before a fork; its workers belong to the parent process, make a new one"
-            )
+            return PoolClosed("this pool was made before a fork; its workers belong to the parent process, make a new one")
         if self.broken is not None:
             error = StartupError(*self.broken.args)
             error.__cause__ = self.broken.__cause__
@@ -150,6 +149,11 @@ class Dispatcher:
         if not job.cancel():
             job.expired = True
             self.look_again()
+
+    def abandon(self, chunk: Chunk) -> None:
+        """Run no more of a chunk: nobody waits for it."""
+        chunk.abandoned = True
+        self.look_again()
 
     def adopt(self, worker: Worker, export: Export) -> None:
         """Take over a worker whose caller in a direct call has left, and stop what it runs."""
@@ -288,7 +292,7 @@ class Dispatcher:
         if self.closed or self.broken or monotonic() < self._start_at:
             return
         while len(self.workers) < self._wanted:
-            worker = Worker(self._started, self._rows.pop(), self._inheritance.board)
+            worker = Worker(self._started, self._rows.pop(), self._inheritance)
             self._started += 1
             try:
                 self._launcher.launch(worker.id, worker.row, worker.their_fds)
@@ -379,9 +383,16 @@ class Dispatcher:
         for (_, status), payload in frames:
             if status < wire.READY:
                 # Popped before it is settled: a callback that the settling runs may submit again.
-                if not worker.inflight.popleft().settle(status, payload):
-                    worker.failed += 1
+                left = worker.inflight.popleft().answered(worker, status, payload)
+                if left:
+                    self.scheduler.queue.extendleft(reversed(left))
+                worker.stalled = False
                 answered = True
+            elif status == wire.ITEM:
+                segment = worker.inflight[0]
+                assert isinstance(segment, Segment)
+                segment.item_failed(worker, payload)
+                worker.failed += 1
             elif status == wire.READY:
                 worker.state = READY
                 worker.ready = True
@@ -452,7 +463,7 @@ class Dispatcher:
         worker.state = DEAD
         worker.exitcode = exitcode
         worker.exited.set()
-        self.calls_retired += worker.sent
+        self.calls_retired += worker.calls
         if self._holds(worker):
             self._bury(worker)
         if worker.unfit or expected:
@@ -473,8 +484,7 @@ class Dispatcher:
         worker.inflight.clear()
         for position, job in reversed(list(enumerate(inflight))):
             if position == guilty:
-                worker.failed += 1
-                job.fail(WorkerCrashed(worker.pid, job.export.name, worker.exitcode))
+                self.scheduler.queue.extendleft(reversed(job.crashed(worker)))
             elif not job.expired:
                 self.scheduler.queue.appendleft(job)
         self.failed_retired += worker.failed
@@ -510,14 +520,14 @@ class Dispatcher:
             job = worker.inflight[0]
         except IndexError:
             return due
-        number = worker.head
-        deadline = None if job.timeout is None else worker.head_since + job.timeout
-        if job.expired or (deadline is not None and deadline <= now):
-            if worker.interrupted != number:
-                worker.interrupted = number
+        deadline = job.deadline(worker, now)
+        if deadline is not None and deadline <= now:
+            running = (worker.head, job.item(worker))
+            if worker.interrupted != running:
+                worker.interrupted = running
                 worker.kill_at = now + self._kill_grace
-                worker.command(wire.INTERRUPT, number)
-                job.fail(CallTimeout(f"{job.export.name} ran longer than {job.timeout} s and was interrupted"))
+                worker.command(wire.INTERRUPT, *running)
+                job.timed_out()
             if worker.kill_at <= now:
                 logger.warning("procpool: worker %d does not react to an interrupt and is killed", worker.pid)
                 self._kill(worker)
@@ -525,13 +535,37 @@ class Dispatcher:
                 due.append(worker.kill_at)
         elif deadline is not None:
             due.append(deadline)
-        if len(worker.inflight) > 1 and not worker.recalling and not worker.outbox:
-            average = self.scheduler.job_seconds or 0.0
-            stalled_at = worker.head_since + max(STALL_SECONDS, STALL_FACTOR * average)
-            hungry = self.scheduler.idle and not self.scheduler.queue
-            if stalled_at <= now or (hungry and average * (len(worker.inflight) - 1) > STEAL_SECONDS):
-                self.scheduler.recall(worker)
-                worker.command(wire.RECALL)
-            else:
-                due.append(stalled_at)
+        sampling = job.sampling()
+        if sampling is not None:
+            due.append(now + sampling)
+        look_again = self._share(worker, job, now)
+        if look_again is not None:
+            due.append(look_again)
         return due
+
+    def _share(self, worker: Worker, job: Job, now: float) -> float | None:
+        """Free what waits in one worker while others could run it; when to look again."""
+        hungry = bool(self.scheduler.idle and not self.scheduler.queue)
+        if isinstance(job, Segment):
+            if not hungry or worker.outbox:
+                return None
+            if now - worker.head_since < STEAL_SECONDS:
+                return worker.head_since + STEAL_SECONDS
+            if len(worker.inflight) == 1:
+                if job.seconds_left(worker, now) > STEAL_SECONDS:
+                    job.halt(worker)
+                # The items still to come may be longer than those so far.
+                return None if job.halted or job.stop - job.start == 1 else now + STEAL_SECONDS
+        elif len(worker.inflight) == 1:
+            return None
+        if worker.recalling or worker.outbox:
+            return None
+        average = self.scheduler.job_seconds or 0.0
+        stalled_at = worker.head_since + max(STALL_SECONDS, STALL_FACTOR * average)
+        steal = hungry and (isinstance(job, Segment) or average * (len(worker.inflight) - 1) > STEAL_SECONDS)
+        if stalled_at > now and not steal:
+            return stalled_at
+        if not worker.stalled:
+            self.scheduler.recall(worker)
+            worker.command(wire.RECALL)
+        return None

@@ -5,10 +5,14 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 from concurrent.futures._base import FINISHED, PENDING, RUNNING
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import wire
 from ..codec import Codec
+from ..errors import CallTimeout, WorkerCrashed
+
+if TYPE_CHECKING:
+    from .worker import Worker
 
 
 class Export:
@@ -19,6 +23,7 @@ class Export:
 
     def __init__(self, index: int, codec: Codec) -> None:
         self.name = codec.export
+        self.index = index
         self.codec = codec
         self.pack = codec.pack
         size = len(codec.signature.params) * 16
@@ -48,6 +53,7 @@ class Job(Future[Any]):
     `wait`, `as_completed` and asyncio over it.
     """
 
+    buffers = 0  #: how many of the arena's buffers it needs
     _making = threading.Lock()
 
     def __init__(self, export: Export, frame: bytes, timeout: float | None = None) -> None:
@@ -89,6 +95,45 @@ class Job(Future[Any]):
                 return True
         # RUNNING: it has been sent before, and taken back.
         return self._state is RUNNING or self.set_running_or_notify_cancel()
+
+    # The next ones are for jobs that are more than one call, see batch.py.
+
+    def place(self, worker: Worker) -> bytes:
+        """The frame to send to this worker."""
+        return self.frame
+
+    def unplace(self, worker: Worker) -> None:
+        """It comes back from a worker without having begun."""
+
+    def item(self, worker: Worker) -> int:
+        """Which item the worker is at."""
+        return 0
+
+    def deadline(self, worker: Worker, now: float) -> float | None:
+        """When to stop what runs, in the time of time.monotonic; None for never."""
+        if self.expired:
+            return now
+        return None if self.timeout is None else worker.head_since + self.timeout
+
+    def sampling(self) -> float | None:
+        """Seconds after which `deadline` may be another; None if it stays."""
+        return None
+
+    def timed_out(self) -> None:
+        """It is being interrupted for its deadline."""
+        self.fail(CallTimeout(f"{self.export.name} ran longer than {self.timeout} s and was interrupted"))
+
+    def answered(self, worker: Worker, status: int, payload: bytes) -> list[Job]:
+        """Take the worker's reply; what is left to run."""
+        if not self.settle(status, payload):
+            worker.failed += 1
+        return []
+
+    def crashed(self, worker: Worker) -> list[Job]:
+        """The worker died while running it; what is left to run."""
+        worker.failed += 1
+        self.fail(WorkerCrashed(worker.pid, self.export.name, worker.exitcode))
+        return []
 
     def settle(self, status: int, payload: bytes) -> bool:
         """Give the caller what the worker replied; whether it was a success."""

@@ -28,12 +28,22 @@ class Inheritance:
         board_fd = anonymous_file(b"")
         os.ftruncate(board_fd, rows * wire.BOARD_ROW * 8)
         self.board = memoryview(mmap.mmap(board_fd, 0)).cast("Q")
+        self._arenas = anonymous_file(b"")
+        self._arenas_size = 0
         # The parent alone has the write end, and never writes: its closing is the news that the parent has ended.
         lifeline, self._lifeline = os.pipe()
         slots = max((max(len(t.params), len(t.results)) for _, t in exports), default=0)
-        settings = wire.Settings(artifact, board_fd, lifeline, exports, slots)
+        settings = wire.Settings(artifact, board_fd, self._arenas, lifeline, exports, slots)
         self.settings_fd = anonymous_file(settings.dump())
-        self.fds: tuple[int, ...] = (self.settings_fd, artifact, board_fd, lifeline)
+        self.fds: tuple[int, ...] = (self.settings_fd, artifact, board_fd, self._arenas, lifeline)
+
+    def arena(self, row: int) -> mmap.mmap:
+        """Map the arena of the worker with that row.  Its pages take memory when they are first written."""
+        end = (row + 1) * wire.ARENA_BYTES
+        if end > self._arenas_size:
+            os.ftruncate(self._arenas, end)
+            self._arenas_size = end
+        return mmap.mmap(self._arenas, wire.ARENA_BYTES, offset=row * wire.ARENA_BYTES)
 
     def close(self) -> None:
         """Close all.  A worker that still lives is killed by this."""
@@ -69,9 +79,7 @@ def _python(code: str, *args: int) -> list[str]:
     """
     executable = os.fsdecode(spawn.get_executable() or sys.executable)
     path = [os.path.abspath(entry) for entry in sys.path]
-    prelude = (
-        f"import sys; n = {len(args)}; args = [int(a) for a in sys.argv[1:n + 1]]; sys.path[:] = sys.argv[n + 1:]; "
-    )
+    prelude = f"import sys; n = {len(args)}; args = [int(a) for a in sys.argv[1:n + 1]]; sys.path[:] = sys.argv[n + 1:]; "
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return [executable, *flags, "-c", prelude + code, *map(str, args), *path]
 

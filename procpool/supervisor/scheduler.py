@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from ..wire import BUFFERS
 from .job import Job
 from .worker import Worker
 
@@ -59,12 +60,11 @@ class Scheduler:
         """Send queued jobs to workers, up to ``depth`` in flight in each, until one of the two runs out."""
         with self._lock:
             while True:
-                depth = min(depth, self._depth())
                 while self.queue and self._feed_one(depth):
                     pass
-                self._room = any(self._takes_more(worker, min(depth, 2)) for worker in self.busy)
+                self._room = any(len(worker.inflight) < 2 and self._open(worker) for worker in self.busy)
                 # A job queued before `_room` was set was not pumped by its submitter; see it now.
-                if not (self.queue and (self._room or self.idle)):
+                if not (self.queue and self._feed_one(depth)):
                     return
 
     def measured(self, job_ns: float) -> None:
@@ -89,7 +89,10 @@ class Scheduler:
         with self._lock:
             jobs = [worker.inflight.pop() for _ in range(count)]
             worker.sent -= count
-            self.queue.extendleft(job for job in jobs if not job.expired)
+            for job in jobs:
+                job.unplace(worker)
+                if not job.expired:
+                    self.queue.appendleft(job)
             worker.recalling = False
 
     def remove(self, worker: Worker) -> bool:
@@ -111,9 +114,10 @@ class Scheduler:
             self.busy.append(worker)
 
     def recall(self, worker: Worker) -> None:
-        """Stop sending to a worker, because it is about to be sent a RECALL."""
+        """Stop sending to a worker, because it is about to be sent a RECALL, until it has answered that and a job."""
         with self._lock:
             worker.recalling = True
+            worker.stalled = True
 
     def _depth(self) -> int:
         """How many jobs may be in flight in one worker."""
@@ -121,21 +125,28 @@ class Scheduler:
             return 1  # nothing goes behind a job of unknown length
         return min(MAX_INFLIGHT, max(2, int(TARGET_NS / max(self._job_ns, 1))))
 
-    def _takes_more(self, worker: Worker, depth: int) -> bool:
-        return len(worker.inflight) < depth and not worker.recalling and not worker.outbox
+    def _open(self, worker: Worker) -> bool:
+        return not (worker.recalling or worker.stalled or worker.outbox)
+
+    def _takes(self, worker: Worker, job: Job, depth: int) -> bool:
+        """Whether the job may go behind those in flight."""
+        if job.buffers:  # of bounded length, so its own length need not be known
+            return worker.batches < BUFFERS and len(worker.inflight) < max(depth, BUFFERS) and self._open(worker)
+        return len(worker.inflight) < depth and self._open(worker)
 
     def _feed_one(self, depth: int) -> bool:
         """Send one worker its share of the queue; false if no worker takes any."""
+        depth = min(depth, self._depth())
         try:
             worker = self.idle.pop()  # a direct call may take the last one first
             self.busy.append(worker)
         except IndexError:
-            takers = [w for w in self.busy if self._takes_more(w, depth)]
+            takers = [w for w in self.busy if self._takes(w, self.queue[0], depth)]
             if not takers:
                 return False
             worker = min(takers, key=lambda w: len(w.inflight))
         share = -(-len(self.queue) // max(self.workers, 1))
-        jobs = self._take(max(1, min(depth - len(worker.inflight), share)))
+        jobs = self._take(max(1, min(depth - len(worker.inflight), share)), BUFFERS - worker.batches)
         if jobs:
             self._send(worker, jobs)
         elif not worker.inflight:
@@ -143,12 +154,15 @@ class Scheduler:
             self.idle.append(worker)
         return True
 
-    def _take(self, count: int) -> list[Job]:
+    def _take(self, count: int, buffers: int) -> list[Job]:
         """Up to ``count`` jobs from the queue that were not cancelled meanwhile; from now on they cannot be."""
         jobs: list[Job] = []
         size = 0
         while len(jobs) < count and self.queue and size < MAX_WRITE:
+            if self.queue[0].buffers > buffers:
+                break
             job = self.queue.popleft()
+            buffers -= job.buffers
             if job.begin():
                 jobs.append(job)
                 size += len(job.frame)
@@ -159,8 +173,8 @@ class Scheduler:
             worker.head_since = self._clock()
         worker.inflight.extend(jobs)
         worker.sent += len(jobs)
-        self.flush(worker, b"".join([job.frame for job in jobs]))
-        if len(worker.inflight) > 1 or worker.outbox or jobs[0].timeout is not None:
+        self.flush(worker, b"".join([job.place(worker) for job in jobs]))
+        if len(worker.inflight) > 1 or worker.outbox or jobs[0].buffers or jobs[0].timeout is not None:
             self._on_watch()
 
     def flush(self, worker: Worker, data: bytes) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 from .. import wire
 from ..eager import EagerReader
 from .job import Job
+from .launch import Inheritance
 
 STARTING: Final = "starting"
 READY: Final = "ready"  # idle or running a job; whether it is idle, the scheduler knows
@@ -26,10 +27,12 @@ class Worker:
     feet could be reused by an unrelated file, and a job written into that.
     """
 
-    def __init__(self, id: int, row: int, board: memoryview) -> None:
+    def __init__(self, id: int, row: int, inheritance: Inheritance) -> None:
         self.id = id
         self.row = row
-        self._board = board[row * wire.BOARD_ROW : (row + 1) * wire.BOARD_ROW]
+        self._inheritance = inheritance
+        self._arena: memoryview | None = None
+        self._board = inheritance.board[row * wire.BOARD_ROW : (row + 1) * wire.BOARD_ROW]
         for cell in (wire.BEGUN, wire.BUSY_NS, wire.DONE):
             self._board[cell] = 0
         self._counted = 0, 0
@@ -40,13 +43,18 @@ class Worker:
         self.exitcode: int | None = None
         self.exited = threading.Event()  #: set when `exitcode` is as known as it will ever be
         self.sent = 0  #: jobs sent, so the number of the next one
-        self.failed = 0  #: jobs that ended in an exception
+        self.items = 0  #: items of batches it has finished, beyond one per batch
+        self.failed = 0  #: calls that ended in an exception
         # Of the dispatcher's lane.
         self.inflight: deque[Job] = deque()  #: sent and not answered, in order
         self.outbox = b""  #: what the pipe would not take yet
+        self.batches = 0  #: how many of them are batches, each with a buffer of the arena
+        self.next_buffer = 0  #: for the next batch
         self.recalling = False  #: a RECALL is unanswered; nothing may be sent until it is
+        self.stalled = False  #: its job takes longer than expected, so nothing should wait behind it
+        self.item_seen = (-1, -1), 0.0  #: at which job and item it was last seen, and since when (time.monotonic)
         self.head_since = 0.0  #: when the first job in flight became the first (time.monotonic)
-        self.interrupted = -1  #: number of the job an INTERRUPT was sent for
+        self.interrupted = -1, -1  #: number of the job, and the item, that the last INTERRUPT was for
         self.kill_at = 0.0  #: when patience with that ends
         self.reader = wire.FrameReader(wire.REPLY)
         self.abandoned_reader = wire.FrameReader(wire.REPLY)
@@ -64,6 +72,11 @@ class Worker:
         return self.sent - len(self.inflight)
 
     @property
+    def calls(self) -> int:
+        """How many calls it has finished, each item of a batch being one."""
+        return self.head + self.items
+
+    @property
     def begun(self) -> int:
         """How many jobs the worker has begun, also after its death."""
         return self._board[wire.BEGUN]
@@ -76,10 +89,17 @@ class Worker:
         self._counted = busy, done
         return mean
 
-    def command(self, command: int, number: int = 0) -> None:
+    @property
+    def arena(self) -> memoryview:
+        """The memory shared with the worker's drivers."""
+        if self._arena is None:
+            self._arena = memoryview(self._inheritance.arena(self.row))
+        return self._arena
+
+    def command(self, command: int, number: int = 0, item: int = 0) -> None:
         """Send a control command.  A full socket or a dead worker swallows it: both end by the worker being killed."""
         try:
-            self.control.send(wire.CONTROL.pack(command, number))
+            self.control.send(wire.CONTROL.pack(command, item, number))
         except OSError:
             pass
 

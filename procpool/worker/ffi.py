@@ -36,6 +36,8 @@ if not os.environ.get("PROCPOOL_PUBLIC_API"):
             wasmtime.Trap._from_ptr,
             wasmtime.WasmtimeError._from_ptr,
             wasmtime.Store._context,
+            wasmtime.Func._from_raw,
+            _wasmtime.wasmtime_func_t,
         )
         RAW = ctypes.sizeof(_wasmtime.wasmtime_val_raw_t) == SLOT
     except (ImportError, AttributeError):  # a wasmtime release that moved something
@@ -64,32 +66,37 @@ def bind(
     return (_bind_raw if RAW else _bind_public)(store, instance, name, signature, slots)
 
 
+def export(store: wasmtime.Store, instance: wasmtime.Instance, name: str) -> wasmtime.Func:
+    """The exported function, as wasmtime-py's object."""
+    if not RAW:
+        func = instance.exports(store)[name]
+        assert isinstance(func, wasmtime.Func)
+        return func
+    encoded = name.encode()
+    extern = _wasmtime.wasmtime_extern_t()
+    where = (store._context(), ctypes.byref(instance._instance))
+    if not _export_get(*where, ctypes.create_string_buffer(encoded), len(encoded), ctypes.byref(extern)):
+        raise LookupError(f"the instance has no export {name!r}")
+    # A copy: the union it lies in is freed with `extern`.
+    return wasmtime.Func._from_raw(_wasmtime.wasmtime_func_t.from_buffer_copy(extern.of.func))
+
+
 def _bind_raw(
     store: wasmtime.Store, instance: wasmtime.Instance, name: str, signature: FuncType, slots: Slots
 ) -> Callable[[], None]:
-    encoded = name.encode()
-    extern = _wasmtime.wasmtime_extern_t()
-    context = store._context()
-    if not _export_get(
-        context,
-        ctypes.byref(instance._instance),
-        ctypes.create_string_buffer(encoded),
-        len(encoded),
-        ctypes.byref(extern),
-    ):
-        raise LookupError(f"the instance has no export {name!r}")
+    func = export(store, instance, name)._func
     trap = ctypes.c_void_p()
     invoke = functools.partial(
         _call,
-        ctypes.cast(context, ctypes.c_void_p),
-        ctypes.c_void_p(ctypes.addressof(extern.of.func)),
+        ctypes.cast(store._context(), ctypes.c_void_p),
+        ctypes.c_void_p(ctypes.addressof(func)),
         ctypes.c_void_p(slots.address),
         ctypes.c_size_t(max(len(signature.params), len(signature.results))),
         ctypes.c_void_p(ctypes.addressof(trap)),
     )
 
     # The default arguments keep the memory behind the raw addresses alive as long as the callable.
-    def run(invoke: Any = invoke, trap: Any = trap, _alive: Any = (extern, store, slots)) -> None:
+    def run(invoke: Any = invoke, trap: Any = trap, _alive: Any = (func, store, slots)) -> None:
         error = invoke()
         if error is not None:
             raise wasmtime.WasmtimeError._from_ptr(ctypes.cast(error, ctypes.POINTER(_wasmtime.wasmtime_error_t)))
@@ -106,8 +113,7 @@ def _bind_public(
 ) -> Callable[[], None]:
     if "v128" in signature.params + signature.results:
         raise NotImplementedError(f"{name}: wasmtime's public Python API cannot pass v128 values")
-    func = instance.exports(store)[name]
-    assert isinstance(func, wasmtime.Func)
+    func = export(store, instance, name)
     params = Codec(name, FuncType(results=signature.params))
     results = Codec(name, FuncType(params=signature.results))
 

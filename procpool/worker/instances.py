@@ -10,6 +10,8 @@ import wasmtime
 from ..binary import FuncType
 from ..codec import SLOT
 from . import ffi
+from .arena import Arena
+from .driver import Drivers, signature_of_driver
 
 
 class Function(NamedTuple):
@@ -27,16 +29,26 @@ class Instances:
     """
 
     def __init__(
-        self, engine: wasmtime.Engine, module: wasmtime.Module, exports: tuple[tuple[str, FuncType], ...], slots: int
+        self,
+        engine: wasmtime.Engine,
+        module: wasmtime.Module,
+        exports: tuple[tuple[str, FuncType], ...],
+        slots: int,
+        arena: Arena,
     ) -> None:
         self._engine = engine
         self._instantiate = wasmtime.Linker(engine).instantiate_pre(module).instantiate
         self._exports = exports
-        self._slots = ffi.Slots(slots)
+        # A driver takes an argument per column, and three of its own.
+        self._slots = ffi.Slots(2 * slots + 3)
+        self._arena = arena
+        self._drivers = Drivers(engine)
+        self._memory: wasmtime.Memory | None = None
         self._store: wasmtime.Store | None = None
         self._instance: wasmtime.Instance | None = None
         #: the exports bound so far, by index; the job loop looks here first
         self.bound: dict[int, Function] = {}
+        self._bound_drivers: dict[int, Function] = {}
 
     def warm(self) -> None:
         """Make the instance now, if there is none.
@@ -58,15 +70,33 @@ class Instances:
             self.warm()
             assert self._store is not None and self._instance is not None
             name, signature = self._exports[index]
-            run = ffi.bind(self._store, self._instance, name, signature, self._slots)
-            slots = self._slots.bytes
-            function = Function(slots[: len(signature.params) * SLOT], run, slots[: len(signature.results) * SLOT])
-            self.bound[index] = function
+            function = self.bound[index] = self._bind(self._instance, name, signature)
         return function
+
+    def driver(self, index: int) -> Function:
+        """The driver of the export of that index, bound to the instance."""
+        driver = self._bound_drivers.get(index)
+        if driver is None:
+            self.warm()
+            assert self._store is not None and self._instance is not None
+            if self._memory is None:
+                self._memory = self._arena.memory(self._store)
+            name, signature = self._exports[index]
+            export = ffi.export(self._store, self._instance, name)
+            linked = self._drivers.link(self._store, signature, export, self._memory)
+            driver = self._bound_drivers[index] = self._bind(linked, "run", signature_of_driver(signature))
+        return driver
 
     def discard(self) -> None:
         """Throw the instance away: the next use makes a new one."""
         self.bound.clear()
-        store, self._store, self._instance = self._store, None, None
+        self._bound_drivers.clear()
+        store, self._store, self._instance, self._memory = self._store, None, None, None
         if store is not None:
             store.close()
+
+    def _bind(self, instance: wasmtime.Instance, name: str, signature: FuncType) -> Function:
+        assert self._store is not None
+        run = ffi.bind(self._store, instance, name, signature, self._slots)
+        slots = self._slots.bytes
+        return Function(slots[: len(signature.params) * SLOT], run, slots[: len(signature.results) * SLOT])

@@ -80,9 +80,9 @@ class Running:
         self._raised.clear()
         return False
 
-    def interrupt(self, number: int) -> None:
-        """Control thread: stop the job if it is running."""
-        if self._numbers.pop(number, self) is None:
+    def interrupt(self, number: int, at_item: bool) -> None:
+        """Control thread: stop the job if it is running, and, for a batch, at the item that was meant."""
+        if at_item and self._numbers.pop(number, self) is None:
             self._engine.increment_epoch()
             self._raised.set()
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import struct
 from time import perf_counter_ns
 
 import wasmtime
 
 from .. import wire
 from ..errors import WasmFrame, WasmTrap
+from .arena import Arena
 from .instances import Instances
 from .jobs import Replies, Running, Waiting
 
@@ -16,53 +18,114 @@ from .jobs import Replies, Running, Waiting
 #: below what anyone notices.
 FLUSH_NS = 1_000_000
 
+_SLOT = struct.Struct("<I12x")
 
-def serve(
-    waiting: Waiting, running: Running, replies: Replies, replies_fd: int, instances: Instances, board: memoryview
-) -> None:
-    """Run jobs until the parent closes the pipe.  ``board`` is this worker's row of counters."""
-    jobs, bound = waiting.jobs, instances.bound
-    begun = 0
-    flushed = perf_counter_ns()
-    while True:
-        if not jobs:
-            replies.flush()
-            if not waiting.read():
-                return
-            started = flushed = perf_counter_ns()
+
+class Loop:
+    """What the main thread does for the rest of its life.  ``board`` is this worker's row of counters."""
+
+    def __init__(
+        self,
+        waiting: Waiting,
+        running: Running,
+        replies: Replies,
+        replies_fd: int,
+        instances: Instances,
+        arena: Arena,
+        board: memoryview,
+    ) -> None:
+        self._waiting = waiting
+        self._running = running
+        self._replies = replies
+        self._replies_fd = replies_fd
+        self._instances = instances
+        self._arena = arena
+        self._board = board
+
+    def serve(self) -> None:
+        """Run jobs until the parent closes the pipe."""
+        jobs, replies, board = self._waiting.jobs, self._replies, self._board
+        begun = 0
+        flushed = started = perf_counter_ns()
+        while True:
+            if not jobs:
+                replies.flush()
+                if not self._waiting.read():
+                    return
+                started = flushed = perf_counter_ns()
+            try:
+                (_, export, kind), payload = jobs.popleft()
+            except IndexError:  # recalled in between
+                continue
+            # Before the first thing that can kill this process: from here on the job counts as begun.
+            board[wire.BEGUN] = begun + 1
+            if kind == wire.BATCH:
+                replies.flush()
+                replies.add(self._run_batch(begun, export, payload))
+                replies.flush()
+                begun += 1
+                started = flushed = perf_counter_ns()
+                continue
+            answer = self._run(begun, export, payload)
+            begun += 1
+            if kind == wire.CALL:
+                _write(self._replies_fd, answer)
+                continue
+            replies.add(answer)
+            now = perf_counter_ns()
+            board[wire.BUSY_NS] += now - started
+            board[wire.DONE] += 1
+            started = now
+            if now - flushed > FLUSH_NS:
+                replies.flush()
+                flushed = now
+
+    def _run(self, number: int, export: int, payload: bytes) -> bytes:
+        """The reply to one call."""
+        instances = self._instances
+        self._running.begin(number)
         try:
-            (_, export, kind), payload = jobs.popleft()
-        except IndexError:  # recalled in between
-            continue
-        # Before the first thing that can kill this process: from here on the job counts as begun.
-        board[wire.BEGUN] = begun + 1
-        running.begin(begun)
-        try:
-            function = bound.get(export) or instances.function(export)
+            function = instances.bound.get(export) or instances.function(export)
             function.params[:] = payload
             function.run()
             answer = wire.reply(wire.OK, function.results)
-            failed = False
         except BaseException as error:
             answer = _failure(error)
-            failed = True
-        if not running.finish(begun):
-            answer = wire.reply(wire.INTERRUPTED)
-            failed = True
-        if failed:
             instances.discard()
-        begun += 1
-        if kind == wire.CALL:
-            _write(replies_fd, answer)
-            continue
-        replies.add(answer)
-        now = perf_counter_ns()
-        board[wire.BUSY_NS] += now - started
-        board[wire.DONE] += 1
-        started = now
-        if now - flushed > FLUSH_NS:
-            replies.flush()
-            flushed = now
+        if not self._running.finish(number):
+            answer = wire.reply(wire.INTERRUPTED)
+            instances.discard()
+        return answer
+
+    def _run_batch(self, number: int, export: int, payload: bytes) -> bytes:
+        """The reply to a batch.  Items that fail are announced at once: this process may not live to its end."""
+        started = perf_counter_ns()
+        first, end, cells, *_ = (value for (value,) in _SLOT.iter_unpack(payload))
+        self._arena.buffer = cells // wire.CELLS
+        while first < end:
+            failure = b""
+            self._running.begin(number)
+            try:
+                driver = self._instances.driver(export)
+                driver.params[:] = _SLOT.pack(first) + payload[_SLOT.size :]
+                driver.run()
+                (first,) = _SLOT.unpack(driver.results)
+                end = first
+            except BaseException as error:
+                first = max(first, self._arena.item())  # it never got to an item if the driver cannot be made
+                failure = _failure(error)
+            interrupted = not self._running.finish(number)
+            if interrupted and failure:
+                failure = wire.reply(wire.INTERRUPTED)
+            if interrupted or failure:
+                self._instances.discard()
+            if failure:
+                _, status = wire.REPLY.unpack_from(failure)
+                item = wire.FAILED_ITEM.pack(first, status) + failure[wire.REPLY.size :]
+                self._replies.flush(wire.reply(wire.ITEM, item))
+                first += 1
+        self._arena.buffer = -1
+        return wire.reply(wire.OK, wire.BATCH_DONE.pack(first, perf_counter_ns() - started))
 
 
 def _failure(error: BaseException) -> bytes:

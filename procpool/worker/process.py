@@ -17,9 +17,10 @@ import wasmtime
 
 from .. import wire
 from ..engine import loading_engine
+from .arena import Arena
 from .instances import Instances
 from .jobs import Replies, Running, Waiting
-from .loop import serve, unfit
+from .loop import Loop, unfit
 
 _F_SETSIG = 10  # Linux's fcntl.h; the fcntl module does not name it
 
@@ -55,7 +56,7 @@ def die_with_parent(lifeline: int, owner: int) -> None:
         os.kill(owner, signal.SIGKILL)
 
 
-def run_worker(blueprint: Blueprint, slot: int, jobs_fd: int, replies_fd: int, control_fd: int) -> NoReturn:
+def run_worker(blueprint: Blueprint, row: int, jobs_fd: int, replies_fd: int, control_fd: int) -> NoReturn:
     """Be a worker.  Never returns: ends by ``os._exit``, so nothing of the parent's or template's is torn down here."""
     code = 1
     try:
@@ -64,7 +65,7 @@ def run_worker(blueprint: Blueprint, slot: int, jobs_fd: int, replies_fd: int, c
         # A Python handler would not run while wasm does.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        code = _work(blueprint, slot, jobs_fd, replies_fd, socket.socket(fileno=control_fd))
+        code = _work(blueprint, row, jobs_fd, replies_fd, socket.socket(fileno=control_fd))
     except (BrokenPipeError, ConnectionResetError):  # the parent is gone
         code = 0
     finally:
@@ -77,25 +78,27 @@ def run_worker(blueprint: Blueprint, slot: int, jobs_fd: int, replies_fd: int, c
         os._exit(code)
 
 
-def _work(blueprint: Blueprint, slot: int, jobs_fd: int, replies_fd: int, control: socket.socket) -> int:
+def _work(blueprint: Blueprint, row: int, jobs_fd: int, replies_fd: int, control: socket.socket) -> int:
     settings = blueprint.settings
     replies = Replies(control)
-    instances = Instances(blueprint.engine, blueprint.module, settings.exports, settings.slots)
+    arena = Arena(settings.arenas, row)
+    instances = Instances(blueprint.engine, blueprint.module, settings.exports, settings.slots, arena)
     waiting = Waiting(jobs_fd)
     running = Running(blueprint.engine)
-    threading.Thread(target=_listen, args=(control, waiting, running, replies), daemon=True).start()
+    threading.Thread(target=_listen, args=(control, waiting, running, replies, arena), daemon=True).start()
     try:
         instances.warm()
     except BaseException as error:
         replies.flush(unfit(error))
         return 0
     replies.flush(wire.reply(wire.READY))
-    first = slot * wire.BOARD_ROW
-    serve(waiting, running, replies, replies_fd, instances, blueprint.board[first : first + wire.BOARD_ROW])
+    first = row * wire.BOARD_ROW
+    board = blueprint.board[first : first + wire.BOARD_ROW]
+    Loop(waiting, running, replies, replies_fd, instances, arena, board).serve()
     return 0
 
 
-def _listen(control: socket.socket, waiting: Waiting, running: Running, replies: Replies) -> None:
+def _listen(control: socket.socket, waiting: Waiting, running: Running, replies: Replies, arena: Arena) -> None:
     """The control thread.  Asleep but for interrupts, recalls, and the end of the parent."""
     while True:
         try:
@@ -104,9 +107,9 @@ def _listen(control: socket.socket, waiting: Waiting, running: Running, replies:
             message = b""
         if len(message) < wire.CONTROL.size:
             os._exit(0)  # the parent is gone or wants us gone; the main thread may never return from wasm
-        command, number = wire.CONTROL.unpack(message)
+        command, item, number = wire.CONTROL.unpack(message)
         if command == wire.INTERRUPT:
-            running.interrupt(number)
+            running.interrupt(number, arena.at_item(item))
         elif command == wire.RECALL:
             replies.flush(wire.reply(wire.RECALLED, wire.COUNT.pack(waiting.give_back())))
         else:

@@ -67,14 +67,12 @@ def _reap(children: dict[int, int]) -> Iterator[bytes]:
             yield wire.LAUNCH_EVENT.pack(wire.EXITED, worker, os.waitstatus_to_exitcode(status))
 
 
-def _serve_request(
-    requests: socket.socket, blueprint: Blueprint, children: dict[int, int], own: tuple[int, int]
-) -> bool:
+def _serve_request(requests: socket.socket, blueprint: Blueprint, children: dict[int, int], own: tuple[int, int]) -> bool:
     """Fork for the request that waits; false when the parent has closed the socket."""
     message, fds, _, _ = socket.recv_fds(requests, wire.LAUNCH.size, 3)
     if not message:
         return False
-    (worker, slot) = wire.LAUNCH.unpack(message)
+    worker, row = wire.LAUNCH.unpack(message)
     if len(fds) != 3:  # the kernel drops descriptors when this process may not open more
         _close(fds)
         requests.send(wire.LAUNCH_EVENT.pack(wire.LAUNCH_FAILED, worker, errno.EMFILE))
@@ -88,7 +86,7 @@ def _serve_request(
             signal.set_wakeup_fd(-1)
             requests.close()
             _close(own)
-            run_worker(blueprint, slot, *fds)
+            run_worker(blueprint, row, *fds)
         children[pid] = worker
         requests.send(wire.LAUNCH_EVENT.pack(wire.LAUNCHED, worker, pid))
     # A copy kept here would keep the pipe from ever reporting the end of its worker, and of every later sibling.

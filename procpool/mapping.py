@@ -1,0 +1,396 @@
+"""Mapping an export over many items: cutting the input into chunks, and putting the results in order."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from array import array
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import chain, islice
+from time import monotonic
+from typing import Any, Protocol, TypeVar
+
+from .columns import WIDTH, ColumnCodec
+from .supervisor.batch import Chunk, Data, most_items
+from .supervisor.dispatcher import Dispatcher
+from .supervisor.job import Export
+
+#: How long a chunk should take a worker, in nanoseconds: long against what a chunk costs (some 50 us), short against
+#: what anybody waits for.
+TARGET_NS = 4_000_000
+#: The first chunks, while nothing is known about the cost of an item, double from one item up to this many.
+MOST_UNMEASURED = 64
+#: The most items of Python objects per chunk.  What a chunk costs is then lost in what packing its items costs, and the
+#: parent comes round to the workers often enough.
+MOST_OBJECTS = 16384
+
+T = TypeVar("T")
+Progress = Callable[[int, "int | None"], None]
+
+
+@dataclass
+class Piece:
+    """A stretch of the input, ready to run."""
+
+    data: Data
+    count: int
+    #: what is wrong with the item after those; it takes an index, but is not sent
+    error: BaseException | None = None
+
+
+class Source(Protocol):
+    """An input that is read once, from front to back."""
+
+    total: int | None  #: how many items there are, if that is known
+
+    def take(self, count: int) -> Piece:
+        """The next ``count`` items; fewer only before an unfit item and at the end."""
+
+
+class PackedData:
+    """Columns of bytes, and room for the results."""
+
+    def __init__(self, codec: ColumnCodec, params: list[bytes], count: int) -> None:
+        self._codec = codec
+        self._count = count
+        self._params = [memoryview(column) for column in params]
+        self._results = [bytearray(WIDTH[kind] * count) for kind in codec.signature.results]
+
+    def load(self, column: int, start: int, stop: int, target: memoryview) -> None:
+        width = WIDTH[self._codec.signature.params[column]]
+        target[:] = self._params[column][start * width : stop * width]
+
+    def store(self, column: int, start: int, stop: int, source: memoryview) -> None:
+        width = WIDTH[self._codec.signature.results[column]]
+        self._results[column][start * width : stop * width] = source
+
+    def values(self) -> list[Any]:
+        """The results as Python objects."""
+        return self._codec.unpack(self._results, self._count)
+
+
+class SequenceSource:
+    """Sequences of equal standing, one per parameter, read by slices; as long as the shortest."""
+
+    def __init__(self, codec: ColumnCodec, sequences: Sequence[Any]) -> None:
+        self._codec = codec
+        self._sequences = sequences
+        self._at = 0
+        self.total: int | None = min(map(len, sequences))
+
+    def take(self, count: int) -> Piece:
+        columns = [_listed(sequence[self._at : self._at + count]) for sequence in self._sequences]
+        shortest = min(map(len, columns))
+        columns = [column[:shortest] for column in columns]
+        packed = self._codec.pack_columns(columns, self._at)
+        self._at += packed.fit + (packed.error is not None)
+        return Piece(PackedData(self._codec, packed.columns, packed.fit), packed.fit, packed.error)
+
+
+class RowSource:
+    """An iterable of argument tuples."""
+
+    def __init__(self, codec: ColumnCodec, rows: Iterable[Any]) -> None:
+        self._codec = codec
+        self._rows = iter(rows)
+        self._unread: list[Any] = []  # taken from the iterator, and behind an unfit item
+        self._raised: Exception | None = None
+        self._at = 0
+        self.total: int | None = len(rows) if isinstance(rows, Sized) else None
+
+    def take(self, count: int) -> Piece:
+        rows, self._unread = self._unread[:count], self._unread[count:]
+        if len(rows) < count and self._raised is None:
+            try:
+                rows.extend(islice(self._rows, count - len(rows)))
+            except Exception as raised:
+                self._raised = raised  # the caller's own; `rows` has kept what came before it
+        packed = self._codec.pack_rows(rows, self._at)
+        error: BaseException | None = packed.error
+        if error is not None:
+            self._unread = rows[packed.fit + 1 :] + self._unread
+        elif self._raised is not None and not self._unread:
+            error, self._raised, self._rows = self._raised, None, iter(())
+        self._at += packed.fit + (error is not None)
+        return Piece(PackedData(self._codec, packed.columns, packed.fit), packed.fit, error)
+
+
+def source_of(codec: ColumnCodec, iterables: Sequence[Iterable[Any]]) -> Source:
+    """The fastest reader that reads as ``zip`` does.
+
+    Slices are taken only of types that allow it without a side effect: from an iterator given twice, say, columns would
+    come out different from rows.
+    """
+    if iterables and all(isinstance(item, _SLICEABLE) or _is_flat_array(item) for item in iterables):
+        return SequenceSource(codec, iterables)
+    return RowSource(codec, zip(*iterables, strict=False))
+
+
+_SLICEABLE = (list, tuple, range, array)
+
+
+def _is_flat_array(item: Any) -> bool:
+    """A one-dimensional numpy array, without importing numpy to find out."""
+    return type(item).__module__ == "numpy" and getattr(item, "ndim", 0) == 1
+
+
+def _listed(column: Any) -> Sequence[Any]:
+    """Array items as plain Python numbers, which pack faster."""
+    listed: Sequence[Any] = column.tolist() if hasattr(column, "tolist") else column
+    return listed
+
+
+class ChunkSizes:
+    """How many items to put into the next chunk.
+
+    Small while nothing is known, then so many as take a worker TARGET_NS by the latest measurement, growing eightfold at
+    most (a tiny chunk's time is mostly overhead); and towards a known end a share of what is left, so that the workers
+    finish together (guided self-scheduling, Polychronopoulos and Kuck 1987).
+    """
+
+    def __init__(self, workers: int, most: int, fixed: int | None) -> None:
+        self._workers = workers
+        self._most = most
+        self._fixed = fixed
+        self._size = 1
+        self._item_ns: float | None = None
+
+    def next(self, left: int | None) -> int:
+        """The size of the next chunk when ``left`` items remain, if that is known."""
+        if self._fixed is not None:
+            return self._fixed
+        if self._item_ns is None:
+            wanted = min(2 * self._size, MOST_UNMEASURED)
+            size, self._size = self._size, wanted
+        else:
+            size = self._size = max(1, min(int(TARGET_NS / self._item_ns), 8 * self._size, self._most))
+        if left is not None:
+            size = min(size, max(1, -(-left // (2 * self._workers))))
+        return size
+
+    def measured(self, count: int, nanoseconds: int) -> None:
+        """Learn from a chunk that is done."""
+        latest = max(nanoseconds / max(count, 1), 0.1)
+        self._item_ns = latest if self._item_ns is None else (self._item_ns + latest) / 2
+
+
+class Mapping:
+    """One run of an export over a source.  Iterating gives the chunks in order, a bounded number being under way."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        export: Export,
+        source: Source,
+        *,
+        most: int,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        item_timeout: float | None = None,
+        go_on: bool = False,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._export = export
+        self._source = source
+        self._item_timeout = item_timeout
+        self._go_on = go_on
+        workers = max(dispatcher.scheduler.workers, 1)
+        most = max(1, min(most, most_items(export)))
+        if chunksize is not None:
+            most = chunksize = min(chunksize, most_items(export))
+        if buffersize is not None:
+            most = max(1, min(most, buffersize))
+        self._sizes = ChunkSizes(workers, most, chunksize and min(chunksize, most))
+        self._most_ahead = 2 * workers + 2
+        self._buffersize = buffersize
+        self._left = source.total
+        self._read = 0
+        self._reading = True
+        self.ahead: deque[Run] = deque()
+        self._items_ahead = 0
+        self.read_ahead()
+
+    def read_ahead(self) -> None:
+        """Submit chunks until enough are under way, or the input ends."""
+        while self._reading and len(self.ahead) < self._most_ahead:
+            size = self._sizes.next(self._left)
+            if self._buffersize is not None:
+                size = min(size, self._buffersize - self._items_ahead)
+                if size < 1:
+                    return
+            piece = self._source.take(size)
+            taken = piece.count + (piece.error is not None)
+            if piece.error is not None and not self._go_on:
+                self._reading = False
+            if not taken:
+                self._reading = False
+                return
+            chunk = Chunk(self._export, piece.data, piece.count, self._item_timeout)
+            if piece.count:
+                self._dispatcher.submit(chunk.segment())
+            else:
+                chunk.set_result(None)
+            self.ahead.append(Run(chunk, piece, self._read))
+            self._read += taken
+            self._items_ahead += taken
+            if self._left is not None:
+                self._left = max(0, self._left - taken)
+
+    def finish(self, run: Run) -> None:
+        """Account for a chunk that is done, before its results are used."""
+        self._items_ahead -= run.taken
+        if run.piece.count:
+            self._sizes.measured(run.piece.count, run.chunk.nanoseconds)
+
+    def stop(self) -> None:
+        """Give up what is under way."""
+        for run in self.ahead:
+            self._dispatcher.abandon(run.chunk)
+
+    def __iter__(self) -> Iterator[Run]:
+        return self.in_order(None)
+
+    def in_order(self, deadline: float | None) -> Iterator[Run]:
+        """The chunks in order, each when it is done; TimeoutError when one is not by the deadline."""
+        try:
+            while self.ahead:
+                run = self.ahead[0]
+                run.chunk.result(None if deadline is None else max(0.0, deadline - monotonic()))
+                self.finish(run)
+                self.ahead.popleft()
+                self.read_ahead()
+                yield run
+        finally:
+            self.stop()
+
+    def as_completed(self, deadline: float | None) -> Iterator[Run]:
+        """The chunks as they get done."""
+        try:
+            while self.ahead:
+                remaining = None if deadline is None else max(0.0, deadline - monotonic())
+                first = concurrent.futures.FIRST_COMPLETED
+                done, _ = concurrent.futures.wait([run.chunk for run in self.ahead], remaining, first)
+                if not done:
+                    raise TimeoutError
+                finished = [run for run in self.ahead if run.chunk in done]
+                for run in finished:
+                    self.finish(run)
+                    self.ahead.remove(run)
+                self.read_ahead()
+                yield from finished
+        finally:
+            self.stop()
+
+    async def in_order_async(self) -> AsyncGenerator[Run, None]:
+        """:meth:`in_order` for asyncio."""
+        try:
+            while self.ahead:
+                run = self.ahead[0]
+                await asyncio.wrap_future(run.chunk)
+                self.finish(run)
+                self.ahead.popleft()
+                self.read_ahead()
+                yield run
+        finally:
+            self.stop()
+
+
+@dataclass(eq=False)
+class Run:
+    """A chunk on its way, and where in the input it begins."""
+
+    chunk: Chunk
+    piece: Piece
+    first: int
+
+    @property
+    def taken(self) -> int:
+        """How many items of the input it stands for."""
+        return self.piece.count + (self.piece.error is not None)
+
+    def outcomes(self) -> list[Any]:
+        """Each item's result, or its exception."""
+        data = self.piece.data
+        assert isinstance(data, PackedData)
+        values = data.values()
+        for index, error in self.chunk.errors.items():
+            values[index] = error
+        if self.piece.error is not None:
+            values.append(self.piece.error)
+        return values
+
+    def first_failure(self) -> int | None:
+        """Which of the outcomes is the first exception."""
+        if self.chunk.errors:
+            return min(self.chunk.errors)
+        return self.piece.count if self.piece.error is not None else None
+
+
+class MapResults(chain[T]):
+    """The iterator that ``map`` returns.  Items come straight from lists, without a Python frame for each."""
+
+    _lists: Iterator[list[T]]
+
+    @classmethod
+    def over(cls, lists: Iterator[list[T]]) -> MapResults[T]:
+        """Iterate over the items of lists."""
+        results = cls.from_iterable(lists)
+        assert isinstance(results, cls)
+        results._lists = lists
+        return results
+
+    def close(self) -> None:
+        """Give up what has not been taken."""
+        close = getattr(self._lists, "close", None)
+        if close is not None:
+            close()
+
+
+def result_lists(runs: Iterator[Run], return_exceptions: bool, indexed: bool) -> Iterator[list[Any]]:
+    """The outcomes of chunks as lists of items; raises the first failure in its place."""
+    for run in runs:
+        outcomes = run.outcomes()
+        failure = None if return_exceptions else run.first_failure()
+        error = None
+        if failure is not None:
+            error = outcomes[failure]
+            del outcomes[failure:]
+        yield list(enumerate(outcomes, run.first)) if indexed else outcomes
+        if error is not None:
+            raise error
+
+
+def with_progress(runs: Iterator[Run], progress: bool | Progress, total: int | None) -> Iterator[Run]:
+    """Report after each chunk: to a callable as (items done, items in all or None), or with True as a bar."""
+    if progress is False:
+        yield from runs
+        return
+    done = 0
+    with _Bar(total) if progress is True else nullcontext(progress) as report:
+        for run in runs:
+            yield run
+            done += run.taken
+            report(done, total)
+
+
+class _Bar:
+    """A progress bar by tqdm."""
+
+    def __init__(self, total: int | None) -> None:
+        try:
+            from tqdm.auto import tqdm
+        except ImportError:
+            raise ImportError("progress=True needs tqdm: pip install 'procpool[cli]', or give a callable") from None
+        self._bar = tqdm(total=total, unit="call", unit_scale=True)
+
+    def __enter__(self) -> Progress:
+        return self._report
+
+    def _report(self, done: int, total: int | None) -> None:
+        self._bar.update(done - self._bar.n)
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.close()

@@ -1,0 +1,70 @@
+"""Batches: many calls of one export without Python between them.
+
+A *driver* is a small wasm module generated for a signature and linked to the instance's own export.  Its loop loads the
+arguments of item i from columns in the arena, calls, and stores the results into columns.
+"""
+
+from __future__ import annotations
+
+import wasmtime
+
+from .. import wire
+from ..binary import FuncType
+from ..columns import WIDTH
+
+
+def signature_of_driver(signature: FuncType) -> FuncType:
+    """``run``: first item, end, address of the cells, address of each column -> the item it stopped at."""
+    columns = len(signature.params) + len(signature.results)
+    return FuncType(("i32",) * (3 + columns), ("i32",))
+
+
+def driver_text(signature: FuncType) -> str:
+    """The driver for a signature, in the text format."""
+    params, results = signature.params, signature.results
+
+    def address(column: int, kind: str) -> str:
+        return f"(i32.add (local.get $c{column}) (i32.mul (local.get $i) (i32.const {WIDTH[kind]})))"
+
+    bases = "".join(f" (param $c{n} i32)" for n in range(len(params) + len(results)))
+    loads = "\n      ".join(f"({kind}.load {address(n, kind)})" for n, kind in enumerate(params))
+    # Results are taken off the stack from the last to the first.
+    stores = "\n      ".join(
+        f"(local.set $r{n}) ({kind}.store {address(len(params) + n, kind)} (local.get $r{n}))"
+        for n, kind in reversed(list(enumerate(results)))
+    )
+    return f"""
+(module
+  (import "module" "export" (func $export (param {" ".join(params)}) (result {" ".join(results)})))
+  (import "arena" "memory" (memory {wire.ARENA_BYTES // 65536} {wire.ARENA_BYTES // 65536}))
+  (func (export "run") (param $i i32) (param $end i32) (param $cells i32){bases} (result i32)
+    {" ".join(f"(local $r{n} {kind})" for n, kind in enumerate(results))}
+    (loop $next
+      (if (i32.ge_u (local.get $i) (local.get $end)) (then (return (local.get $i))))
+      (if (i32.load offset={wire.STOP} (local.get $cells)) (then (return (local.get $i))))
+      ;; before the call: whatever becomes of it, this says which item it was
+      (i32.store offset={wire.INDEX} (local.get $cells) (local.get $i))
+      {loads}
+      (call $export)
+      {stores}
+      (local.set $i (i32.add (local.get $i) (i32.const 1)))
+      (br $next))
+    (unreachable)))
+"""
+
+
+class Drivers:
+    """Compiled drivers by signature; each is compiled on first use."""
+
+    def __init__(self, engine: wasmtime.Engine) -> None:
+        self._engine = engine
+        self._modules: dict[FuncType, wasmtime.Module] = {}
+
+    def link(
+        self, store: wasmtime.Store, signature: FuncType, export: wasmtime.Func, memory: wasmtime.Memory
+    ) -> wasmtime.Instance:
+        """A driver for that very export."""
+        module = self._modules.get(signature)
+        if module is None:
+            module = self._modules[signature] = wasmtime.Module(self._engine, driver_text(signature))
+        return wasmtime.Instance(store, module, [export, memory])
