@@ -332,21 +332,23 @@ class Run:
 class MapResults(chain[T]):
     """The iterator that ``map`` returns.  Items come straight from lists, without a Python frame for each."""
 
-    _lists: Iterator[list[T]]
+    _stop: Callable[[], None] | None = None
 
     @classmethod
-    def over(cls, lists: Iterator[list[T]]) -> MapResults[T]:
-        """Iterate over the items of lists."""
+    def over(cls, lists: Iterator[list[T]], stop: Callable[[], None]) -> MapResults[T]:
+        """Iterate over the items of lists; ``stop`` ends what is under way."""
         results = cls.from_iterable(lists)
         assert isinstance(results, cls)
-        results._lists = lists
+        results._stop = stop
         return results
 
     def close(self) -> None:
         """Give up what has not been taken."""
-        close = getattr(self._lists, "close", None)
-        if close is not None:
-            close()
+        if self._stop is not None:
+            self._stop()
+
+    # Dropping it does the same.  A generator's own `finally` would not do: one that was never started has none to run.
+    __del__ = close
 
 
 def result_lists(runs: Iterator[Run], return_exceptions: bool, indexed: bool) -> Iterator[list[Any]]:

@@ -292,7 +292,7 @@ class ProcessWasmPool(Executor):
         )
         runs = mapping.in_order(deadline) if ordered else mapping.as_completed(deadline)
         runs = with_progress(runs, progress, source.total)
-        return MapResults.over(result_lists(runs, return_exceptions, not ordered))
+        return MapResults.over(result_lists(runs, return_exceptions, not ordered), mapping.stop)
 
     def map_array(self, export: str, *arrays: Any, out: Any = None, progress: bool | Progress = False) -> Any:
         """Call an export on each item of arrays, as a numpy ufunc does.
@@ -413,7 +413,7 @@ class ProcessWasmPool(Executor):
         if not isinstance(export, str):
             raise TypeError(f"expected the name of an export, got {export!r} ({type(export).__name__})")
         if export in self._refused:
-            raise self._refused[export]
+            raise BadArguments(*self._refused[export].args)
         if export in self.exports:
             raise UnknownExport(f"the export {export!r} is a {self.exports[export]}, not a function")
         near = get_close_matches(export, self._functions, n=3) or sorted(self._functions)[:5]

@@ -253,14 +253,12 @@ class Dispatcher:
             self._unwatch(worker)
         self._launcher.close()
         for worker in list(self.workers.values()):
-            if worker.exitcode is None:
-                worker.exitcode = -signal.SIGKILL
-            worker.state = DEAD
-            worker.exited.set()
+            worker.ended(-signal.SIGKILL)
             if self._holds(worker):
                 worker.close()
             for job in worker.inflight:
                 job.fail(error)
+            worker.release()
         self._swept = True
         self._sweep()
         if not self._startup.done():
@@ -394,10 +392,10 @@ class Dispatcher:
                 segment.item_failed(worker, payload)
                 worker.failed += 1
             elif status == wire.READY:
-                worker.state = READY
                 worker.ready = True
                 self._bad_starts = 0
                 self.scheduler.release(worker)
+                worker.state = READY  # after that, for ready and not idle means busy to `stats`
                 if not self._startup.done():
                     self._startup.set_result(None)
             elif status == wire.RECALLED:
@@ -460,9 +458,7 @@ class Dispatcher:
         self._dying.pop(worker, None)
         del self.workers[worker.id]
         self.scheduler.workers = len(self.workers)
-        worker.state = DEAD
-        worker.exitcode = exitcode
-        worker.exited.set()
+        worker.ended(exitcode)
         self.calls_retired += worker.calls
         if self._holds(worker):
             self._bury(worker)
@@ -489,6 +485,7 @@ class Dispatcher:
                 self.scheduler.queue.appendleft(job)
         self.failed_retired += worker.failed
         worker.close()
+        worker.release()
         self._rows.append(worker.row)
         self.scheduler.pump()
 

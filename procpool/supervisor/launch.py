@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import socket
@@ -27,7 +28,8 @@ class Inheritance:
         self.rows = rows  #: of the board, so the most workers there can be at a time
         board_fd = anonymous_file(b"")
         os.ftruncate(board_fd, rows * wire.BOARD_ROW * 8)
-        self.board = memoryview(mmap.mmap(board_fd, 0)).cast("Q")
+        self._board = mmap.mmap(board_fd, 0)
+        self.board = memoryview(self._board).cast("Q")
         self._arenas = anonymous_file(b"")
         self._arenas_size = 0
         # The parent alone has the write end, and never writes: its closing is the news that the parent has ended.
@@ -51,6 +53,10 @@ class Inheritance:
         if len(fds) > 1:
             for fd in fds:
                 os.close(fd)
+            # A mapping keeps a descriptor of its own, which would live on with the pool object.
+            self.board.release()
+            with contextlib.suppress(BufferError):  # a direct call still looks at its dead worker; it ends with that
+                self._board.close()
 
 
 class Launcher(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import socket
 import threading
@@ -36,6 +37,7 @@ class Worker:
         for cell in (wire.BEGUN, wire.BUSY_NS, wire.DONE):
             self._board[cell] = 0
         self._counted = 0, 0
+        self._begun = 0  # the last word of the board
         self.pid = 0
         self.state = STARTING
         self.ready = False  #: it has been ready; before, nobody but the dispatcher holds it
@@ -79,7 +81,16 @@ class Worker:
     @property
     def begun(self) -> int:
         """How many jobs the worker has begun, also after its death."""
+        if self.state == DEAD:
+            return self._begun
         return self._board[wire.BEGUN]
+
+    def ended(self, exitcode: int | None) -> None:
+        """Its process is no more."""
+        self._begun = self._board[wire.BEGUN]
+        self.state = DEAD
+        self.exitcode = exitcode
+        self.exited.set()
 
     def mean_job_ns(self) -> float | None:
         """Nanoseconds per submitted job since this was last asked; None if there was none."""
@@ -116,3 +127,13 @@ class Worker:
             os.close(self.replies_fd)
             self.jobs_fd = self.replies_fd = -1
             self.control.close()
+
+    def release(self) -> None:
+        """Let go of the shared memory.  After that, what it did not deliver is lost."""
+        self._board.release()
+        if self._arena is not None:
+            mapping = self._arena.obj
+            self._arena.release()
+            self._arena = None
+            assert isinstance(mapping, mmap.mmap)
+            mapping.close()

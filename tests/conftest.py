@@ -1,0 +1,79 @@
+"""What all tests stand on: the fixtures' modules, pools, and a check that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic, sleep
+
+import psutil
+import pytest
+
+from procpool import ProcessWasmPool
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+KERNELS = FIXTURES / "kernels.wasm"
+MISBEHAVE = FIXTURES / "misbehave.wasm"
+SHAPES = FIXTURES / "shapes.wat"
+#: Seconds after which a test stops waiting for what should have happened long ago.
+DEADLINE = 20.0
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Wait for something that has no event of its own to wait on; fails loudly at the deadline."""
+    deadline = monotonic() + DEADLINE
+    while not condition():
+        assert monotonic() < deadline, f"still waiting for: {what}"
+        sleep(0.002)
+
+
+def worker_pids(pool: ProcessWasmPool) -> list[int]:
+    return [worker.pid for worker in pool.stats().workers]
+
+
+def busy_pid(pool: ProcessWasmPool) -> int:
+    """The pid of the one worker that runs something, as soon as one does."""
+    found: list[int] = []
+
+    def look() -> bool:
+        found[:] = [worker.pid for worker in pool.stats().workers if worker.state == "busy"]
+        return bool(found)
+
+    eventually(look, "a busy worker")
+    return found[0]
+
+
+@pytest.fixture(scope="session")
+def kernels() -> Iterator[ProcessWasmPool]:
+    """A pool that tests share because they do no harm to it."""
+    with ProcessWasmPool(KERNELS, workers=2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def misbehave() -> Iterator[ProcessWasmPool]:
+    with ProcessWasmPool(MISBEHAVE, workers=2, kill_grace=0.2) as pool:
+        yield pool
+
+
+def _open_files() -> set[str]:
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
+        except OSError:  # the descriptor of the listing itself
+            pass
+    return found
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """Fails the test if it leaves a process, a descriptor or a shared-memory segment behind."""
+    me = psutil.Process()
+    children, files, segments = set(me.children(recursive=True)), _open_files(), set(os.listdir("/dev/shm"))
+    yield
+    _, alive = psutil.wait_procs(set(me.children(recursive=True)) - children, timeout=DEADLINE)
+    assert not alive, f"processes left behind: {alive}"
+    eventually(lambda: _open_files() <= files, f"descriptors to be closed: {_open_files() - files}")
+    assert set(os.listdir("/dev/shm")) <= segments

@@ -1,0 +1,69 @@
+"""Frames."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from procpool import GuestExit, RemoteError, WasmFrame, WasmTrap, WorkerCrashed, errors, wire
+
+
+@given(st.lists(st.binary(max_size=300)), st.data())
+def test_frames_survive_any_cutting(payloads: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(wire.reply(wire.OK, payload) for payload in payloads)
+    reader, at, found = wire.FrameReader(wire.REPLY), 0, []
+    while at < len(stream):
+        size = data.draw(st.integers(1, len(stream) - at))
+        found += reader.feed(stream[at : at + size])
+        at += size
+    assert [(status, payload) for (_, status), payload in found] == [(wire.OK, payload) for payload in payloads]
+
+
+def test_a_length_beyond_the_limit_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="beyond the limit"):
+        wire.FrameReader(wire.REPLY).feed(wire.REPLY.pack(wire.MAX_PAYLOAD + 1, wire.OK))
+
+
+class Moody(Exception):
+    """The exception class that poisons other pools: it cannot be rebuilt from its args."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def test_exceptions_travel_as_themselves_with_their_traceback() -> None:
+    try:
+        raise KeyError("lost")
+    except KeyError as error:
+        data = wire.exception_to_bytes(error)
+    back = wire.error_from_reply(wire.RAISED, data, "f")
+    assert isinstance(back, KeyError) and back.args == ("lost",)
+    assert 'raise KeyError("lost")' in str(back.__cause__)
+
+
+def test_an_exception_that_cannot_be_rebuilt_comes_as_its_text() -> None:
+    back = wire.error_from_reply(wire.RAISED, wire.exception_to_bytes(Moody(1, 2)), "f")
+    assert isinstance(back, RemoteError) and "1 and 2" in str(back)
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_every_error_pickles(name: str) -> None:
+    kind = getattr(errors, name)
+    if name == "WasmFrame":
+        return
+    error = {
+        "WasmTrap": lambda: WasmTrap("oops", "UNREACHABLE", "f", (WasmFrame("g", 1, 2),)),
+        "GuestExit": lambda: GuestExit(3),
+        "WorkerCrashed": lambda: WorkerCrashed(12, "f", -9),
+    }.get(name, lambda: kind("message"))()
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind and str(again) == str(error) and again.__dict__ == error.__dict__
+
+
+def test_the_signal_of_a_crash() -> None:
+    assert "SIGKILL" in str(WorkerCrashed(1, "f", -9))
+    crash = WorkerCrashed(1, "f", 3)
+    assert crash.signal is None and "exited with code 3" in str(crash)
