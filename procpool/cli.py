@@ -78,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
 
     call = commands.add_parser("call", parents=[running, module], help="call one export and print its result")
     call.add_argument("export", metavar="EXPORT")
-    call.add_argument("args", metavar="ARG", nargs="*", help="numbers; a v128 as 32 hexadecimal digits")
+    # REMAINDER, because argparse takes numbers such as -4e5 and -inf for options.
+    arguments = "numbers; a v128 as 32 hexadecimal digits; options go before MODULE"
+    call.add_argument("args", metavar="ARG", nargs=argparse.REMAINDER, help=arguments)
     call.set_defaults(run=_call)
 
     map_ = commands.add_parser(
@@ -138,7 +140,8 @@ def _signature(pool: ProcessWasmPool, export: str) -> FuncType:
 def _call(options: argparse.Namespace) -> None:
     with _pool(options) as pool:
         try:
-            args = _numbers(options.args, _signature(pool, options.export))
+            given = options.args[1:] if options.args[:1] == ["--"] else options.args
+            args = _numbers(given, _signature(pool, options.export))
         except ValueError as error:
             raise BadRow(f"{options.export}: {error}") from None
         result = pool.call(options.export, *args)

@@ -21,7 +21,7 @@ _PLAIN: dict[str, frozenset[type]] = {
     "i64": frozenset({int}),
     "f32": frozenset({int, float}),
     "f64": frozenset({int, float}),
-    "v128": frozenset(),
+    "v128": frozenset({bytes}),
 }
 
 
@@ -29,6 +29,8 @@ def pack_column(kind: str, values: Sequence[Any]) -> bytes | None:
     """The column of ``values``; None if one of them is not a plain number in (signed) range."""
     if not _PLAIN[kind].issuperset(map(type, values)):
         return None
+    if kind == "v128":
+        return b"".join(values) if all(len(value) == WIDTH[kind] for value in values) else None
     try:
         return struct.pack(f"<{len(values)}{_FORMAT[kind]}", *values)
     except (struct.error, OverflowError):

@@ -40,7 +40,7 @@ from .supervisor.batch import item_bytes
 from .supervisor.direct import DirectCalls
 from .supervisor.dispatcher import Dispatcher
 from .supervisor.job import Export, Job
-from .supervisor.launch import LAUNCHERS, Inheritance
+from .supervisor.launch import LAUNCHERS, Inheritance, reserve_stdio
 from .supervisor.worker import READY, Worker
 
 #: The most workers a pool can have: rows of the shared board, 64 bytes each.
@@ -118,22 +118,21 @@ class ProcessWasmPool(Executor):
             raise ValueError(f"start_method must be one of {', '.join(map(repr, LAUNCHERS))}, got {start_method!r}")
         self._timeout = _checked_timeout(timeout)
         self._name = os.path.basename(src) if isinstance(src, (str, os.PathLike)) and "(" not in str(src) else "<bytes>"
-        compiled = compile_module(src, cache)
-        interface = compiled.interface
-        #: what the module exports, by name: signatures of functions, and memories, tables and globals
-        self.exports: MappingType[str, ExternType] = MappingProxyType(interface.exports)
-        #: what it imports
-        self.imports: tuple[Import, ...] = tuple(interface.imports)
         self._functions: dict[str, Export] = {}
         self._refused: dict[str, BadArguments] = {}
-        try:
-            for needed in interface.imports:
+        with contextlib.ExitStack() as on_failure:
+            reserved = reserve_stdio()
+            on_failure.callback(lambda: [os.close(fd) for fd in reserved])
+            compiled = compile_module(src, cache)
+            on_failure.callback(os.close, compiled.artifact)
+            #: what the module exports, by name: signatures of functions, and memories, tables and globals
+            self.exports: MappingType[str, ExternType] = MappingProxyType(compiled.interface.exports)
+            #: what it imports
+            self.imports: tuple[Import, ...] = tuple(compiled.interface.imports)
+            for needed in self.imports:
                 raise MissingImport(f"the module imports {needed.module}.{needed.name}, a {needed.type}")
-            exported = self._index_functions()
-            inheritance = Inheritance(compiled.artifact, exported, MAX_WORKERS)
-        except BaseException:
-            os.close(compiled.artifact)
-            raise
+            inheritance = Inheritance(compiled.artifact, self._index_functions(), MAX_WORKERS, reserved)
+            on_failure.pop_all()
         self._dispatcher = Dispatcher(inheritance, start_method, workers, kill_grace)
         self._direct = DirectCalls(self._dispatcher)
         # Not at exit, where the dispatcher sees to itself: then nobody is left to want the results.

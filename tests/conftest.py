@@ -33,14 +33,15 @@ def worker_pids(pool: ProcessWasmPool) -> list[int]:
 
 
 def busy_pid(pool: ProcessWasmPool) -> int:
-    """The pid of the one worker that runs something, as soon as one does."""
+    """The pid of the one worker that runs something, as soon as all others are idle."""
     found: list[int] = []
 
     def look() -> bool:
-        found[:] = [worker.pid for worker in pool.stats().workers if worker.state == "busy"]
-        return bool(found)
+        stats = pool.stats()
+        found[:] = [worker.pid for worker in stats.workers if worker.state == "busy"]
+        return len(found) == 1 and stats.idle == len(stats.workers) - 1
 
-    eventually(look, "a busy worker")
+    eventually(look, "one busy worker")
     return found[0]
 
 
@@ -53,8 +54,9 @@ def kernels() -> Iterator[ProcessWasmPool]:
 
 @pytest.fixture
 def misbehave() -> Iterator[ProcessWasmPool]:
-    with ProcessWasmPool(MISBEHAVE, workers=2, kill_grace=0.2) as pool:
-        yield pool
+    pool = ProcessWasmPool(MISBEHAVE, workers=2, kill_grace=0.2)
+    yield pool
+    pool.terminate()  # what a failed test left running would never end
 
 
 def _open_files() -> set[str]:

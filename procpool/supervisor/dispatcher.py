@@ -212,8 +212,8 @@ class Dispatcher:
     def _run(self) -> None:
         try:
             while not self._finished():
-                self._start_missing()
                 timeout = self._keep_time()
+                self._start_missing()
                 for key, _ in self._selector.select(timeout):
                     key.data()
                 while self._commands:
@@ -244,7 +244,7 @@ class Dispatcher:
                 worker.state = STOPPING
                 self._unwatch(worker)
                 worker.close()
-                self._dying[worker] = monotonic() + REPORT_GRACE
+                self._dying[worker] = monotonic() + (REPORT_GRACE if worker.reported else 0.0)
         return not self.workers
 
     def _tear_down(self) -> None:
@@ -350,6 +350,7 @@ class Dispatcher:
         self._launcher.close()
         logger.warning("procpool: the template process died; starting another")
         for worker in list(self.workers.values()):
+            worker.reported = False
             if worker.state == STARTING or worker in self._dying:
                 self._unwatch(worker)
                 self._died(worker, None)
@@ -367,7 +368,7 @@ class Dispatcher:
             if not data:
                 self._unwatch(worker)
                 worker.state = STOPPING
-                self._dying[worker] = monotonic() + REPORT_GRACE
+                self._dying[worker] = monotonic() + (REPORT_GRACE if worker.reported else 0.0)
                 return
             try:
                 self._take_replies(worker, worker.reader.feed(data))
@@ -454,6 +455,7 @@ class Dispatcher:
     def _died(self, worker: Worker, exitcode: int | None, error: BaseException | None = None) -> None:
         """A worker has ended: its jobs find their ends, and a place is free."""
         expected = worker.jobs_fd < 0
+        self.look_again()  # there is a place to fill, or it was the last one
         self._unwatch(worker)
         self._dying.pop(worker, None)
         del self.workers[worker.id]
@@ -498,8 +500,8 @@ class Dispatcher:
         for worker, kill_at in list(self._dying.items()):
             if kill_at <= now:
                 self._kill(worker)
-                # If even that is not reported, the template is stuck: do without the exit code.
-                if kill_at + REPORT_GRACE <= now:
+                # If even that is not reported, the template is stuck or gone: do without the exit code.
+                if kill_at + REPORT_GRACE <= now or not worker.reported:
                     self._died(worker, None)
                     continue
                 kill_at += REPORT_GRACE

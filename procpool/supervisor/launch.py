@@ -24,7 +24,10 @@ CLOSE_GRACE = 5.0
 class Inheritance:
     """The anonymous files that all workers of a pool inherit under their numbers, and the parent's share in them."""
 
-    def __init__(self, artifact: int, exports: tuple[tuple[str, FuncType], ...], rows: int) -> None:
+    def __init__(
+        self, artifact: int, exports: tuple[tuple[str, FuncType], ...], rows: int, reserved: Sequence[int] = ()
+    ) -> None:
+        self._reserved = reserved  # descriptors to close with the rest
         self.rows = rows  #: of the board, so the most workers there can be at a time
         board_fd = anonymous_file(b"")
         os.ftruncate(board_fd, rows * wire.BOARD_ROW * 8)
@@ -49,14 +52,26 @@ class Inheritance:
 
     def close(self) -> None:
         """Close all.  A worker that still lives is killed by this."""
-        fds, self.fds = (*self.fds, self._lifeline), ()
-        if len(fds) > 1:
-            for fd in fds:
+        fds, self.fds = self.fds, ()
+        if fds:
+            for fd in (*fds, self._lifeline, *self._reserved):
                 os.close(fd)
             # A mapping keeps a descriptor of its own, which would live on with the pool object.
             self.board.release()
             with contextlib.suppress(BufferError):  # a direct call still looks at its dead worker; it ends with that
                 self._board.close()
+
+
+def reserve_stdio() -> list[int]:
+    """Occupy those of the descriptors 0 to 2 that the program has closed, for the life of a pool.
+
+    A pipe or file of ours under such a number would be replaced in each child by its standard stream.
+    """
+    reserved = []
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        reserved.append(fd)
+    os.close(fd)
+    return reserved
 
 
 class Launcher(Protocol):
@@ -84,7 +99,10 @@ def _python(code: str, *args: int) -> list[str]:
     ``__main__`` is never imported again.
     """
     executable = os.fsdecode(spawn.get_executable() or sys.executable)
-    path = [os.path.abspath(entry) for entry in sys.path]
+    path = []
+    for entry in sys.path:
+        with contextlib.suppress(FileNotFoundError):  # a relative entry, and the working directory is gone
+            path.append(os.path.abspath(entry))
     prelude = f"import sys; n = {len(args)}; args = [int(a) for a in sys.argv[1:n + 1]]; sys.path[:] = sys.argv[n + 1:]; "
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return [executable, *flags, "-c", prelude + code, *map(str, args), *path]
