@@ -18,9 +18,9 @@ from .supervisor.batch import Chunk, Data, most_items
 from .supervisor.dispatcher import Dispatcher
 from .supervisor.job import Export
 
-#: How long a chunk should take a worker, in nanoseconds: long against what a chunk costs (some 50 us), short against
-#: what anybody waits for.
-TARGET_NS = 4_000_000
+#: How long a chunk should take a worker, in nanoseconds: long against what a chunk costs the parent (some 70 us; at 4 ms
+#: that still showed, docs/rationale.md), short against what anybody waits for.
+TARGET_NS = 8_000_000
 #: The first chunks, while nothing is known about the cost of an item, double from one item up to this many.
 MOST_UNMEASURED = 64
 #: The most items of Python objects per chunk.  What a chunk costs is then lost in what packing its items costs, and the

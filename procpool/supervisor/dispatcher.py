@@ -77,6 +77,7 @@ class Dispatcher:
         self._bad_starts = 0
         self._start_at = 0.0
         self._startup: Future[None] = Future()  # the first worker is ready, or why none will be
+        self._news = threading.Condition()  # notified when a worker gets ready, and when the pool closes
         self._commands: deque[Callable[[], None]] = deque()
         self._woken = False
         self._wake_fd, self._notify_fd = os.pipe()
@@ -104,6 +105,18 @@ class Dispatcher:
             StartupError: no worker gets that far.
         """
         self._startup.result()
+
+    def wait_ready(self, timeout: float | None) -> None:
+        """Block until as many workers as are wanted are ready."""
+        with self._news:
+            done = self._news.wait_for(lambda: self.closed or self._ready() >= self._wanted, timeout)
+        if not done:
+            raise TimeoutError(f"{self._ready()} of {self._wanted} workers were ready within {timeout} s")
+        if self.closed:
+            raise self.why_closed()
+
+    def _ready(self) -> int:
+        return sum(worker.state == READY for worker in list(self.workers.values()))
 
     def do(self, command: Callable[[], None]) -> None:
         """Have the dispatcher's thread run something soon."""
@@ -183,6 +196,8 @@ class Dispatcher:
         """Let the workers finish what is queued, or kill them, then end.  Does not wait."""
         self.closed = True
         self.terminated = self.terminated or kill
+        with self._news:
+            self._news.notify_all()
         self.look_again()
 
     def terminate(self) -> None:
@@ -396,7 +411,9 @@ class Dispatcher:
                 worker.ready = True
                 self._bad_starts = 0
                 self.scheduler.release(worker)
-                worker.state = READY  # after that, for ready and not idle means busy to `stats`
+                with self._news:
+                    worker.state = READY  # after that, for ready and not idle means busy to `stats`
+                    self._news.notify_all()
                 if not self._startup.done():
                     self._startup.set_result(None)
             elif status == wire.RECALLED:
