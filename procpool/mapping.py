@@ -7,7 +7,8 @@ import concurrent.futures
 from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import nullcontext
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from time import monotonic
@@ -26,6 +27,8 @@ MOST_UNMEASURED = 64
 #: The most items of Python objects per chunk.  What a chunk costs is then lost in what packing its items costs, and the
 #: parent comes round to the workers often enough.
 MOST_OBJECTS = 16384
+#: How many calls of a Python function to have under way.
+MOST_JOBS_AHEAD = 1024
 
 T = TypeVar("T")
 Progress = Callable[[int, "int | None"], None]
@@ -329,6 +332,86 @@ class Run:
         return self.piece.count if self.piece.error is not None else None
 
 
+class JobMapping:
+    """A mapping in which each item is a job of its own."""
+
+    def __init__(self, submit: Callable[[Any], Future[Any]], rows: Iterator[Any], most_ahead: int, go_on: bool) -> None:
+        self._submit = submit
+        self._rows = rows
+        self._most_ahead = most_ahead
+        self._go_on = go_on
+        self._index = 0
+        self.ahead: dict[Future[Any], int] = {}  # in the order of the items
+        self.read_ahead()
+
+    def read_ahead(self) -> None:
+        """Submit items until enough are under way, or the input ends.  What is wrong with an item is its outcome."""
+        while len(self.ahead) < self._most_ahead:
+            future: Future[Any]
+            try:
+                row = next(self._rows)
+                future = self._submit(row)
+            except StopIteration:
+                return
+            except Exception as error:
+                future = Future()
+                future.set_exception(error)
+                if not self._go_on:
+                    self._rows = iter(())
+            self.ahead[future] = self._index
+            self._index += 1
+
+    def stop(self) -> None:
+        """Give up what has not begun."""
+        for future in self.ahead:
+            future.cancel()
+
+    def in_order(self, deadline: float | None) -> Iterator[tuple[int, Future[Any]]]:
+        """(index, done future) of each item; TimeoutError when one is not done by the deadline."""
+        try:
+            while self.ahead:
+                future = next(iter(self.ahead))
+                future.exception(None if deadline is None else max(0.0, deadline - monotonic()))
+                yield self.ahead.pop(future), future
+                self.read_ahead()
+        finally:
+            self.stop()
+
+    def as_completed(self, deadline: float | None) -> Iterator[tuple[int, Future[Any]]]:
+        """The same as they get done."""
+        try:
+            while self.ahead:
+                remaining = None if deadline is None else max(0.0, deadline - monotonic())
+                done, _ = concurrent.futures.wait(self.ahead, remaining, concurrent.futures.FIRST_COMPLETED)
+                if not done:
+                    raise TimeoutError
+                for future in done:
+                    yield self.ahead.pop(future), future
+                self.read_ahead()
+        finally:
+            self.stop()
+
+
+def job_lists(
+    done: Iterator[tuple[int, Future[Any]]],
+    return_exceptions: bool,
+    indexed: bool,
+    progress: bool | Progress,
+    total: int | None,
+) -> Iterator[list[Any]]:
+    """The outcomes of jobs, each as a list of one; raises a failure in its place."""
+    count = 0
+    with _reporting(progress, total) as report:
+        for index, future in done:
+            error = future.exception()
+            if error is not None and not return_exceptions:
+                raise error
+            outcome = future.result() if error is None else error
+            yield [(index, outcome) if indexed else outcome]
+            count += 1
+            report(count, total)
+
+
 class MapResults(chain[T]):
     """The iterator that ``map`` returns.  Items come straight from lists, without a Python frame for each."""
 
@@ -367,18 +450,21 @@ def result_lists(runs: Iterator[Run], return_exceptions: bool, indexed: bool) ->
 
 def with_progress(runs: Iterator[Run], progress: bool | Progress, total: int | None) -> Iterator[Run]:
     """Report after each chunk: to a callable as (items done, items in all or None), or with True as a bar."""
-    if progress is False:
-        yield from runs
-        return
     done = 0
-    with _Bar(total) if progress is True else nullcontext(progress) as report:
+    with _reporting(progress, total) as report:
         for run in runs:
             yield run
             done += run.taken
             report(done, total)
 
 
-class _Bar:
+def _reporting(progress: bool | Progress, total: int | None) -> AbstractContextManager[Progress]:
+    if progress is True:
+        return _Bar(total)
+    return nullcontext(progress if callable(progress) else lambda done, total: None)
+
+
+class _Bar(AbstractContextManager[Progress]):
     """A progress bar by tqdm."""
 
     def __init__(self, total: int | None) -> None:

@@ -8,7 +8,7 @@ import functools
 import os
 import sys
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Sized
 from collections.abc import Mapping as MappingType
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -24,12 +24,15 @@ from .codec import Codec
 from .columns import ColumnCodec
 from .errors import BadArguments, MissingImport, UnknownExport
 from .mapping import (
+    MOST_JOBS_AHEAD,
     MOST_OBJECTS,
+    JobMapping,
     Mapping,
     MapResults,
     Progress,
     RowSource,
     Source,
+    job_lists,
     result_lists,
     source_of,
     with_progress,
@@ -41,6 +44,8 @@ from .supervisor.direct import DirectCalls
 from .supervisor.dispatcher import Dispatcher
 from .supervisor.job import Export, Job
 from .supervisor.launch import LAUNCHERS, Inheritance, reserve_stdio
+from .supervisor.shipped import Functions as ShippedFunctions
+from .supervisor.shipped import ShippedCall
 from .supervisor.worker import READY, Worker
 
 #: The most workers a pool can have: rows of the shared board, 64 bytes each.
@@ -120,6 +125,7 @@ class ProcessWasmPool(Executor):
         self._name = os.path.basename(src) if isinstance(src, (str, os.PathLike)) and "(" not in str(src) else "<bytes>"
         self._functions: dict[str, Export] = {}
         self._refused: dict[str, BadArguments] = {}
+        self._shipped = ShippedFunctions()
         with contextlib.ExitStack() as on_failure:
             reserved = reserve_stdio()
             for fd in reserved:
@@ -183,27 +189,46 @@ class ProcessWasmPool(Executor):
             raise self._dispatcher.why_closed()
         return self._direct.call(function, args, timeout)
 
-    def submit(self, export: str, /, *args: Any, timeout: float | None = None) -> Future[Any]:  # type: ignore[override]
-        """Queue a call of an export.
+    def submit(  # type: ignore[override]  # Executor's takes keywords for the function; an export has none
+        self, export: str | Callable[..., Any], /, *args: Any, timeout: float | None = None
+    ) -> Future[Any]:
+        """Queue a call of an export, or of a Python function that runs in a worker beside an instance.
 
         Args:
+            export: the name of an export; or a callable, run as ``export(instance, *args)`` with an
+                :class:`~procpool.worker.shipped.Instance`.  It is sent once per worker (by cloudpickle, so lambdas and
+                functions of ``__main__`` work too), as it was when it was first given.
+            args: the arguments; for a callable, anything that pickles.
             timeout: seconds the job may run once a worker turns to it.
 
         Returns:
-            A future; ``cancel()`` works while the job is queued.  It ends in what :meth:`call` returns or raises.
+            A future; ``cancel()`` works while the job is queued.  It ends in what :meth:`call` returns or raises.  An
+            exception that a callable raises arrives as itself, with the worker's traceback as its cause, and the
+            instance is thrown away.
 
         Raises:
             UnknownExport, BadArguments, PoolClosed: at once, as :meth:`call`.
+            Whatever pickling a callable or its arguments raises, at once.
         """
+        if callable(export):
+            return self._ship(export, args, timeout)
         function = self._functions.get(export) or self._no_function(export)
         timeout = self._timeout if timeout is None else _checked_timeout(timeout)
-        job = Job(function, function.submit_header + function.pack(args), timeout)
+        job = Job(function.name, function.submit_header + function.pack(args), function.codec.unpack, timeout)
         self._dispatcher.submit(job)
         return job
 
-    def map(  # type: ignore[override]
+    def _ship(self, function: Callable[..., Any], args: tuple[Any, ...], timeout: float | None) -> Future[Any]:
+        timeout = self._timeout if timeout is None else _checked_timeout(timeout)
+        if self._dispatcher.closed:
+            raise self._dispatcher.why_closed()
+        job = ShippedCall(self._shipped.ship(function), args, timeout)
+        self._dispatcher.submit(job)
+        return job
+
+    def map(
         self,
-        export: str,
+        export: str | Callable[..., Any],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int | None = None,
@@ -213,14 +238,15 @@ class ProcessWasmPool(Executor):
         ordered: bool = True,
         progress: bool | Progress = False,
     ) -> MapResults[Any]:
-        """Call an export on the items of one or more iterables, as :meth:`concurrent.futures.Executor.map` does.
+        """Call an export, or a callable as in :meth:`submit`, on the items of iterables, as Executor.map does.
 
-        Items travel as columns and the loop over them runs inside wasm, so a small call costs nanoseconds.  Lazy: items
-        are read as results are taken, a bounded number ahead, so the iterables may be endless.
+        Items for an export travel as columns and the loop over them runs inside wasm, so a small call costs
+        nanoseconds.  Lazy: items are read as results are taken, a bounded number ahead, so the iterables may be endless.
 
         Args:
             timeout: seconds from now until which results may be waited for.
-            chunksize: items per chunk; by default that follows from how long items are seen to take.
+            chunksize: items per chunk; by default that follows from how long items are seen to take.  A callable's items
+                are jobs of their own, grouped by measured duration in any case.
             buffersize: how many items to read ahead of the results taken, at most.
             item_timeout: seconds one item may run, noticed within a quarter more; by default the pool's ``timeout``.
             return_exceptions: give an item's exception in its place and go on, instead of raising it.
@@ -237,14 +263,15 @@ class ProcessWasmPool(Executor):
             TimeoutError: from the iterator, when ``timeout`` has passed.
             Whatever :meth:`call` raises, from the iterator, in the item's place.
         """
-        function = self._mappable(export)
-        codec = ColumnCodec(function.codec)
         options = (timeout, chunksize, buffersize, item_timeout, return_exceptions, ordered, progress)
-        return self._map(function, source_of(codec, iterables), *options)
+        if callable(export):
+            return self._map_shipped(export, zip(*iterables, strict=False), _shortest(iterables), *options)
+        function = self._mappable(export)
+        return self._map(function, source_of(ColumnCodec(function.codec), iterables), *options)
 
     def starmap(
         self,
-        export: str,
+        export: str | Callable[..., Any],
         rows: Iterable[Iterable[Any]],
         *,
         timeout: float | None = None,
@@ -256,10 +283,11 @@ class ProcessWasmPool(Executor):
         progress: bool | Progress = False,
     ) -> MapResults[Any]:
         """As :meth:`map`, over an iterable of argument tuples (multiprocessing.Pool's spelling)."""
-        function = self._mappable(export)
-        codec = ColumnCodec(function.codec)
         options = (timeout, chunksize, buffersize, item_timeout, return_exceptions, ordered, progress)
-        return self._map(function, RowSource(codec, rows), *options)
+        if callable(export):
+            return self._map_shipped(export, iter(rows), _shortest((rows,)), *options)
+        function = self._mappable(export)
+        return self._map(function, RowSource(ColumnCodec(function.codec), rows), *options)
 
     def _mappable(self, export: str) -> Export:
         function = self._functions.get(export) or self._no_function(export)
@@ -293,6 +321,26 @@ class ProcessWasmPool(Executor):
         runs = mapping.in_order(deadline) if ordered else mapping.as_completed(deadline)
         runs = with_progress(runs, progress, source.total)
         return MapResults.over(result_lists(runs, return_exceptions, not ordered), mapping.stop)
+
+    def _map_shipped(
+        self,
+        function: Callable[..., Any],
+        rows: Iterator[Iterable[Any]],
+        total: int | None,
+        timeout: float | None,
+        chunksize: int | None,
+        buffersize: int | None,
+        item_timeout: float | None,
+        return_exceptions: bool,
+        ordered: bool,
+        progress: bool | Progress,
+    ) -> MapResults[Any]:
+        deadline = None if timeout is None else monotonic() + timeout
+        _positive("chunksize", chunksize)
+        most = _positive("buffersize", buffersize) or MOST_JOBS_AHEAD
+        jobs = JobMapping(lambda row: self._ship(function, tuple(row), item_timeout), rows, most, return_exceptions)
+        outcomes = jobs.in_order(deadline) if ordered else jobs.as_completed(deadline)
+        return MapResults.over(job_lists(outcomes, return_exceptions, not ordered, progress, total), jobs.stop)
 
     def map_array(self, export: str, *arrays: Any, out: Any = None, progress: bool | Progress = False) -> Any:
         """Call an export on each item of arrays, as a numpy ufunc does.
@@ -447,6 +495,13 @@ def _positive(name: str, value: int | None) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise ValueError(f"{name} must be a positive int, got {value!r}")
     return value
+
+
+def _shortest(iterables: Sequence[Iterable[Any]]) -> int | None:
+    """How many items there will be, if all can tell."""
+    if iterables and all(isinstance(item, Sized) for item in iterables):
+        return min(len(item) for item in iterables if isinstance(item, Sized))
+    return None
 
 
 def _worker_stats(worker: Worker, idle: bool) -> WorkerStats:

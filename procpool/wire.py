@@ -21,6 +21,8 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
+import cloudpickle
+
 from .binary import FuncType
 from .errors import GuestExit, RemoteError, WasmFrame, WasmTrap
 
@@ -28,12 +30,14 @@ from .errors import GuestExit, RemoteError, WasmFrame, WasmTrap
 JOB = struct.Struct("<IIBxxx")
 CALL = 0  #: arguments as slots; reply on the replies pipe
 SUBMIT = 1  #: arguments as slots; reply on the control socket
+SHIPPED = 3  #: a Python callable and its arguments, as SHIPPED_HEAD and pickles; reply as SUBMIT
 BATCH = 2  #: many calls of one export, over columns in the arena; arguments of its driver as slots; reply as SUBMIT
 
 # -- replies: length of the payload, status ----------------------------------------------------------------------------
 REPLY = struct.Struct("<IBxxx")
 OK = 0  #: results as slots
 TRAP = 1  #: the guest trapped; JSON
+VALUE = 5  #: what a Python callable returned, pickled
 INTERRUPTED = 2  #: stopped by INTERRUPT; empty
 EXIT = 3  #: the guest exited; the code as JSON
 RAISED = 4  #: a Python exception; see `exception_to_bytes`
@@ -44,6 +48,7 @@ RECALLED = 66  #: announcement: the answer to RECALL; how many jobs were given b
 ITEM = 67  #: announcement: an item of the running batch failed; as FAILED_ITEM and the payload for its status
 
 COUNT = struct.Struct("<Q")
+SHIPPED_HEAD = struct.Struct("<16sI")  # the function's digest, the length of its pickle (0: it was sent before)
 FAILED_ITEM = struct.Struct("<IB")  # index in the batch, status
 BATCH_DONE = struct.Struct("<IxxxxQ")  # reply to a batch: index it stopped at, nanoseconds it took
 
@@ -115,7 +120,7 @@ def exception_to_bytes(error: BaseException) -> bytes:
     """
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     try:
-        data = pickle.dumps((error, text))
+        data: bytes = cloudpickle.dumps((error, text))  # classes from the program's __main__ travel by value
         pickle.loads(data)
     except Exception:
         data = pickle.dumps((RemoteError(text), text))

@@ -79,7 +79,8 @@ class Segment(Job):
     buffers = 1
 
     def __init__(self, chunk: Chunk, start: int, stop: int) -> None:
-        super().__init__(chunk.export, b"")
+        super().__init__(chunk.export.name, b"")
+        self.export = chunk.export
         self.chunk = chunk
         self.start = start
         self.stop = stop

@@ -85,7 +85,7 @@ class DirectCalls:
         raise WorkerCrashed(worker.pid, export.name, exitcode)
 
     def _queued(self, export: Export, slots: bytes, deadline: float | None, timeout: float | None) -> Any:
-        job = Job(export, export.submit_header + slots)
+        job = Job(export.name, export.submit_header + slots, export.codec.unpack)
         self._dispatcher.submit(job)
         try:
             return job.result(None if deadline is None else max(0.0, deadline - monotonic()))

@@ -170,7 +170,7 @@ class Dispatcher:
 
     def adopt(self, worker: Worker, export: Export) -> None:
         """Take over a worker whose caller in a direct call has left, and stop what it runs."""
-        job = Job(export, b"")
+        job = Job(export.name, b"")
         job.expired = True
 
         def take_over() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures._base import FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,10 @@ class Export:
         raise wire.error_from_reply(status, payload, self.name)
 
 
+def _nothing(payload: bytes) -> None:
+    """Reads the reply that nobody waits for."""
+
+
 class Job(Future[Any]):
     """A submitted call: the future that the caller holds, and the frame that goes to a worker.
 
@@ -56,7 +61,11 @@ class Job(Future[Any]):
     buffers = 0  #: how many of the arena's buffers it needs
     _making = threading.Lock()
 
-    def __init__(self, export: Export, frame: bytes, timeout: float | None = None) -> None:
+    success = wire.OK  #: the status of a reply that `read` can read
+
+    def __init__(
+        self, name: str, frame: bytes, read: Callable[[bytes], Any] = _nothing, timeout: float | None = None
+    ) -> None:
         # In place of Future.__init__, for the reason above.
         self._made: threading.Condition | None = None
         self._state = PENDING
@@ -64,8 +73,9 @@ class Job(Future[Any]):
         self._exception = None
         self._waiters: list[Any] = []
         self._done_callbacks: list[Any] = []
-        self.export = export
+        self.name = name  #: for messages
         self.frame = frame
+        self.read = read  #: payload of the reply -> result
         self.timeout = timeout  #: seconds it may run, from when a worker turns to it
         #: nobody waits for it any more: stop it as soon as it runs, and drop what comes of it
         self.expired = False
@@ -121,7 +131,7 @@ class Job(Future[Any]):
 
     def timed_out(self) -> None:
         """It is being interrupted for its deadline."""
-        self.fail(CallTimeout(f"{self.export.name} ran longer than {self.timeout} s and was interrupted"))
+        self.fail(CallTimeout(f"{self.name} ran longer than {self.timeout} s and was interrupted"))
 
     def answered(self, worker: Worker, status: int, payload: bytes) -> list[Job]:
         """Take the worker's reply; what is left to run."""
@@ -132,17 +142,21 @@ class Job(Future[Any]):
     def crashed(self, worker: Worker) -> list[Job]:
         """The worker died while running it; what is left to run."""
         worker.failed += 1
-        self.fail(WorkerCrashed(worker.pid, self.export.name, worker.exitcode))
+        self.fail(WorkerCrashed(worker.pid, self.name, worker.exitcode))
         return []
 
     def settle(self, status: int, payload: bytes) -> bool:
         """Give the caller what the worker replied; whether it was a success."""
         if self.expired:
             return False
-        if status != wire.OK:
-            self.set_exception(wire.error_from_reply(status, payload, self.export.name))
+        if status != self.success:
+            self.set_exception(wire.error_from_reply(status, payload, self.name))
             return False
-        result = self.export.codec.unpack(payload)
+        try:
+            result = self.read(payload)
+        except Exception as error:  # a value that was pickled in the worker and does not unpickle here
+            self.set_exception(error)
+            return False
         with self._making:
             if self._made is None:
                 self._result = result

@@ -51,6 +51,7 @@ class Worker:
         # Of the dispatcher's lane.
         self.inflight: deque[Job] = deque()  #: sent and not answered, in order
         self.outbox = b""  #: what the pipe would not take yet
+        self.functions: set[bytes] = set()  #: digests of the Python functions it has been sent
         self.batches = 0  #: how many of them are batches, each with a buffer of the arena
         self.next_buffer = 0  #: for the next batch
         self.recalling = False  #: a RECALL is unanswered; nothing may be sent until it is

@@ -87,6 +87,19 @@ class Instances:
             driver = self._bound_drivers[index] = self._bind(linked, "run", signature_of_driver(signature))
         return driver
 
+    def exported_memory(self, name: str) -> tuple[wasmtime.Store, wasmtime.Memory]:
+        """The instance's memory of that name, and the store to use it with.
+
+        Raises:
+            LookupError: it exports no such memory.
+        """
+        self.warm()
+        assert self._store is not None and self._instance is not None
+        memory = self._instance.exports(self._store).get(name)
+        if not isinstance(memory, wasmtime.Memory):
+            raise LookupError(f"the module exports no memory {name!r}")
+        return self._store, memory
+
     def discard(self) -> None:
         """Throw the instance away: the next use makes a new one."""
         self.bound.clear()

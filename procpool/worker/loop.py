@@ -13,6 +13,7 @@ from ..errors import WasmFrame, WasmTrap
 from .arena import Arena
 from .instances import Instances
 from .jobs import Replies, Running, Waiting
+from .shipped import Functions
 
 #: While jobs keep coming, replies are held back at most this long.  Well above what a flush costs (a few us), well
 #: below what anyone notices.
@@ -31,6 +32,7 @@ class Loop:
         replies: Replies,
         replies_fd: int,
         instances: Instances,
+        functions: Functions,
         arena: Arena,
         board: memoryview,
     ) -> None:
@@ -39,6 +41,7 @@ class Loop:
         self._replies = replies
         self._replies_fd = replies_fd
         self._instances = instances
+        self._functions = functions
         self._arena = arena
         self._board = board
 
@@ -66,7 +69,7 @@ class Loop:
                 begun += 1
                 started = flushed = perf_counter_ns()
                 continue
-            answer = self._run(begun, export, payload)
+            answer = self._run(begun, export, payload) if kind != wire.SHIPPED else self._run_shipped(begun, payload)
             begun += 1
             if kind == wire.CALL:
                 _write(self._replies_fd, answer)
@@ -76,7 +79,9 @@ class Loop:
             board[wire.BUSY_NS] += now - started
             board[wire.DONE] += 1
             started = now
-            if now - flushed > FLUSH_NS:
+            # A Python function may do things that must not be done twice.  Delivered at once, its result cannot be lost
+            # with this process, and so it is never run again to have it.
+            if kind == wire.SHIPPED or now - flushed > FLUSH_NS:
                 replies.flush()
                 flushed = now
 
@@ -95,6 +100,19 @@ class Loop:
         if not self._running.finish(number):
             answer = wire.reply(wire.INTERRUPTED)
             instances.discard()
+        return answer
+
+    def _run_shipped(self, number: int, payload: bytes) -> bytes:
+        """The reply to one call of a Python function."""
+        self._running.begin(number)
+        try:
+            answer = wire.reply(wire.VALUE, self._functions.run(payload))
+        except BaseException as error:
+            answer = _failure(error)
+            self._instances.discard()
+        if not self._running.finish(number):
+            answer = wire.reply(wire.INTERRUPTED)
+            self._instances.discard()
         return answer
 
     def _run_batch(self, number: int, export: int, payload: bytes) -> bytes:

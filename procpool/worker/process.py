@@ -21,6 +21,7 @@ from .arena import Arena
 from .instances import Instances
 from .jobs import Replies, Running, Waiting
 from .loop import Loop, unfit
+from .shipped import Functions
 
 _F_SETSIG = 10  # Linux's fcntl.h; the fcntl module does not name it
 
@@ -94,7 +95,8 @@ def _work(blueprint: Blueprint, row: int, jobs_fd: int, replies_fd: int, control
     replies.flush(wire.reply(wire.READY))
     first = row * wire.BOARD_ROW
     board = blueprint.board[first : first + wire.BOARD_ROW]
-    Loop(waiting, running, replies, replies_fd, instances, arena, board).serve()
+    functions = Functions(instances, settings.exports)
+    Loop(waiting, running, replies, replies_fd, instances, functions, arena, board).serve()
     return 0
 
 
