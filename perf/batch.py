@@ -7,14 +7,19 @@ import gc
 import itertools
 import operator
 import random
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from time import perf_counter
 
 import numpy as np
 import psutil
+import wasmtime
 
-from procpool import ProcessWasmPool
+from procpool import FuncType, ProcessWasmPool, wire
+from procpool.engine import loading_engine
+from procpool.worker import ffi
+from procpool.worker.driver import Drivers, signature_of_driver
 
 from .peers import KERNELS, InProcess, add, multiprocessing_pool, process_pool_executor
 from .sidebyside import Result, interleaved, of_samples
@@ -80,7 +85,33 @@ def _arrays(rounds: int, pool: ProcessWasmPool) -> list[Result]:
         "procpool map_array": lambda: pool.map_array("add", a, b),
         "procpool map_array, out=": lambda: pool.map_array("add", a, b, out=out),
     }
-    return interleaved("map_array add over 10,000,000 int32", ways, rounds, "ns/item", items, 1e9)
+    figures = interleaved("map_array add over 10,000,000 int32", ways, rounds, "ns/item", items, 1e9)
+    alone = {"the driver's loop alone, one core": _driver_loop()}
+    return figures + interleaved(figures[0].what, alone, rounds, "ns/item", 300_000, 1e9)
+
+
+def _driver_loop() -> Callable[[], object]:
+    """A worker's driver over 300,000 items, called in this process."""
+    engine = loading_engine()
+    store = wasmtime.Store(engine)
+    store.set_epoch_deadline(1)
+    module = wasmtime.Module(engine, KERNELS.read_bytes())
+    export = wasmtime.Instance(store, module, []).exports(store)["add"]
+    assert isinstance(export, wasmtime.Func)
+    signature = FuncType(("i32", "i32"), ("i32",))
+    pages = wire.ARENA_BYTES // 65536
+    memory = wasmtime.Memory(store, wasmtime.MemoryType(wasmtime.Limits(pages, pages)))
+    instance = Drivers(engine).link(store, signature, export, memory)
+    slots = ffi.Slots(6)
+    run = ffi.bind(store, instance, "run", signature_of_driver(signature), slots)
+    columns = [wire.ARENA_HEAD + n * 1_200_000 for n in range(3)]
+    arguments = struct.pack("<" + "I12x" * 6, 0, 300_000, 0, *columns)
+
+    def loop() -> None:
+        slots.bytes[:] = arguments
+        run()
+
+    return loop
 
 
 def _tuning(rounds: int, pool: ProcessWasmPool) -> list[Result]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 from array import array
 from collections import deque
@@ -277,7 +276,7 @@ class Mapping:
                 first = concurrent.futures.FIRST_COMPLETED
                 done, _ = concurrent.futures.wait([run.chunk for run in self.ahead], remaining, first)
                 if not done:
-                    raise TimeoutError
+                    raise concurrent.futures.TimeoutError
                 finished = [run for run in self.ahead if run.chunk in done]
                 for run in finished:
                     self.finish(run)
@@ -289,6 +288,8 @@ class Mapping:
 
     async def in_order_async(self) -> AsyncGenerator[Run, None]:
         """:meth:`in_order` for asyncio."""
+        import asyncio  # only here: it takes longer to import than a pool to start
+
         try:
             while self.ahead:
                 run = self.ahead[0]
@@ -384,7 +385,7 @@ class JobMapping:
                 remaining = None if deadline is None else max(0.0, deadline - monotonic())
                 done, _ = concurrent.futures.wait(self.ahead, remaining, concurrent.futures.FIRST_COMPLETED)
                 if not done:
-                    raise TimeoutError
+                    raise concurrent.futures.TimeoutError
                 for future in done:
                     yield self.ahead.pop(future), future
                 self.read_ahead()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import os
@@ -260,7 +259,7 @@ class ProcessWasmPool(Executor):
         Raises:
             UnknownExport, PoolClosed: at once.
             BadArguments: from the iterator, in the item's place; names its index.
-            TimeoutError: from the iterator, when ``timeout`` has passed.
+            concurrent.futures.TimeoutError: from the iterator, when ``timeout`` has passed.
             Whatever :meth:`call` raises, from the iterator, in the item's place.
         """
         options = (timeout, chunksize, buffersize, item_timeout, return_exceptions, ordered, progress)
@@ -384,6 +383,8 @@ class ProcessWasmPool(Executor):
 
     async def acall(self, export: str, /, *args: Any, timeout: float | None = None) -> Any:
         """:meth:`call` for asyncio: does not block the event loop."""
+        import asyncio  # only here: it takes longer to import than a pool to start
+
         return await asyncio.wrap_future(self.submit(export, *args, timeout=timeout))
 
     async def amap(

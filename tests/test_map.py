@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import operator
 import os
 import signal
 import struct
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -194,7 +196,7 @@ def test_giving_up_a_map_stops_what_runs(how: str, nothing_left: None) -> None:
 
 def test_a_timeout_for_the_whole(misbehave: ProcessWasmPool) -> None:
     results = misbehave.starmap("spin", [()], timeout=0.1)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(concurrent.futures.TimeoutError):
         next(results)
     eventually(lambda: misbehave.stats().idle == 2, "the workers to be free")
 
@@ -304,3 +306,9 @@ def test_multi_value_results(nothing_left: None) -> None:
         assert list(pool.starmap("divmod", rows)) == expected
         lanes = [struct.pack("<4i", n, n, n, n) for n in range(50)]
         assert list(pool.map("add_lanes", lanes, lanes)) == [struct.pack("<4i", *[2 * n] * 4) for n in range(50)]
+
+
+def test_without_tqdm_the_extra_is_named(kernels: ProcessWasmPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    with pytest.raises(ImportError, match=r"procpool\[cli\]"):
+        list(kernels.map("add", [1], [2], progress=True))
