@@ -108,6 +108,15 @@ def _python(code: str, *args: int) -> list[str]:
     return [executable, *flags, "-c", prelude + code, *map(str, args), *path]
 
 
+def _directory() -> str | None:
+    """Where to start a child: here, or at the root if here is gone (CPython 3.13 cannot start there)."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return os.sep
+    return None
+
+
 class TemplateLauncher:
     """One ``exec`` of a template process, then a fork of it for each worker."""
 
@@ -118,6 +127,7 @@ class TemplateLauncher:
             self._process = subprocess.Popen(
                 _python("from procpool.worker.template import main; main(*args)", inheritance.settings_fd, requests),
                 stdin=subprocess.DEVNULL,
+                cwd=_directory(),
                 pass_fds=(requests, *inheritance.fds),
             )
         self.events.setblocking(False)
@@ -147,6 +157,7 @@ class SpawnLauncher:
         process = subprocess.Popen(
             _python("from procpool.worker.spawned import main; main(*args)", self._inheritance.settings_fd, row, *fds),
             stdin=subprocess.DEVNULL,
+            cwd=_directory(),
             pass_fds=(*self._inheritance.fds, *fds),
         )
         self._report.send(wire.LAUNCH_EVENT.pack(wire.LAUNCHED, worker, process.pid))
