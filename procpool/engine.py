@@ -13,9 +13,9 @@ import wasmtime
 logger = logging.getLogger("procpool")
 
 
-def compiling_engine(cache: bool) -> wasmtime.Engine:
+def compiling_engine(cache: bool, fuel: bool = False) -> wasmtime.Engine:
     """An engine for the parent.  With ``cache``, wasmtime's own on-disk cache remembers what it compiled."""
-    config = _config()
+    config = _config(fuel)
     if cache:
         try:
             config.cache = True
@@ -24,13 +24,14 @@ def compiling_engine(cache: bool) -> wasmtime.Engine:
     return wasmtime.Engine(config)
 
 
-def loading_engine() -> wasmtime.Engine:
+def loading_engine(fuel: bool = False) -> wasmtime.Engine:
     """An engine for a worker, which only loads."""
-    return wasmtime.Engine(_config())
+    return wasmtime.Engine(_config(fuel))
 
 
-def _config() -> wasmtime.Config:
+def _config(fuel: bool) -> wasmtime.Config:
     config = wasmtime.Config()
+    config.consume_fuel = fuel
     # Raising the epoch is the only way to stop a call that does not return.  Cost: a load and a compare per loop
     # iteration and function entry.
     config.epoch_interruption = True

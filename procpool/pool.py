@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import sys
 import weakref
@@ -18,6 +19,7 @@ from typing import Any, NoReturn
 
 import psutil
 
+from . import wire
 from .binary import ExternType, FuncType, Import
 from .codec import Codec
 from .columns import ColumnCodec
@@ -40,7 +42,7 @@ from .module import Source as ModuleSource
 from .module import compile_module
 from .supervisor.batch import item_bytes
 from .supervisor.direct import DirectCalls
-from .supervisor.dispatcher import Dispatcher
+from .supervisor.dispatcher import Dispatcher, Limits
 from .supervisor.job import Export, Job
 from .supervisor.launch import LAUNCHERS, Inheritance, reserve_stdio
 from .supervisor.shipped import Functions as ShippedFunctions
@@ -86,6 +88,15 @@ class ProcessWasmPool(Executor):
         workers: how many processes; by default as many as this process may use CPUs.
         timeout: seconds each job may run, unless the call says otherwise; None for no limit.
         kill_grace: seconds an interrupted job may take to stop before its worker is killed.
+        memory_limit: bytes that each linear memory of an instance may grow to; beyond, ``memory.grow`` fails.
+        fuel: how much a call may burn, about one unit per wasm instruction; then it traps with code OUT_OF_FUEL.  In a map,
+            each item has that much.
+        max_pending: jobs that may wait in the queue; by default any number.
+        on_full: what ``submit`` does when so many wait: ``"block"`` until there is room, for ``full_timeout`` seconds at
+            most, or ``"raise"`` PoolFull.  A callback of a future is never blocked.
+        max_tasks_per_worker: calls after which a worker is replaced; the new one is ready before the old one goes.
+        max_worker_memory: resident bytes, looked at four times a second, beyond which a worker is likewise replaced; it is
+            killed at twice that.
         start_method: ``"forkserver"`` (forks ready workers from a template process; default on Linux) or ``"spawn"`` (a
             fresh interpreter for each; default elsewhere).
         cache: let wasmtime remember the compiled module on disk, so that the next run of the program need not compile.
@@ -109,13 +120,29 @@ class ProcessWasmPool(Executor):
         *,
         timeout: float | None = None,
         kill_grace: float = 1.0,
+        memory_limit: int | None = None,
+        fuel: int | None = None,
+        max_pending: int | None = None,
+        on_full: str = "block",
+        full_timeout: float | None = None,
+        max_tasks_per_worker: int | None = None,
+        max_worker_memory: int | None = None,
         start_method: str | None = None,
         cache: bool = True,
     ) -> None:
-        if workers is None:
-            workers = usable_cpus()
-        if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= MAX_WORKERS:
-            raise ValueError(f"workers must be an int from 1 to {MAX_WORKERS}, got {workers!r}")
+        workers = _checked_workers(usable_cpus() if workers is None else workers)
+        if on_full not in ("block", "raise"):
+            raise ValueError(f"on_full must be 'block' or 'raise', got {on_full!r}")
+        if not kill_grace >= 0:
+            raise ValueError(f"kill_grace must be a number of seconds, got {kill_grace!r}")
+        guest = wire.GuestLimits(_positive("memory_limit", memory_limit), _positive("fuel", fuel))
+        limits = Limits(
+            kill_grace,
+            _positive("max_pending", max_pending),
+            0.0 if on_full == "raise" else _checked_timeout(full_timeout, "full_timeout"),
+            _positive("max_tasks_per_worker", max_tasks_per_worker) or math.inf,
+            _positive("max_worker_memory", max_worker_memory),
+        )
         if start_method is None:
             start_method = "forkserver" if sys.platform.startswith("linux") else "spawn"
         if start_method not in LAUNCHERS:
@@ -129,7 +156,7 @@ class ProcessWasmPool(Executor):
             reserved = reserve_stdio()
             for fd in reserved:
                 on_failure.callback(os.close, fd)
-            compiled = compile_module(src, cache)
+            compiled = compile_module(src, cache, fuel=fuel is not None)
             on_failure.callback(os.close, compiled.artifact)
             #: what the module exports, by name: signatures of functions, and memories, tables and globals
             self.exports: MappingType[str, ExternType] = MappingProxyType(compiled.interface.exports)
@@ -137,9 +164,9 @@ class ProcessWasmPool(Executor):
             self.imports: tuple[Import, ...] = tuple(compiled.interface.imports)
             for needed in self.imports:
                 raise MissingImport(f"the module imports {needed.module}.{needed.name}, a {needed.type}")
-            inheritance = Inheritance(compiled.artifact, self._index_functions(), MAX_WORKERS, reserved)
+            inheritance = Inheritance(compiled.artifact, self._index_functions(), guest, MAX_WORKERS, reserved)
             on_failure.pop_all()
-        self._dispatcher = Dispatcher(inheritance, start_method, workers, kill_grace)
+        self._dispatcher = Dispatcher(inheritance, start_method, workers, limits)
         self._direct = DirectCalls(self._dispatcher)
         # Not at exit, where the dispatcher sees to itself: then nobody is left to want the results.
         weakref.finalize(self, self._dispatcher.close).atexit = False
@@ -419,6 +446,35 @@ class ProcessWasmPool(Executor):
         """
         self._dispatcher.wait_ready(timeout)
 
+    def resize(self, workers: int) -> None:
+        """Have that many workers from now on.  Returns at once; `wait_ready` waits for new ones.
+
+        Workers that are too many go when they have nothing to do; no job is interrupted.
+
+        Raises:
+            ValueError: not an int from 1 to MAX_WORKERS.
+            PoolClosed: the pool was shut down.
+        """
+        self._dispatcher.resize(_checked_workers(workers))
+
+    def restart(self, timeout: float | None = None) -> None:
+        """Replace all workers, one after the other, each when another is ready; no job is lost or interrupted.
+
+        Raises:
+            TimeoutError: that took longer than ``timeout`` seconds; it goes on.
+            PoolClosed: the pool was shut down.
+        """
+        self._dispatcher.restart(timeout)
+
+    def drain(self, timeout: float | None = None) -> None:
+        """Block until no job is queued or running.
+
+        Raises:
+            TimeoutError: that took longer than ``timeout`` seconds.
+            PoolClosed: the pool was shut down.
+        """
+        self._dispatcher.drain(timeout)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more jobs, finish those there are, and end all processes.  May be called again, from any thread.
 
@@ -486,9 +542,15 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _checked_timeout(timeout: float | None) -> float | None:
+def _checked_workers(workers: object) -> int:
+    if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= MAX_WORKERS:
+        raise ValueError(f"workers must be an int from 1 to {MAX_WORKERS}, got {workers!r}")
+    return workers
+
+
+def _checked_timeout(timeout: float | None, name: str = "timeout") -> float | None:
     if timeout is not None and not timeout > 0:
-        raise ValueError(f"timeout must be a positive number of seconds, got {timeout!r}")
+        raise ValueError(f"{name} must be a positive number of seconds, got {timeout!r}")
     return timeout
 
 

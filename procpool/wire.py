@@ -19,7 +19,7 @@ import pickle
 import struct
 import traceback
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 
@@ -86,6 +86,13 @@ INDEX = 0  #: written by the driver: the item it is at.  Survives the worker.
 STOP = 64  #: written by the parent: stop before the next item
 
 
+class GuestLimits(NamedTuple):
+    """What an instance may use."""
+
+    memory: int | None  #: bytes per linear memory
+    fuel: int | None  #: per call
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a worker is told at birth, pickled into an anonymous file.
@@ -98,6 +105,7 @@ class Settings:
     arenas: int  #: all workers' arenas, one behind the other
     lifeline: int  #: read end of a pipe whose write end only the parent has
     exports: tuple[tuple[str, FuncType], ...]  #: the functions, in the order of their indexes
+    limits: GuestLimits
     slots: int  #: the largest number of values any of them takes or returns
 
     def dump(self) -> bytes:

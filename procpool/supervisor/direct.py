@@ -46,7 +46,7 @@ class DirectCalls:
                 continue
             if reply[4] == wire.OK:
                 scheduler.release(worker)
-                if self._dispatcher.closed:
+                if self._dispatcher.attentive or worker.sent >= self._dispatcher.limits.max_tasks_per_worker:
                     self._dispatcher.look_again()
                 return export.codec.unpack(reply, 8)
             worker.failed += 1

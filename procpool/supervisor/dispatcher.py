@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import selectors
 import signal
@@ -12,11 +13,14 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+import psutil
+
 from .. import wire
-from ..errors import PoolClosed, ProcpoolError, StartupError, WorkerCrashed
+from ..errors import PoolClosed, PoolFull, ProcpoolError, StartupError, WorkerCrashed
 from .batch import Chunk, Segment
 from .job import Export, Job
 from .launch import CLOSE_GRACE, LAUNCHERS, Inheritance
@@ -39,6 +43,19 @@ REPORT_GRACE = 1.0
 BACKOFF_FIRST = 0.05
 BACKOFF_MOST = 5.0
 GIVE_UP_AFTER = 5
+#: Seconds between looks at the workers' memory, if that is limited.
+MEMORY_PERIOD = 0.25
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a pool's workers and queue may grow to."""
+
+    kill_grace: float  #: seconds from an interrupt to the kill
+    max_pending: int | None  #: jobs in the queue
+    full_timeout: float | None  #: seconds to wait when it is full; 0 to raise at once, None for ever
+    max_tasks_per_worker: float  #: calls by direct call or submit, or in batches
+    max_worker_memory: int | None  #: bytes, resident
 
 
 def _nothing() -> None:
@@ -60,7 +77,8 @@ os.register_at_fork(after_in_child=_forsake_all)
 class Dispatcher:
     """Runs a pool's workers.  Everything below `_run` happens in its thread; the rest may be called from any."""
 
-    def __init__(self, inheritance: Inheritance, start_method: str, workers: int, kill_grace: float) -> None:
+    def __init__(self, inheritance: Inheritance, start_method: str, workers: int, limits: Limits) -> None:
+        self.limits = limits
         self.scheduler = Scheduler(monotonic, self.look_again)
         self.workers: dict[int, Worker] = {}
         self.closed = False
@@ -71,13 +89,15 @@ class Dispatcher:
         self._launch_type = LAUNCHERS[start_method]
         self._launcher = self._launch_type(inheritance)
         self._rows = list(range(inheritance.rows - 1, -1, -1))
-        self._kill_grace = kill_grace
         self._wanted = workers
         self._started = 0
         self._bad_starts = 0
         self._start_at = 0.0
         self._startup: Future[None] = Future()  # the first worker is ready, or why none will be
-        self._news = threading.Condition()  # notified when a worker gets ready, and when the pool closes
+        self._news = threading.Condition()  # notified after each round while somebody waits, and when the pool closes
+        self._waiting_for_news = 0
+        self.attentive = False  #: direct calls should wake the thread when they are done
+        self._memory_due = 0.0 if limits.max_worker_memory is not None else math.inf
         self._commands: deque[Callable[[], None]] = deque()
         self._woken = False
         self._wake_fd, self._notify_fd = os.pipe()
@@ -108,15 +128,10 @@ class Dispatcher:
 
     def wait_ready(self, timeout: float | None) -> None:
         """Block until as many workers as are wanted are ready."""
-        with self._news:
-            done = self._news.wait_for(lambda: self.closed or self._ready() >= self._wanted, timeout)
-        if not done:
-            raise TimeoutError(f"{self._ready()} of {self._wanted} workers were ready within {timeout} s")
-        if self.closed:
-            raise self.why_closed()
+        self._wait_until(lambda: self._ready() >= self._wanted, timeout, "all workers are ready")
 
     def _ready(self) -> int:
-        return sum(worker.state == READY for worker in list(self.workers.values()))
+        return sum(worker.state == READY and not worker.leaving for worker in list(self.workers.values()))
 
     def do(self, command: Callable[[], None]) -> None:
         """Have the dispatcher's thread run something soon."""
@@ -139,13 +154,71 @@ class Dispatcher:
 
         Raises:
             PoolClosed, StartupError: no more jobs are taken.
+            PoolFull: the queue is full, and stayed so.
         """
         if self.closed:
             raise self.why_closed()
+        if self.limits.max_pending is not None and len(self.scheduler.queue) >= self.limits.max_pending:
+            self._wait_for_space(self.limits.max_pending)
         self.scheduler.submit(job)
         # The thread may have swept the queue for the last time between the check and the submission.
         if self._swept and not job.cancelled():
             self._sweep()
+
+    def _wait_for_space(self, most: int) -> None:
+        # A callback must not wait: it runs in the thread that would have to make the space.
+        if threading.current_thread() is self._thread:
+            return
+        space, timeout = self.scheduler.space, self.limits.full_timeout
+        with space:
+            self.scheduler.waiting_for_space += 1
+            try:
+                got = space.wait_for(lambda: self.closed or len(self.scheduler.queue) < most, timeout)
+            finally:
+                self.scheduler.waiting_for_space -= 1
+        if self.closed:
+            raise self.why_closed()
+        if not got:
+            raise PoolFull(f"{most} jobs are waiting already, and max_pending={most}")
+
+    def resize(self, workers: int) -> None:
+        """Have that many workers from now on."""
+        if self.closed:
+            raise self.why_closed()
+        self._wanted = workers
+        self.look_again()
+
+    def restart(self, timeout: float | None) -> None:
+        """Replace all workers, each when another is ready, and wait for that."""
+        if self.closed:
+            raise self.why_closed()
+        old = list(self.workers.values())
+        for worker in old:
+            worker.outdated = True
+        self._wait_until(lambda: not any(worker.id in self.workers for worker in old), timeout, "the workers are replaced")
+
+    def drain(self, timeout: float | None) -> None:
+        """Wait until nothing is queued and nothing runs."""
+        self._wait_until(self._quiet, timeout, "all jobs are done")
+
+    def _quiet(self) -> bool:
+        ready = [worker for worker in list(self.workers.values()) if worker.state == READY]
+        return not self.scheduler.queue and all(worker in self.scheduler.idle for worker in ready)
+
+    def _wait_until(self, condition: Callable[[], bool], timeout: float | None, what: str) -> None:
+        with self._news:
+            self._waiting_for_news += 1
+            self.attentive = True
+            self.look_again()
+            try:
+                done = self._news.wait_for(lambda: self.closed or condition(), timeout)
+            finally:
+                self._waiting_for_news -= 1
+                self.attentive = self.closed or self._waiting_for_news > 0
+        if self.closed:
+            raise self.why_closed()
+        if not done:
+            raise TimeoutError(f"waited {timeout} s until {what}")
 
     def why_closed(self) -> ProcpoolError:
         """A fresh exception for a use of the closed pool."""
@@ -196,8 +269,11 @@ class Dispatcher:
         """Let the workers finish what is queued, or kill them, then end.  Does not wait."""
         self.closed = True
         self.terminated = self.terminated or kill
+        self.attentive = True
         with self._news:
             self._news.notify_all()
+        with self.scheduler.space:
+            self.scheduler.space.notify_all()
         self.look_again()
 
     def terminate(self) -> None:
@@ -233,6 +309,10 @@ class Dispatcher:
                     key.data()
                 while self._commands:
                     self._commands.popleft()()
+                self._let_go()
+                if self._waiting_for_news:
+                    with self._news:
+                        self._news.notify_all()
         except BaseException:
             logger.exception("procpool: the dispatcher failed; the pool is closed")
             self.closed = True
@@ -255,12 +335,48 @@ class Dispatcher:
             return False
         for worker in list(self.workers.values()):
             # Only idle workers: one in a direct call comes back to the idle list when it is done.
-            if worker.state == STARTING or (worker in self.scheduler.idle and self.scheduler.remove(worker)):
-                worker.state = STOPPING
-                self._unwatch(worker)
-                worker.close()
-                self._dying[worker] = monotonic() + (REPORT_GRACE if worker.reported else 0.0)
+            if worker.state == STARTING or self.scheduler.take_idle(worker):
+                self._stop(worker)
         return not self.workers
+
+    def _let_go(self) -> None:
+        """End workers that are too many or outdated, as soon as there are enough others, and never in a job."""
+        ready = [worker for worker in self.workers.values() if worker.state == READY]
+        for worker in ready:
+            worker.outdated = worker.outdated or worker.calls >= self.limits.max_tasks_per_worker
+        staying = [worker for worker in ready if not worker.leaving]
+        staying.sort(key=lambda worker: (not worker.outdated, worker not in self.scheduler.idle))
+        for worker in staying[: max(0, len(staying) - self._wanted)]:
+            worker.leaving = True
+        for worker in ready:
+            if worker.leaving and self.scheduler.take_idle(worker):
+                self._stop(worker)
+        while self.scheduler.left:
+            self._stop(self.scheduler.left.popleft())
+
+    def _stop(self, worker: Worker) -> None:
+        """End a worker that we hold and that has nothing to do, by closing its pipes."""
+        worker.state = STOPPING
+        self._unwatch(worker)
+        worker.close()
+        self._dying[worker] = monotonic() + (REPORT_GRACE if worker.reported else 0.0)
+
+    def _watch_memory(self, now: float) -> None:
+        """Have workers replaced that hold too much, and kill what holds twice that: it may not live to the next look."""
+        most = self.limits.max_worker_memory
+        if most is None or now < self._memory_due:
+            return
+        self._memory_due = now + MEMORY_PERIOD
+        for worker in list(self.workers.values()):
+            try:
+                held = psutil.Process(worker.pid).memory_info().rss if worker.pid else 0
+            except psutil.Error:
+                continue
+            if held > most and not worker.outdated:
+                logger.warning("procpool: worker %d holds %d bytes and is replaced", worker.pid, held)
+                worker.outdated = True
+            if held > 2 * most:
+                self._kill(worker)
 
     def _tear_down(self) -> None:
         error = self.why_closed()
@@ -304,7 +420,11 @@ class Dispatcher:
     def _start_missing(self) -> None:
         if self.closed or self.broken or monotonic() < self._start_at:
             return
-        while len(self.workers) < self._wanted:
+        while True:
+            present = [worker for worker in self.workers.values() if not worker.leaving]
+            # One more than wanted, to be ready before an outdated one goes.
+            if len(present) >= self._wanted + any(worker.outdated for worker in present) or not self._rows:
+                return
             worker = Worker(self._started, self._rows.pop(), self._inheritance)
             self._started += 1
             try:
@@ -513,7 +633,8 @@ class Dispatcher:
     def _keep_time(self) -> float | None:
         """Do what is due, and say how long nothing will be, in seconds; None for ever."""
         now = monotonic()
-        due = [self._start_at] if self._start_at > now else []
+        self._watch_memory(now)
+        due = [at for at in (self._start_at, self._memory_due) if now < at < math.inf]
         for worker, kill_at in list(self._dying.items()):
             if kill_at <= now:
                 self._kill(worker)
@@ -541,7 +662,7 @@ class Dispatcher:
             running = (worker.head, job.item(worker))
             if worker.interrupted != running:
                 worker.interrupted = running
-                worker.kill_at = now + self._kill_grace
+                worker.kill_at = now + self.limits.kill_grace
                 worker.command(wire.INTERRUPT, *running)
                 job.timed_out()
             if worker.kill_at <= now:

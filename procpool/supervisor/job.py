@@ -99,6 +99,8 @@ class Job(Future[Any]):
 
     def begin(self) -> bool:
         """Whether it may be sent to a worker: it was not cancelled, and cannot be from now on."""
+        if self.expired:
+            return False
         with self._making:
             if self._made is None:
                 self._state = RUNNING

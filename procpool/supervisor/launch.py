@@ -25,7 +25,12 @@ class Inheritance:
     """The anonymous files that all workers of a pool inherit under their numbers, and the parent's share in them."""
 
     def __init__(
-        self, artifact: int, exports: tuple[tuple[str, FuncType], ...], rows: int, reserved: Sequence[int] = ()
+        self,
+        artifact: int,
+        exports: tuple[tuple[str, FuncType], ...],
+        limits: wire.GuestLimits,
+        rows: int,
+        reserved: Sequence[int] = (),
     ) -> None:
         self._reserved = reserved  # descriptors to close with the rest
         self.rows = rows  #: of the board, so the most workers there can be at a time
@@ -38,7 +43,7 @@ class Inheritance:
         # The parent alone has the write end, and never writes: its closing is the news that the parent has ended.
         lifeline, self._lifeline = os.pipe()
         slots = max((max(len(t.params), len(t.results)) for _, t in exports), default=0)
-        settings = wire.Settings(artifact, board_fd, self._arenas, lifeline, exports, slots)
+        settings = wire.Settings(artifact, board_fd, self._arenas, lifeline, exports, limits, slots)
         self.settings_fd = anonymous_file(settings.dump())
         self.fds: tuple[int, ...] = (self.settings_fd, artifact, board_fd, self._arenas, lifeline)
 

@@ -33,6 +33,9 @@ class Scheduler:
         self.queue: deque[Job] = deque()
         self.idle: deque[Worker] = deque()  #: used as a stack: the last used worker has the warmest caches
         self.busy: list[Worker] = []  #: held by the dispatcher, with jobs in flight
+        self.left: deque[Worker] = deque()  #: have done their last job; for the dispatcher to end
+        self.space = threading.Condition()  #: notified when the queue has become shorter and somebody waits for that
+        self.waiting_for_space = 0
         self.workers = 0  #: how many there are in all
         self._clock = clock
         self._on_watch = on_watch  # called when a job was sent whose time the dispatcher must keep
@@ -52,7 +55,11 @@ class Scheduler:
 
     def release(self, worker: Worker) -> None:
         """Give back a worker taken from ``idle``."""
-        self.idle.append(worker)
+        if worker.leaving:
+            self.left.append(worker)
+            self._on_watch()
+        else:
+            self.idle.append(worker)
         if self.queue:
             self.pump()
 
@@ -65,7 +72,10 @@ class Scheduler:
                 self._room = any(len(worker.inflight) < 2 and self._open(worker) for worker in self.busy)
                 # A job queued before `_room` was set was not pumped by its submitter; see it now.
                 if not (self.queue and self._feed_one(depth)):
-                    return
+                    break
+        if self.waiting_for_space:
+            with self.space:
+                self.space.notify_all()
 
     def measured(self, job_ns: float) -> None:
         """Learn how long jobs take now."""
@@ -81,7 +91,8 @@ class Scheduler:
         with self._lock:
             if not worker.inflight and not worker.outbox and worker in self.busy:
                 self.busy.remove(worker)
-                self.idle.append(worker)
+                # Not by way of `idle`, from where it would be sent a next job and never get away.
+                (self.left if worker.leaving else self.idle).append(worker)
         self.pump()
 
     def take_back(self, worker: Worker, count: int) -> None:
@@ -95,10 +106,22 @@ class Scheduler:
                     self.queue.appendleft(job)
             worker.recalling = False
 
-    def remove(self, worker: Worker) -> bool:
-        """Take a worker out of service; whether the caller is now its holder."""
+    def take_idle(self, worker: Worker) -> bool:
+        """Take a worker out of service if it is idle; whether it was.
+
+        One step: looked for first and removed later, it could have been sent jobs in between.
+        """
         with self._lock:
-            for place in (self.idle, self.busy):
+            try:
+                self.idle.remove(worker)
+            except ValueError:
+                return False
+            return True
+
+    def remove(self, worker: Worker) -> bool:
+        """Take a worker that has died out of service; whether the caller is now its holder."""
+        with self._lock:
+            for place in (self.idle, self.busy, self.left):
                 try:
                     place.remove(worker)
                 except ValueError:
@@ -126,7 +149,7 @@ class Scheduler:
         return min(MAX_INFLIGHT, max(2, int(TARGET_NS / max(self._job_ns, 1))))
 
     def _open(self, worker: Worker) -> bool:
-        return not (worker.recalling or worker.stalled or worker.outbox)
+        return not (worker.recalling or worker.stalled or worker.leaving or worker.outbox)
 
     def _takes(self, worker: Worker, job: Job, depth: int) -> bool:
         """Whether the job may go behind those in flight."""

@@ -42,6 +42,8 @@ class Worker:
         self.state = STARTING
         self.ready = False  #: it has been ready; before, nobody but the dispatcher holds it
         self.reported = True  #: its end will be; not so when the template it came from has died
+        self.outdated = False  #: to be replaced, once there is another
+        self.leaving = False  #: it gets no more jobs
         self.unfit = False  #: it has said that it will not be ready, and why
         self.exitcode: int | None = None
         self.exited = threading.Event()  #: set when `exitcode` is as known as it will ever be

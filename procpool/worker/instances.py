@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import wasmtime
 
+from .. import wire
 from ..binary import FuncType
 from ..codec import SLOT
 from . import ffi
@@ -34,11 +35,14 @@ class Instances:
         module: wasmtime.Module,
         exports: tuple[tuple[str, FuncType], ...],
         slots: int,
+        limits: wire.GuestLimits,
         arena: Arena,
     ) -> None:
         self._engine = engine
         self._instantiate = wasmtime.Linker(engine).instantiate_pre(module).instantiate
         self._exports = exports
+        self._limits = limits
+        self.fuelled = limits.fuel is not None
         # A driver takes an argument per column, and three of its own.
         self._slots = ffi.Slots(2 * slots + 3)
         self._arena = arena
@@ -61,7 +65,18 @@ class Instances:
             self._store = wasmtime.Store(self._engine)
             # Any raise of the epoch from now on stops it; without a deadline it would trap at once.
             self._store.set_epoch_deadline(1)
+            self.refuel()  # for the start function
+            self._limit_memory()
             self._instance = self._instantiate(self._store)
+
+    def refuel(self) -> None:
+        """Give the instance the fuel for one call."""
+        if self._limits.fuel is not None and self._store is not None:
+            self._store.set_fuel(self._limits.fuel)
+
+    def _limit_memory(self) -> None:
+        if self._limits.memory is not None and self._store is not None:
+            self._store.set_limits(memory_size=self._limits.memory)
 
     def function(self, index: int) -> Function:
         """The export of that index, bound to the instance."""
@@ -80,7 +95,9 @@ class Instances:
             self.warm()
             assert self._store is not None and self._instance is not None
             if self._memory is None:
+                self._store.set_limits()  # the arena is ours, not the guest's
                 self._memory = self._arena.memory(self._store)
+                self._limit_memory()
             name, signature = self._exports[index]
             export = ffi.export(self._store, self._instance, name)
             linked = self._drivers.link(self._store, signature, export, self._memory)

@@ -92,6 +92,8 @@ class Loop:
         try:
             function = instances.bound.get(export) or instances.function(export)
             function.params[:] = payload
+            if instances.fuelled:
+                instances.refuel()
             function.run()
             answer = wire.reply(wire.OK, function.results)
         except BaseException as error:
@@ -125,10 +127,15 @@ class Loop:
             self._running.begin(number)
             try:
                 driver = self._instances.driver(export)
-                driver.params[:] = _SLOT.pack(first) + payload[_SLOT.size :]
+                stop = end
+                if self._instances.fuelled:  # item by item, because each has its own
+                    self._instances.refuel()
+                    stop = first + 1
+                driver.params[:] = _SLOT.pack(first) + _SLOT.pack(stop) + payload[2 * _SLOT.size :]
                 driver.run()
                 (first,) = _SLOT.unpack(driver.results)
-                end = first
+                if first < stop:  # told to stop
+                    end = first
             except BaseException as error:
                 first = max(first, self._arena.item())  # it never got to an item if the driver cannot be made
                 failure = _failure(error)

@@ -34,7 +34,7 @@ class Blueprint:
             file.seek(0)
             settings: wire.Settings = pickle.load(file)
         self.settings = settings
-        self.engine = loading_engine()
+        self.engine = loading_engine(settings.limits.fuel is not None)
         self.module = wasmtime.Module.deserialize_file(self.engine, f"/dev/fd/{settings.artifact}")
         self.board = memoryview(mmap.mmap(settings.board, 0)).cast("Q")
 
@@ -83,7 +83,7 @@ def _work(blueprint: Blueprint, row: int, jobs_fd: int, replies_fd: int, control
     settings = blueprint.settings
     replies = Replies(control)
     arena = Arena(settings.arenas, row)
-    instances = Instances(blueprint.engine, blueprint.module, settings.exports, settings.slots, arena)
+    instances = Instances(blueprint.engine, blueprint.module, settings.exports, settings.slots, settings.limits, arena)
     waiting = Waiting(jobs_fd)
     running = Running(blueprint.engine)
     threading.Thread(target=_listen, args=(control, waiting, running, replies, arena), daemon=True).start()

@@ -41,6 +41,8 @@ class Instance:
             raise LookupError(f"the module exports no function {export!r}") from None
         function = self._instances.function(index)
         function.params[:] = codec.pack(args)
+        if self._instances.fuelled:
+            self._instances.refuel()
         function.run()
         return codec.unpack(function.results)
 
