@@ -1,4 +1,4 @@
-"""The figures as a picture: a bar per way, on a logarithmic scale, the spread as a line."""
+"""The figures as a picture: a bar per way, the spread as a line; logarithmic where one way is many times another."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def draw(results: list[Result], target: Path) -> None:
                 bar.set_hatch("////")
         axis.set_yticks(range(len(group)), [result.way for result in group], fontsize=8)
         axis.bar_label(bars, [f" {result.median:,.3g}" for result in group], fontsize=8, padding=4)
-        axis.set_xscale("log")
+        if max(medians) > 30 * min(medians):
+            axis.set_xscale("log")
         axis.margins(x=0.15)
         axis.set_title(f"{what}, {group[0].unit} (less is better)", fontsize=9, loc="left")
         axis.tick_params(axis="x", labelsize=7)

@@ -21,6 +21,8 @@ from .supervisor.job import Export
 #: How long a chunk should take a worker, in nanoseconds: long against what a chunk costs the parent (some 70 us; at 4 ms
 #: that still showed, docs/rationale.md), short against what anybody waits for.
 TARGET_NS = 8_000_000
+#: Towards the end chunks shrink, but not below this: a chunk can be cut while it runs, should that be needed.
+LEAST_NS = 500_000
 #: The first chunks, while nothing is known about the cost of an item, double from one item up to this many.
 MOST_UNMEASURED = 64
 #: The most items of Python objects per chunk.  What a chunk costs is then lost in what packing its items costs, and the
@@ -170,7 +172,8 @@ class ChunkSizes:
         else:
             size = self._size = max(1, min(int(TARGET_NS / self._item_ns), 8 * self._size, self._most))
         if left is not None:
-            size = min(size, max(1, -(-left // (2 * self._workers))))
+            least = 1 if self._item_ns is None else max(1, int(LEAST_NS / self._item_ns))
+            size = min(size, max(least, -(-left // (2 * self._workers))))
         return size
 
     def measured(self, count: int, nanoseconds: int) -> None:

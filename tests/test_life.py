@@ -252,3 +252,12 @@ def test_thirty_pools_leave_nothing(nothing_left: None) -> None:
         with ProcessWasmPool(MISBEHAVE, workers=1) as pool:
             assert pool.call("fine", 1) == 1
     eventually(lambda: threading.active_count() <= threads, "the dispatchers' threads to end")
+
+
+def test_with_few_descriptors() -> None:
+    """As many workers as the limit allows serve; the lack is logged."""
+    script = USE.replace(", 2)", ", 30)", 1)
+    command = ["bash", "-c", 'ulimit -n 64; exec "$0" -c "$1"', sys.executable, script]
+    run = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, cwd="/")
+    assert (run.stdout, run.returncode) == ("3\n", 0), run.stderr
+    assert "Too many open files" in run.stderr and "Traceback" not in run.stderr

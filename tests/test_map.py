@@ -285,9 +285,15 @@ def test_chunks_start_small_grow_and_shrink_towards_the_end() -> None:
     assert [sizes.next(None) for _ in range(8)] == [1, 2, 4, 8, 16, 32, 64, 64]
     sizes.measured(1, 100)  # 100 ns an item: 40,000 items would be right, but only eightfold at a time
     assert [sizes.next(None) for _ in range(4)] == [512, 4096, 10_000, 10_000]
-    assert [sizes.next(left) for left in (1000, 100, 8, 4, 3, 1)] == [250, 25, 2, 1, 1, 1]
-    sizes.measured(1, 10**9)
-    assert sizes.next(None) == 1
+    assert [sizes.next(left) for left in (40_000, 30_000, 1000)] == [10_000, 7500, 5000], (
+        "no chunk below half a millisecond"
+    )
+    for _ in range(60):
+        sizes.measured(1, 10**8)
+    assert [sizes.next(left) for left in (None, 1000, 1)] == [1, 1, 1]
+    slow = ChunkSizes(workers=2, most=10_000, fixed=None)
+    slow.measured(10, 10_000_000)  # a millisecond an item
+    assert [slow.next(left) for left in (1000, 100, 8, 4, 3, 1)] == [8, 8, 2, 1, 1, 1]
 
 
 def test_a_batch_runs_on_the_same_instance_as_calls(misbehave: ProcessWasmPool) -> None:

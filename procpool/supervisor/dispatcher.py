@@ -425,14 +425,21 @@ class Dispatcher:
             # One more than wanted, to be ready before an outdated one goes.
             if len(present) >= self._wanted + any(worker.outdated for worker in present) or not self._rows:
                 return
-            worker = Worker(self._started, self._rows.pop(), self._inheritance)
+            row = self._rows.pop()
+            try:
+                worker = Worker(self._started, row, self._inheritance)
+            except OSError as error:  # no descriptors left
+                self._rows.append(row)
+                self._start_failed(error)
+                return
             self._started += 1
             try:
                 self._launcher.launch(worker.id, worker.row, worker.their_fds)
             except OSError as error:
                 worker.close_their_fds()
                 worker.close()
-                self._rows.append(worker.row)
+                worker.release()
+                self._rows.append(row)
                 self._start_failed(error)
                 return
             worker.close_their_fds()

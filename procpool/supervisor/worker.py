@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import socket
@@ -18,6 +19,13 @@ STARTING: Final = "starting"
 READY: Final = "ready"  # idle or running a job; whether it is idle, the scheduler knows
 STOPPING: Final = "stopping"
 DEAD: Final = "dead"
+
+
+def _pipe(on_failure: contextlib.ExitStack) -> tuple[int, int]:
+    ends = os.pipe()
+    for fd in ends:
+        on_failure.callback(os.close, fd)
+    return ends
 
 
 class Worker:
@@ -64,9 +72,11 @@ class Worker:
         self.kill_at = 0.0  #: when patience with that ends
         self.reader = wire.FrameReader(wire.REPLY)
         self.abandoned_reader = wire.FrameReader(wire.REPLY)
-        jobs_theirs, self.jobs_fd = os.pipe()
-        self.replies_fd, replies_theirs = os.pipe()
-        self.control, control_theirs = socket.socketpair()
+        with contextlib.ExitStack() as on_failure:  # there may be no descriptors left
+            jobs_theirs, self.jobs_fd = _pipe(on_failure)
+            self.replies_fd, replies_theirs = _pipe(on_failure)
+            self.control, control_theirs = socket.socketpair()
+            on_failure.pop_all()
         self.replies = EagerReader(self.replies_fd, 4096)  # holds any ordinary reply; longer ones take a second read
         os.set_blocking(self.jobs_fd, False)
         self.control.setblocking(False)
