@@ -35,6 +35,38 @@ T = TypeVar("T")
 Progress = Callable[[int, "int | None"], None]
 
 
+@dataclass(frozen=True)
+class MapOptions:
+    """What `map` and `starmap` may be told; see there.
+
+    Raises:
+        ValueError: a size is no positive int.
+    """
+
+    timeout: float | None
+    chunksize: int | None
+    buffersize: int | None
+    item_timeout: float | None
+    return_exceptions: bool
+    ordered: bool
+    progress: bool | Progress
+
+    def __post_init__(self) -> None:
+        positive("chunksize", self.chunksize)
+        positive("buffersize", self.buffersize)
+
+    def deadline(self) -> float | None:
+        """When ``timeout`` ends that begins now, in the time of time.monotonic."""
+        return None if self.timeout is None else monotonic() + self.timeout
+
+
+def positive(name: str, value: int | None) -> int | None:
+    """The value, if it is None or a positive int; ValueError otherwise."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"{name} must be a positive int, got {value!r}")
+    return value
+
+
 @dataclass
 class Piece:
     """A stretch of the input, ready to run."""
@@ -396,22 +428,16 @@ class JobMapping:
             self.stop()
 
 
-def job_lists(
-    done: Iterator[tuple[int, Future[Any]]],
-    return_exceptions: bool,
-    indexed: bool,
-    progress: bool | Progress,
-    total: int | None,
-) -> Iterator[list[Any]]:
+def job_lists(done: Iterator[tuple[int, Future[Any]]], options: MapOptions, total: int | None) -> Iterator[list[Any]]:
     """The outcomes of jobs, each as a list of one; raises a failure in its place."""
     count = 0
-    with _reporting(progress, total) as report:
+    with _reporting(options.progress, total) as report:
         for index, future in done:
             error = future.exception()
-            if error is not None and not return_exceptions:
+            if error is not None and not options.return_exceptions:
                 raise error
             outcome = future.result() if error is None else error
-            yield [(index, outcome) if indexed else outcome]
+            yield [outcome if options.ordered else (index, outcome)]
             count += 1
             report(count, total)
 

@@ -13,7 +13,6 @@ from collections.abc import Mapping as MappingType
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from difflib import get_close_matches
-from time import monotonic
 from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn
 
@@ -28,12 +27,14 @@ from .mapping import (
     MOST_JOBS_AHEAD,
     MOST_OBJECTS,
     JobMapping,
+    MapOptions,
     Mapping,
     MapResults,
     Progress,
     RowSource,
     Source,
     job_lists,
+    positive,
     result_lists,
     source_of,
     with_progress,
@@ -135,13 +136,13 @@ class ProcessWasmPool(Executor):
             raise ValueError(f"on_full must be 'block' or 'raise', got {on_full!r}")
         if not kill_grace >= 0:
             raise ValueError(f"kill_grace must be a number of seconds, got {kill_grace!r}")
-        guest = wire.GuestLimits(_positive("memory_limit", memory_limit), _positive("fuel", fuel))
+        guest = wire.GuestLimits(positive("memory_limit", memory_limit), positive("fuel", fuel))
         limits = Limits(
             kill_grace,
-            _positive("max_pending", max_pending),
+            positive("max_pending", max_pending),
             0.0 if on_full == "raise" else _checked_timeout(full_timeout, "full_timeout"),
-            _positive("max_tasks_per_worker", max_tasks_per_worker) or math.inf,
-            _positive("max_worker_memory", max_worker_memory),
+            positive("max_tasks_per_worker", max_tasks_per_worker) or math.inf,
+            positive("max_worker_memory", max_worker_memory),
         )
         if start_method is None:
             start_method = "forkserver" if sys.platform.startswith("linux") else "spawn"
@@ -289,11 +290,11 @@ class ProcessWasmPool(Executor):
             concurrent.futures.TimeoutError: from the iterator, when ``timeout`` has passed.
             Whatever :meth:`call` raises, from the iterator, in the item's place.
         """
-        options = (timeout, chunksize, buffersize, item_timeout, return_exceptions, ordered, progress)
+        options = MapOptions(timeout, chunksize, buffersize, item_timeout, return_exceptions, ordered, progress)
         if callable(export):
-            return self._map_shipped(export, zip(*iterables, strict=False), _shortest(iterables), *options)
+            return self._map_shipped(export, zip(*iterables, strict=False), _shortest(iterables), options)
         function = self._mappable(export)
-        return self._map(function, source_of(ColumnCodec(function.codec), iterables), *options)
+        return self._map(function, source_of(ColumnCodec(function.codec), iterables), options)
 
     def starmap(
         self,
@@ -309,11 +310,11 @@ class ProcessWasmPool(Executor):
         progress: bool | Progress = False,
     ) -> MapResults[Any]:
         """As :meth:`map`, over an iterable of argument tuples (multiprocessing.Pool's spelling)."""
-        options = (timeout, chunksize, buffersize, item_timeout, return_exceptions, ordered, progress)
+        options = MapOptions(timeout, chunksize, buffersize, item_timeout, return_exceptions, ordered, progress)
         if callable(export):
-            return self._map_shipped(export, iter(rows), _shortest((rows,)), *options)
+            return self._map_shipped(export, iter(rows), _shortest((rows,)), options)
         function = self._mappable(export)
-        return self._map(function, RowSource(ColumnCodec(function.codec), rows), *options)
+        return self._map(function, RowSource(ColumnCodec(function.codec), rows), options)
 
     def _mappable(self, export: str) -> Export:
         function = self._functions.get(export) or self._no_function(export)
@@ -321,52 +322,33 @@ class ProcessWasmPool(Executor):
             raise self._dispatcher.why_closed()
         return function
 
-    def _map(
-        self,
-        function: Export,
-        source: Source,
-        timeout: float | None,
-        chunksize: int | None,
-        buffersize: int | None,
-        item_timeout: float | None,
-        return_exceptions: bool,
-        ordered: bool,
-        progress: bool | Progress,
-    ) -> MapResults[Any]:
-        deadline = None if timeout is None else monotonic() + timeout
+    def _map(self, function: Export, source: Source, options: MapOptions) -> MapResults[Any]:
+        deadline = options.deadline()
         mapping = Mapping(
             self._dispatcher,
             function,
             source,
             most=MOST_OBJECTS,
-            chunksize=_positive("chunksize", chunksize),
-            buffersize=_positive("buffersize", buffersize),
-            item_timeout=self._timeout if item_timeout is None else _checked_timeout(item_timeout),
-            go_on=return_exceptions,
+            chunksize=options.chunksize,
+            buffersize=options.buffersize,
+            item_timeout=self._timeout if options.item_timeout is None else _checked_timeout(options.item_timeout),
+            go_on=options.return_exceptions,
         )
-        runs = mapping.in_order(deadline) if ordered else mapping.as_completed(deadline)
-        runs = with_progress(runs, progress, source.total)
-        return MapResults.over(result_lists(runs, return_exceptions, not ordered), mapping.stop)
+        runs = mapping.in_order(deadline) if options.ordered else mapping.as_completed(deadline)
+        runs = with_progress(runs, options.progress, source.total)
+        return MapResults.over(result_lists(runs, options.return_exceptions, not options.ordered), mapping.stop)
 
     def _map_shipped(
-        self,
-        function: Callable[..., Any],
-        rows: Iterator[Iterable[Any]],
-        total: int | None,
-        timeout: float | None,
-        chunksize: int | None,
-        buffersize: int | None,
-        item_timeout: float | None,
-        return_exceptions: bool,
-        ordered: bool,
-        progress: bool | Progress,
+        self, function: Callable[..., Any], rows: Iterator[Iterable[Any]], total: int | None, options: MapOptions
     ) -> MapResults[Any]:
-        deadline = None if timeout is None else monotonic() + timeout
-        _positive("chunksize", chunksize)
-        most = _positive("buffersize", buffersize) or MOST_JOBS_AHEAD
-        jobs = JobMapping(lambda row: self._ship(function, tuple(row), item_timeout), rows, most, return_exceptions)
-        outcomes = jobs.in_order(deadline) if ordered else jobs.as_completed(deadline)
-        return MapResults.over(job_lists(outcomes, return_exceptions, not ordered, progress, total), jobs.stop)
+        deadline = options.deadline()
+
+        def submit(row: Iterable[Any]) -> Future[Any]:
+            return self._ship(function, tuple(row), options.item_timeout)
+
+        jobs = JobMapping(submit, rows, options.buffersize or MOST_JOBS_AHEAD, options.return_exceptions)
+        done = jobs.in_order(deadline) if options.ordered else jobs.as_completed(deadline)
+        return MapResults.over(job_lists(done, options, total), jobs.stop)
 
     def map_array(self, export: str, *arrays: Any, out: Any = None, progress: bool | Progress = False) -> Any:
         """Call an export on each item of arrays, as a numpy ufunc does.
@@ -425,7 +407,7 @@ class ProcessWasmPool(Executor):
             function,
             source,
             most=MOST_OBJECTS,
-            chunksize=_positive("chunksize", chunksize),
+            chunksize=positive("chunksize", chunksize),
             item_timeout=self._timeout,
             go_on=return_exceptions,
         )
@@ -552,12 +534,6 @@ def _checked_timeout(timeout: float | None, name: str = "timeout") -> float | No
     if timeout is not None and not timeout > 0:
         raise ValueError(f"{name} must be a positive number of seconds, got {timeout!r}")
     return timeout
-
-
-def _positive(name: str, value: int | None) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"{name} must be a positive int, got {value!r}")
-    return value
 
 
 def _shortest(iterables: Sequence[Iterable[Any]]) -> int | None:
