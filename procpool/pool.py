@@ -487,8 +487,14 @@ class ProcessWasmPool(Executor):
         """What the pool is doing now, and has done."""
         dispatcher = self._dispatcher
         workers = list(dispatcher.workers.values())
+        # States before the idle list: a worker becomes idle first and ready second, so one that is ready here and not in
+        # the list really has something to do.
+        states = [worker.state for worker in workers]
         idle = list(dispatcher.scheduler.idle)
-        rows = tuple(_worker_stats(worker, worker in idle) for worker in workers)
+        rows = tuple(
+            _worker_stats(worker, state if state != READY else "idle" if worker in idle else "busy")
+            for worker, state in zip(workers, states, strict=True)
+        )
         return PoolStats(
             workers=rows,
             busy=sum(row.state == "busy" for row in rows),
@@ -543,8 +549,7 @@ def _shortest(iterables: Sequence[Iterable[Any]]) -> int | None:
     return None
 
 
-def _worker_stats(worker: Worker, idle: bool) -> WorkerStats:
-    state = worker.state if worker.state != READY else "idle" if idle else "busy"
+def _worker_stats(worker: Worker, state: str) -> WorkerStats:
     try:
         rss = psutil.Process(worker.pid).memory_info().rss if worker.pid else 0
     except psutil.Error:

@@ -69,7 +69,10 @@ def test_every_job_is_accounted_for(seed: int, nothing_left: None) -> None:
             never.wait(rng.uniform(0.005, 0.1))
             pids = [worker.pid for worker in pool.stats().workers if worker.pid and worker.state in ("idle", "busy")]
             if pids:
-                os.kill(rng.choice(pids), signal.SIGKILL)
+                try:
+                    os.kill(rng.choice(pids), signal.SIGKILL)
+                except ProcessLookupError:  # dead and reaped since we looked
+                    continue
                 deaths += 1
             if rng.random() < 0.2:
                 pool.resize(rng.randrange(1, 5))
