@@ -352,7 +352,11 @@ class Dispatcher:
             if worker.leaving and self.scheduler.take_idle(worker):
                 self._stop(worker)
         while self.scheduler.left:
-            self._stop(self.scheduler.left.popleft())
+            worker = self.scheduler.left.popleft()
+            if worker.state == DEAD:
+                self._bury(worker)
+            else:
+                self._stop(worker)
 
     def _stop(self, worker: Worker) -> None:
         """End a worker that we hold and that has nothing to do, by closing its pipes."""
@@ -397,6 +401,8 @@ class Dispatcher:
         self._stopped.set()
         while self._commands:  # workers given back by direct calls that saw them die
             self._commands.popleft()()
+        for worker in self.scheduler.left:
+            worker.close()
         _live.discard(self)
         atexit.unregister(self.terminate)
         self._selector.close()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ..wire import BUFFERS
 from .job import Job
-from .worker import Worker
+from .worker import DEAD, Worker
 
 #: How much work to keep in a worker's pipe, in nanoseconds: enough to outlast the parent's next turn, little enough
 #: that taking it back hardly ever matters.
@@ -33,7 +33,7 @@ class Scheduler:
         self.queue: deque[Job] = deque()
         self.idle: deque[Worker] = deque()  #: used as a stack: the last used worker has the warmest caches
         self.busy: list[Worker] = []  #: held by the dispatcher, with jobs in flight
-        self.left: deque[Worker] = deque()  #: have done their last job; for the dispatcher to end
+        self.left: deque[Worker] = deque()  #: have done their last job, or died; for the dispatcher to end or bury
         self.space = threading.Condition()  #: notified when the queue has become shorter and somebody waits for that
         self.waiting_for_space = 0
         self.workers = 0  #: how many there are in all
@@ -56,10 +56,13 @@ class Scheduler:
     def release(self, worker: Worker) -> None:
         """Give back a worker taken from ``idle``."""
         if worker.leaving:
-            self.left.append(worker)
-            self._on_watch()
+            self.leave(worker)
         else:
             self.idle.append(worker)
+            # It may have died after it answered.  The dispatcher marks it dead first and looks for it in `idle` second;
+            # we put it there first and look second: one of us finds the other.
+            if worker.state == DEAD and self.take_idle(worker):
+                self.leave(worker)
         if self.queue:
             self.pump()
 
@@ -105,6 +108,11 @@ class Scheduler:
                 if not job.expired:
                     self.queue.appendleft(job)
             worker.recalling = False
+
+    def leave(self, worker: Worker) -> None:
+        """Hand a worker to the dispatcher for good."""
+        self.left.append(worker)
+        self._on_watch()
 
     def take_idle(self, worker: Worker) -> bool:
         """Take a worker out of service if it is idle; whether it was.
@@ -162,6 +170,11 @@ class Scheduler:
         depth = min(depth, self._depth())
         try:
             worker = self.idle.pop()  # a direct call may take the last one first
+            # Dead already: nobody would look for the jobs it was sent.  If it dies after this, the dispatcher, which needs
+            # our lock to look for it, finds it in `busy`.
+            if worker.state == DEAD:
+                self.leave(worker)
+                return True
             self.busy.append(worker)
         except IndexError:
             takers = [w for w in self.busy if self._takes(w, self.queue[0], depth)]
