@@ -33,7 +33,10 @@ def worker_pids(pool: ProcessWasmPool) -> list[int]:
 
 
 def busy_pid(pool: ProcessWasmPool) -> int:
-    """The pid of the one worker that runs something, as soon as all others are idle."""
+    """The pid of the one worker that spins, as soon as all others are idle.
+
+    Having been sent a job is not enough: one that has not begun would, after a death, run elsewhere.
+    """
     found: list[int] = []
 
     def look() -> bool:
@@ -42,6 +45,9 @@ def busy_pid(pool: ProcessWasmPool) -> int:
         return len(found) == 1 and stats.idle == len(stats.workers) - 1
 
     eventually(look, "one busy worker")
+    process = psutil.Process(found[0])
+    before = process.cpu_times().user
+    eventually(lambda: process.cpu_times().user > before + 0.02, "the worker to spin")
     return found[0]
 
 
@@ -49,12 +55,14 @@ def busy_pid(pool: ProcessWasmPool) -> int:
 def kernels() -> Iterator[ProcessWasmPool]:
     """A pool that tests share because they do no harm to it."""
     with ProcessWasmPool(KERNELS, workers=2) as pool:
+        pool.wait_ready(DEADLINE)
         yield pool
 
 
 @pytest.fixture
 def misbehave() -> Iterator[ProcessWasmPool]:
     pool = ProcessWasmPool(MISBEHAVE, workers=2, kill_grace=0.2)
+    pool.wait_ready(DEADLINE)
     yield pool
     pool.terminate()  # what a failed test left running would never end
 

@@ -115,7 +115,7 @@ def test_a_timeout_stops_the_guest_and_frees_the_worker(misbehave: ProcessWasmPo
 
 def test_a_timeout_includes_waiting_for_a_worker(nothing_left: None) -> None:
     with ProcessWasmPool(MISBEHAVE, workers=1) as pool:
-        long = pool.submit("spin", timeout=0.5)
+        long = pool.submit("spin", timeout=1.5)
         busy_pid(pool)
         with pytest.raises(CallTimeout, match="no result within"):
             pool.call("fine", 1, timeout=0.05)

@@ -78,7 +78,7 @@ def test_traps_arrive_in_their_own_future(misbehave: ProcessWasmPool) -> None:
 
 def test_cancel_while_queued(nothing_left: None) -> None:
     with ProcessWasmPool(MISBEHAVE, workers=1) as pool:
-        running = pool.submit("spin", timeout=0.3)
+        running = pool.submit("spin", timeout=1.5)
         queued = [pool.submit("soil") for _ in range(10)]
         busy_pid(pool)
         assert not running.cancel() and running.running()

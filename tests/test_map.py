@@ -174,7 +174,7 @@ def test_a_death_fails_only_the_item_it_was_at(nothing_left: None) -> None:
 
 def test_a_stopped_worker_is_replaced(nothing_left: None) -> None:
     with ProcessWasmPool(SPIN_AT.format(5), workers=2, kill_grace=0.1) as pool:
-        results = pool.map("f", range(10), chunksize=5, item_timeout=0.5, return_exceptions=True)
+        results = pool.map("f", range(10), chunksize=5, item_timeout=2, return_exceptions=True)
         assert list(itertools.islice(results, 5)) == list(range(5))
         os.kill(busy_pid(pool), signal.SIGSTOP)
         rest = list(results)
