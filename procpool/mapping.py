@@ -287,9 +287,6 @@ class Mapping:
         for run in self.ahead:
             self._dispatcher.abandon(run.chunk)
 
-    def __iter__(self) -> Iterator[Run]:
-        return self.in_order(None)
-
     def in_order(self, deadline: float | None) -> Iterator[Run]:
         """The chunks in order, each when it is done; TimeoutError when one is not by the deadline."""
         try:

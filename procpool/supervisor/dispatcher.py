@@ -315,7 +315,7 @@ class Dispatcher:
                         self._news.notify_all()
         except BaseException:
             logger.exception("procpool: the dispatcher failed; the pool is closed")
-            self.closed = True
+            self.close(kill=True)
             raise
         finally:
             self._tear_down()
@@ -463,8 +463,7 @@ class Dispatcher:
             failure = StartupError(f"no worker can be started: {error}")
             failure.__cause__ = error
             self.broken = failure
-            self.closed = True
-            self.terminated = True
+            self.close(kill=True)
 
     # -- events --------------------------------------------------------------------------------------------------------
 

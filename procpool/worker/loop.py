@@ -69,7 +69,7 @@ class Loop:
                 begun += 1
                 started = flushed = perf_counter_ns()
                 continue
-            answer = self._run(begun, export, payload) if kind != wire.SHIPPED else self._run_shipped(begun, payload)
+            answer = self._run(begun, export, kind, payload)
             begun += 1
             if kind == wire.CALL:
                 _write(self._replies_fd, answer)
@@ -85,36 +85,26 @@ class Loop:
                 replies.flush()
                 flushed = now
 
-    def _run(self, number: int, export: int, payload: bytes) -> bytes:
-        """The reply to one call."""
+    def _run(self, number: int, export: int, kind: int, payload: bytes) -> bytes:
+        """The reply to one call, of an export or of a Python function."""
         instances = self._instances
         self._running.begin(number)
         try:
-            function = instances.bound.get(export) or instances.function(export)
-            function.params[:] = payload
-            if instances.fuelled:
-                instances.refuel()
-            function.run()
-            answer = wire.reply(wire.OK, function.results)
+            if kind == wire.SHIPPED:
+                answer = wire.reply(wire.VALUE, self._functions.run(payload))
+            else:
+                function = instances.bound.get(export) or instances.function(export)
+                function.params[:] = payload
+                if instances.fuelled:
+                    instances.refuel()
+                function.run()
+                answer = wire.reply(wire.OK, function.results)
         except BaseException as error:
             answer = _failure(error)
             instances.discard()
         if not self._running.finish(number):
             answer = wire.reply(wire.INTERRUPTED)
             instances.discard()
-        return answer
-
-    def _run_shipped(self, number: int, payload: bytes) -> bytes:
-        """The reply to one call of a Python function."""
-        self._running.begin(number)
-        try:
-            answer = wire.reply(wire.VALUE, self._functions.run(payload))
-        except BaseException as error:
-            answer = _failure(error)
-            self._instances.discard()
-        if not self._running.finish(number):
-            answer = wire.reply(wire.INTERRUPTED)
-            self._instances.discard()
         return answer
 
     def _run_batch(self, number: int, export: int, payload: bytes) -> bytes:
