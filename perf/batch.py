@@ -20,6 +20,7 @@ from procpool import FuncType, ProcessWasmPool, wire
 from procpool.engine import loading_engine
 from procpool.worker import ffi
 from procpool.worker.driver import Drivers, signature_of_driver
+from procpool.worker.host import HostCalls
 
 from .peers import KERNELS, InProcess, add, multiprocessing_pool, process_pool_executor
 from .sidebyside import Result, interleaved, of_samples
@@ -103,7 +104,7 @@ def _driver_loop() -> Callable[[], object]:
     memory = wasmtime.Memory(store, wasmtime.MemoryType(wasmtime.Limits(pages, pages)))
     instance = Drivers(engine).link(store, signature, export, memory)
     slots = ffi.Slots(6)
-    run = ffi.bind(store, instance, "run", signature_of_driver(signature), slots)
+    run = ffi.bind(store, instance, "run", signature_of_driver(signature), slots, HostCalls())
     columns = [wire.ARENA_HEAD + n * 1_200_000 for n in range(3)]
     arguments = struct.pack("<" + "I12x" * 6, 0, 300_000, 0, *columns)
 

@@ -2,12 +2,15 @@
 
 from ._version import __version__
 from .binary import FuncType, GlobalType, Import, MemoryType, TableType, TagType
+from .bytes_function import BytesFunction
 from .errors import (
     ArgumentOutOfRange,
     BadArguments,
+    BadImport,
     CallTimeout,
     GuestExit,
     InvalidModule,
+    LeaseEnded,
     MissingImport,
     PoolClosed,
     PoolFull,
@@ -19,20 +22,30 @@ from .errors import (
     WasmTrap,
     WorkerCrashed,
 )
+from .imports import wants_instance
+from .job_context import Context, context, current_context, state
 from .pool import PoolStats, ProcessWasmPool, WorkerStats
+from .supervisor.events import PoolEvent
+from .supervisor.lease import Lease
 
 __all__ = [
     "ArgumentOutOfRange",
     "BadArguments",
+    "BadImport",
+    "BytesFunction",
     "CallTimeout",
+    "Context",
     "FuncType",
     "GlobalType",
     "GuestExit",
     "Import",
     "InvalidModule",
+    "Lease",
+    "LeaseEnded",
     "MemoryType",
     "MissingImport",
     "PoolClosed",
+    "PoolEvent",
     "PoolFull",
     "PoolStats",
     "ProcessWasmPool",
@@ -47,4 +60,8 @@ __all__ = [
     "WorkerCrashed",
     "WorkerStats",
     "__version__",
+    "context",
+    "current_context",
+    "state",
+    "wants_instance",
 ]

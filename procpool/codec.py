@@ -69,6 +69,10 @@ class Codec:
             return values[0]
         return values or None
 
+    def unpack_all(self, data: Any) -> tuple[Any, ...]:
+        """The results at the beginning of ``data``, always as a tuple."""
+        return self._results.unpack_from(data)
+
     def _convert(self, args: tuple[Any, ...]) -> list[int | float | bytes]:
         params = self.signature.params
         if len(args) != len(params):

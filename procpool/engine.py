@@ -13,9 +13,9 @@ import wasmtime
 logger = logging.getLogger("procpool")
 
 
-def compiling_engine(cache: bool, fuel: bool = False) -> wasmtime.Engine:
+def compiling_engine(cache: bool, fuel: bool = False, stack: int | None = None) -> wasmtime.Engine:
     """An engine for the parent.  With ``cache``, wasmtime's own on-disk cache remembers what it compiled."""
-    config = _config(fuel)
+    config = _config(fuel, stack)
     if cache:
         try:
             config.cache = True
@@ -24,15 +24,19 @@ def compiling_engine(cache: bool, fuel: bool = False) -> wasmtime.Engine:
     return wasmtime.Engine(config)
 
 
-def loading_engine(fuel: bool = False) -> wasmtime.Engine:
+def loading_engine(fuel: bool = False, stack: int | None = None) -> wasmtime.Engine:
     """An engine for a worker, which only loads."""
-    return wasmtime.Engine(_config(fuel))
+    return wasmtime.Engine(_config(fuel, stack))
 
 
-def _config(fuel: bool) -> wasmtime.Config:
+def _config(fuel: bool, stack: int | None) -> wasmtime.Config:
     config = wasmtime.Config()
     config.consume_fuel = fuel
     # Raising the epoch is the only way to stop a call that does not return.  Cost: a load and a compare per loop
     # iteration and function entry.
     config.epoch_interruption = True
+    config.wasm_threads = True
+    config.shared_memory = True
+    if stack is not None:
+        config.max_wasm_stack = stack
     return config

@@ -15,7 +15,9 @@ __all__ = [
     "BadArguments",
     "CallTimeout",
     "GuestExit",
+    "BadImport",
     "InvalidModule",
+    "LeaseEnded",
     "MissingImport",
     "PoolClosed",
     "PoolFull",
@@ -51,6 +53,10 @@ class InvalidModule(ProcpoolError, ValueError):
 
 class MissingImport(ProcpoolError, ValueError):
     """Raised at construction when the module imports something that the pool does not provide."""
+
+
+class BadImport(ProcpoolError, TypeError):
+    """Raised at construction when something given for an import does not fit it, or fits none."""
 
 
 class StartupError(ProcpoolError, RuntimeError):
@@ -144,6 +150,14 @@ class PoolClosed(ProcpoolError, RuntimeError):
 
 class PoolFull(ProcpoolError, RuntimeError):
     """Raised by ``submit`` when ``max_pending`` jobs are queued and ``on_full="raise"``."""
+
+
+class LeaseEnded(ProcpoolError, RuntimeError):
+    """Raised by every use of a lease that has ended: it was put back, or a call of it failed and the instance is gone."""
+
+    def __init__(self, message: str, given_back: bool = False):
+        super().__init__(message)
+        self.given_back = given_back  #: by the holder
 
 
 class RemoteError(ProcpoolError):

@@ -228,8 +228,10 @@ class Mapping:
         buffersize: int | None = None,
         item_timeout: float | None = None,
         go_on: bool = False,
+        context: bytes = b"",
     ) -> None:
         self._dispatcher = dispatcher
+        self._context = context
         self._export = export
         self._source = source
         self._item_timeout = item_timeout
@@ -265,7 +267,8 @@ class Mapping:
             if not taken:
                 self._reading = False
                 return
-            chunk = Chunk(self._export, piece.data, piece.count, self._item_timeout)
+            retries = self._dispatcher.limits.retries
+            chunk = Chunk(self._export, piece.data, piece.count, self._item_timeout, retries, self._context)
             if piece.count:
                 self._dispatcher.submit(chunk.segment())
             else:

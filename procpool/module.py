@@ -62,7 +62,7 @@ def read_source(source: Source) -> bytes:
         raise InvalidModule(f"{origin} is not valid WAT: {error}") from None
 
 
-def compile_module(source: Source, cache: bool = True, fuel: bool = False) -> CompiledModule:
+def compile_module(source: Source, cache: bool = True, fuel: bool = False, stack: int | None = None) -> CompiledModule:
     """Compile ``source`` for the workers to map.
 
     Raises:
@@ -71,7 +71,7 @@ def compile_module(source: Source, cache: bool = True, fuel: bool = False) -> Co
     """
     wasm = read_source(source)
     try:
-        with wasmtime.Module(compiling_engine(cache, fuel), wasm) as module:
+        with wasmtime.Module(compiling_engine(cache, fuel, stack), wasm) as module:
             compiled = module.serialize()
     except wasmtime.WasmtimeError as error:
         raise InvalidModule(f"wasmtime refuses this module of {len(wasm)} bytes: {error}") from None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
+import logging
 import math
 import os
+import resource
 import sys
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Sequence, Sized
 from collections.abc import Mapping as MappingType
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -16,13 +19,17 @@ from difflib import get_close_matches
 from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn
 
+import cloudpickle
 import psutil
 
 from . import wire
 from .binary import ExternType, FuncType, Import
+from .bytes_function import BytesFunction
 from .codec import Codec
 from .columns import ColumnCodec
-from .errors import BadArguments, MissingImport, UnknownExport
+from .errors import BadArguments, UnknownExport
+from .imports import Imports, Renames, resolve
+from .job_context import bounded, capture
 from .mapping import (
     MOST_JOBS_AHEAD,
     MOST_OBJECTS,
@@ -44,14 +51,18 @@ from .module import compile_module
 from .supervisor.batch import item_bytes
 from .supervisor.direct import DirectCalls
 from .supervisor.dispatcher import Dispatcher, Limits
+from .supervisor.events import PoolEvent
 from .supervisor.job import Export, Job
 from .supervisor.launch import LAUNCHERS, Inheritance, reserve_stdio
+from .supervisor.lease import Lease, Leasing
 from .supervisor.shipped import Functions as ShippedFunctions
 from .supervisor.shipped import ShippedCall
-from .supervisor.worker import READY, Worker
+from .supervisor.worker import READY, Process, Worker
 
 #: The most workers a pool can have: rows of the shared board, 64 bytes each.
 MAX_WORKERS = 4096
+#: The most instances per worker process: three descriptors of each travel in one message, which holds 253.
+MAX_INSTANCES = 64
 #: How much of a buffer `map_array` fills at once, in bytes.  Measured: 1 MiB and 4 MiB are both slower.
 ARRAY_CHUNK_BYTES = 2 << 20
 
@@ -71,11 +82,20 @@ class PoolStats:
     """A pool at one moment.  The counters are over its whole life, workers now gone included."""
 
     workers: tuple[WorkerStats, ...]
-    busy: int  #: workers running a job
+    busy: int  #: workers running a job, or with a leased instance
     idle: int  #: workers waiting for one
     pending: int  #: jobs queued and not sent to a worker
+    leased: int  #: instances leased
     calls: int  #: jobs finished
     failed: int  #: those of them that ended in an exception
+    timeouts: int  #: jobs, and items of maps, interrupted because they outlived their limits
+    retried: int  #: jobs run again because their worker had died
+    started: int  #: worker processes
+    start_failures: int  #: attempts to start one that did not get as far as ready
+    crashed: int  #: workers that died without having been told to
+    killed: int  #: workers that the pool killed: they did not react, or held too much memory
+    recycled: int  #: workers replaced because of their age or size, or by `restart`
+    retired: int  #: workers that went because there were too many
 
 
 class ProcessWasmPool(Executor):
@@ -93,6 +113,30 @@ class ProcessWasmPool(Executor):
         fuel: how much a call may burn, about one unit per wasm instruction; then it traps with code OUT_OF_FUEL.  In a map,
             each item has that much.
         max_pending: jobs that may wait in the queue; by default any number.
+        instances: how many instances each worker process serves at once, on a thread each.  More than one helps when host
+            functions wait for something.
+        imports: what the module imports: ``{"env": {"log": function}}``.  Functions run in the workers; they travel by
+            cloudpickle.  A number serves an imported global, and a MemoryType or TableType has one made per instance.
+        rename_imports: import's module name (or (module, name)) -> the name under which ``imports`` gives it.
+        isolation: ``"pooled"`` reuses an instance until a call of it fails; ``"fresh"`` makes a new one for every call.
+        prewarm: how many of a worker's instances are made before it is ready; the others when they are first used.
+        recycle_memory: bytes; an instance one of whose exported memories has grown beyond this, and beyond what it began
+            with, does not serve another call.
+        idle_expiry: seconds after which an unused instance beyond ``prewarm``, and with ``min_workers`` an unused worker
+            beyond those, goes.
+        min_workers: start with so many, add one when all are busy and jobs wait, and go back when they are not needed.
+        initializer: called with ``initargs`` in each worker before it is ready; what it puts into ``procpool.state`` is
+            there for host functions and callables.
+        start: exports to call once in each new instance, such as ``("_initialize",)``.
+        balance: ``"least_busy"`` gives a job to the worker used last of those with nothing to do, whose caches are warm;
+            ``"round_robin"`` to each in turn.
+        retries: how often a job is run again after the worker it ran in died.  For a module with imports that may repeat
+            what its host functions have done.
+        rlimits: limits for each worker process, name as in ``resource.RLIMIT_...`` -> value: ``{"AS": 2**33, "CPU": 60}``.
+            CORE is 0 unless given.
+        max_stack: bytes of wasm stack; a deeper recursion traps.
+        on_event: called with a :class:`PoolEvent` when a worker starts, gets ready, crashes, is killed, replaced, or a call
+            times out.  Runs in the pool's own thread, so it must not wait for the pool.
         on_full: what ``submit`` does when so many wait: ``"block"`` until there is room, for ``full_timeout`` seconds at
             most, or ``"raise"`` PoolFull.  A callback of a future is never blocked.
         max_tasks_per_worker: calls after which a worker is replaced; the new one is ready before the old one goes.
@@ -104,7 +148,10 @@ class ProcessWasmPool(Executor):
 
     Raises:
         InvalidModule: ``src`` is not a module that wasmtime accepts.
-        MissingImport: the module imports something.
+        MissingImport: the module imports something that ``imports`` does not give.
+        BadImport: ``imports`` gives something that does not fit, or that the module does not import.
+        UnknownExport: ``start`` names no function without parameters.
+        Whatever ``initializer`` raises.
         OSError: the file cannot be read.
         StartupError: no worker could be started; the cause is attached.
         ValueError, TypeError: another argument is out of its range.
@@ -120,6 +167,22 @@ class ProcessWasmPool(Executor):
         workers: int | None = None,
         *,
         timeout: float | None = None,
+        instances: int = 1,
+        imports: Imports | None = None,
+        rename_imports: Renames | None = None,
+        isolation: str = "pooled",
+        prewarm: int = 1,
+        recycle_memory: int | None = None,
+        idle_expiry: float | None = None,
+        min_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Sequence[Any] = (),
+        start: Sequence[str] = (),
+        balance: str = "least_busy",
+        retries: int = 0,
+        rlimits: MappingType[str, int] | None = None,
+        max_stack: int | None = None,
+        on_event: Callable[[PoolEvent], None] | None = None,
         kill_grace: float = 1.0,
         memory_limit: int | None = None,
         fuel: int | None = None,
@@ -132,17 +195,37 @@ class ProcessWasmPool(Executor):
         cache: bool = True,
     ) -> None:
         workers = _checked_workers(usable_cpus() if workers is None else workers)
-        if on_full not in ("block", "raise"):
-            raise ValueError(f"on_full must be 'block' or 'raise', got {on_full!r}")
+        _choose("on_full", on_full, "block", "raise")
+        _choose("isolation", isolation, "pooled", "fresh")
+        _choose("balance", balance, "least_busy", "round_robin")
         if not kill_grace >= 0:
             raise ValueError(f"kill_grace must be a number of seconds, got {kill_grace!r}")
-        guest = wire.GuestLimits(positive("memory_limit", memory_limit), positive("fuel", fuel))
+        if isinstance(instances, bool) or not isinstance(instances, int) or not 1 <= instances <= MAX_INSTANCES:
+            raise ValueError(f"instances must be an int from 1 to {MAX_INSTANCES}, got {instances!r}")
+        if isinstance(prewarm, bool) or not isinstance(prewarm, int) or not 0 <= prewarm <= instances:
+            raise ValueError(f"prewarm must be an int from 0 to {instances} (instances), got {prewarm!r}")
+        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+            raise ValueError(f"retries must be an int from 0, got {retries!r}")
+        if min_workers is not None and not 1 <= _checked_workers(min_workers, "min_workers") <= workers:
+            raise ValueError(f"min_workers is {min_workers}, more than the {workers} workers")
+        stack = positive("max_stack", max_stack)
+        guest = wire.GuestLimits(
+            positive("memory_limit", memory_limit),
+            positive("fuel", fuel),
+            stack,
+            positive("recycle_memory", recycle_memory),
+        )
         limits = Limits(
             kill_grace,
             positive("max_pending", max_pending),
             0.0 if on_full == "raise" else _checked_timeout(full_timeout, "full_timeout"),
             positive("max_tasks_per_worker", max_tasks_per_worker) or math.inf,
             positive("max_worker_memory", max_worker_memory),
+            min_workers,
+            math.inf if idle_expiry is None else _checked_timeout(idle_expiry, "idle_expiry") or math.inf,
+            prewarm,
+            balance == "round_robin",
+            retries,
         )
         if start_method is None:
             start_method = "forkserver" if sys.platform.startswith("linux") else "spawn"
@@ -152,23 +235,38 @@ class ProcessWasmPool(Executor):
         self._name = os.path.basename(src) if isinstance(src, (str, os.PathLike)) and "(" not in str(src) else "<bytes>"
         self._functions: dict[str, Export] = {}
         self._refused: dict[str, BadArguments] = {}
+        self._callables = _Callables(self)
         self._shipped = ShippedFunctions()
         with contextlib.ExitStack() as on_failure:
             reserved = reserve_stdio()
             for fd in reserved:
                 on_failure.callback(os.close, fd)
-            compiled = compile_module(src, cache, fuel=fuel is not None)
+            compiled = compile_module(src, cache, fuel=fuel is not None, stack=stack)
             on_failure.callback(os.close, compiled.artifact)
             #: what the module exports, by name: signatures of functions, and memories, tables and globals
             self.exports: MappingType[str, ExternType] = MappingProxyType(compiled.interface.exports)
             #: what it imports
             self.imports: tuple[Import, ...] = tuple(compiled.interface.imports)
-            for needed in self.imports:
-                raise MissingImport(f"the module imports {needed.module}.{needed.name}, a {needed.type}")
-            inheritance = Inheritance(compiled.artifact, self._index_functions(), guest, MAX_WORKERS, reserved)
+            found = resolve(self.imports, imports or {}, rename_imports or {})
+            functions = self._index_functions()
+            for name in start:
+                if self.exports.get(name) != FuncType():
+                    raise UnknownExport(f"start names {name!r}, and the module exports no function () -> () of that name")
+            types = {(needed.module, needed.name): needed.type for needed in self.imports}
+            environment = wire.Environment(found, types, initializer, tuple(initargs), None, tuple(start))
+            self._visible = bool(found)  # whether Python code runs with a call
+            surroundings = wire.Guest(
+                isolation == "fresh",
+                prewarm,
+                bool(found),
+                cloudpickle.dumps(environment),
+                resource_limits(rlimits or {}),
+                log_levels(),
+            )
+            inheritance = Inheritance(compiled.artifact, functions, guest, surroundings, instances, MAX_WORKERS, reserved)
             on_failure.pop_all()
-        self._dispatcher = Dispatcher(inheritance, start_method, workers, limits)
-        self._direct = DirectCalls(self._dispatcher)
+        self._dispatcher = Dispatcher(inheritance, start_method, workers, limits, on_event)
+        self._direct = DirectCalls(self._dispatcher, self._visible)
         # Not at exit, where the dispatcher sees to itself: then nobody is left to want the results.
         weakref.finalize(self, self._dispatcher.close).atexit = False
         try:
@@ -211,47 +309,121 @@ class ProcessWasmPool(Executor):
             PoolClosed: the pool was shut down.
         """
         function = self._functions.get(export) or self._no_function(export)
-        timeout = self._timeout if timeout is None else _checked_timeout(timeout)
+        timeout = bounded(self._timeout if timeout is None else _checked_timeout(timeout))
         if self._dispatcher.closed:
             raise self._dispatcher.why_closed()
         return self._direct.call(function, args, timeout)
 
     def submit(  # type: ignore[override]  # Executor's takes keywords for the function; an export has none
-        self, export: str | Callable[..., Any], /, *args: Any, timeout: float | None = None
+        self,
+        export: str | Callable[..., Any],
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        priority: int = 0,
+        key: Hashable = None,
+        retries: int | None = None,
     ) -> Future[Any]:
         """Queue a call of an export, or of a Python function that runs in a worker beside an instance.
 
         Args:
             export: the name of an export; or a callable, run as ``export(instance, *args)`` with an
-                :class:`~procpool.worker.shipped.Instance`.  It is sent once per worker (by cloudpickle, so lambdas and
+                :class:`~procpool.worker.instance.Instance`.  It is sent once per worker (by cloudpickle, so lambdas and
                 functions of ``__main__`` work too), as it was when it was first given.
-            args: the arguments; for a callable, anything that pickles.
+            args: the arguments; for a callable, anything that pickles.  Large bytes and arrays go through shared memory.
             timeout: seconds the job may run once a worker turns to it.
+            priority: jobs of higher priority go first; among equals, the one submitted first.
+            key: jobs with the same key run in the order they were submitted, one after the other, on the same worker and
+                instance as long as it lives.  Jobs with other keys, and without, are not held up.
+            retries: how often to run it again if its worker dies; by default the pool's.
 
         Returns:
-            A future; ``cancel()`` works while the job is queued.  It ends in what :meth:`call` returns or raises.  An
-            exception that a callable raises arrives as itself, with the worker's traceback as its cause, and the
-            instance is thrown away.
+            A future.  It ends in what :meth:`call` returns or raises.  ``cancel()`` drops a queued job and interrupts a
+            running one.  An exception that a callable raises arrives as itself, with the worker's traceback as its cause,
+            and the instance is thrown away.
 
         Raises:
             UnknownExport, BadArguments, PoolClosed: at once, as :meth:`call`.
+            PoolFull: ``max_pending`` jobs are waiting.
             Whatever pickling a callable or its arguments raises, at once.
         """
+        timeout = bounded(self._timeout if timeout is None else _checked_timeout(timeout))
         if callable(export):
-            return self._ship(export, args, timeout)
-        function = self._functions.get(export) or self._no_function(export)
-        timeout = self._timeout if timeout is None else _checked_timeout(timeout)
-        job = Job(function.name, function.submit_header + function.pack(args), function.codec.unpack, timeout)
+            if self._dispatcher.closed:
+                raise self._dispatcher.why_closed()
+            job: Job = ShippedCall(self._shipped.ship(export), args, timeout, capture(True, timeout))
+        else:
+            function = self._functions.get(export) or self._no_function(export)
+            frame = function.frame(wire.SUBMIT, function.pack(args), capture(self._visible, timeout))
+            job = Job(function.name, frame, function.codec.unpack, timeout)
+        if priority:
+            job.priority = priority
+        if key is not None:
+            hash(key)
+            job.key = key
+        job.retries = self._dispatcher.limits.retries if retries is None else retries
         self._dispatcher.submit(job)
         return job
 
-    def _ship(self, function: Callable[..., Any], args: tuple[Any, ...], timeout: float | None) -> Future[Any]:
+    def call_bytes(self, export: str, /, *args: Any, timeout: float | None = None, **convention: Any) -> Any:
+        """Call an export that takes bytes by pointer and length, and wait for its result.
+
+        ``pool.call_bytes("sha256", data, returns=32)``.  Bytes-like arguments are put into the guest's memory.
+
+        Args:
+            timeout: seconds from now.
+            convention: how the module allocates and returns, see :class:`BytesFunction`.
+
+        Raises:
+            As :meth:`call`; and MemoryError when the guest's allocator has no room.
+        """
         timeout = self._timeout if timeout is None else _checked_timeout(timeout)
-        if self._dispatcher.closed:
-            raise self._dispatcher.why_closed()
-        job = ShippedCall(self._shipped.ship(function), args, timeout)
-        self._dispatcher.submit(job)
-        return job
+        future = self.submit_bytes(export, *args, timeout=timeout, **convention)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def submit_bytes(self, export: str, /, *args: Any, timeout: float | None = None, **convention: Any) -> Future[Any]:
+        """:meth:`call_bytes` as a future.  For many, ``pool.map(BytesFunction("sha256", returns=32), blobs)``."""
+        if export not in self._functions:
+            self._no_function(export)
+        function = BytesFunction(export, **convention)
+        for name in (function.alloc, function.free):
+            if name is not None and name not in self._functions:
+                raise UnknownExport(f"the module exports no function {name!r} to allocate or free with; name its own")
+        return self.submit(function, *args, timeout=timeout)
+
+    # -- leases --------------------------------------------------------------------------------------------------------
+
+    def get(self, timeout: float | None = None) -> Lease:
+        """Lease an instance: nobody else uses it until it is given to :meth:`put`.
+
+        Args:
+            timeout: seconds to wait when all instances are in use; None for as long as it takes.
+
+        Raises:
+            TimeoutError: there was none to be had in that time.
+            PoolClosed: the pool was shut down.
+        """
+        lease = Lease(self._dispatcher, self._direct, self._callables, self.exports, self._visible, self._timeout)
+        lease.acquire(_checked_timeout(timeout))
+        return lease
+
+    def put(self, lease: Lease, discard: bool = False) -> None:
+        """Give a leased instance back; with ``discard`` it is thrown away.
+
+        Raises:
+            LeaseEnded: it was given back before.
+        """
+        lease.put(discard)
+
+    def instance(self, timeout: float | None = None, discard: bool = False) -> Leasing:
+        """``with pool.instance() as lease:`` leases an instance for the block.  Arguments as for `get` and `put`."""
+        return Leasing(functools.partial(self.get, timeout), discard)
+
+    # -- many at once --------------------------------------------------------------------------------------------------
 
     def map(
         self,
@@ -333,6 +505,7 @@ class ProcessWasmPool(Executor):
             buffersize=options.buffersize,
             item_timeout=self._timeout if options.item_timeout is None else _checked_timeout(options.item_timeout),
             go_on=options.return_exceptions,
+            context=capture(self._visible),
         )
         runs = mapping.in_order(deadline) if options.ordered else mapping.as_completed(deadline)
         runs = with_progress(runs, options.progress, source.total)
@@ -343,8 +516,10 @@ class ProcessWasmPool(Executor):
     ) -> MapResults[Any]:
         deadline = options.deadline()
 
+        surroundings = contextvars.copy_context()  # as they are now, not when the items come to be read
+
         def submit(row: Iterable[Any]) -> Future[Any]:
-            return self._ship(function, tuple(row), options.item_timeout)
+            return surroundings.run(self.submit, function, *row, timeout=options.item_timeout)
 
         jobs = JobMapping(submit, rows, options.buffersize or MOST_JOBS_AHEAD, options.return_exceptions)
         done = jobs.in_order(deadline) if options.ordered else jobs.as_completed(deadline)
@@ -374,7 +549,8 @@ class ProcessWasmPool(Executor):
         function = self._mappable(export)
         source = ArraySource(export, function.codec.signature, arrays, out)
         most = max(1, ARRAY_CHUNK_BYTES // max(item_bytes(function), 1))
-        mapping = Mapping(self._dispatcher, function, source, most=most, item_timeout=self._timeout)
+        context = capture(self._visible)
+        mapping = Mapping(self._dispatcher, function, source, most=most, item_timeout=self._timeout, context=context)
         for run in with_progress(mapping.in_order(None), progress, source.total):
             if run.chunk.errors:
                 mapping.stop()
@@ -410,6 +586,7 @@ class ProcessWasmPool(Executor):
             chunksize=positive("chunksize", chunksize),
             item_timeout=self._timeout,
             go_on=return_exceptions,
+            context=capture(self._visible),
         )
         async with contextlib.aclosing(mapping.in_order_async()) as runs:
             async for run in runs:
@@ -465,7 +642,11 @@ class ProcessWasmPool(Executor):
             cancel_futures: cancel what has not begun.
         """
         if cancel_futures:
-            for job in list(self._dispatcher.scheduler.queue):
+            scheduler = self._dispatcher.scheduler
+            waiting = [
+                job for process in list(self._dispatcher.processes.values()) for w in process.workers for job in w.own
+            ]
+            for job in (*scheduler.queue, *waiting):
                 job.cancel()
         self._dispatcher.close()
         if wait:
@@ -486,30 +667,38 @@ class ProcessWasmPool(Executor):
     def stats(self) -> PoolStats:
         """What the pool is doing now, and has done."""
         dispatcher = self._dispatcher
-        workers = list(dispatcher.workers.values())
+        processes = list(dispatcher.processes.values())
         # States before the idle list: a worker becomes idle first and ready second, so one that is ready here and not in
         # the list really has something to do.
-        states = [worker.state for worker in workers]
+        states = [[worker.state for worker in process.workers] for process in processes]
         idle = list(dispatcher.scheduler.idle)
-        rows = tuple(
-            _worker_stats(worker, state if state != READY else "idle" if worker in idle else "busy")
-            for worker, state in zip(workers, states, strict=True)
-        )
+        rows = tuple(_worker_stats(process, seen, idle) for process, seen in zip(processes, states, strict=True))
+        counts = dispatcher.journal.counts
+        failed = sum(worker.failed for process in processes for worker in process.workers)
         return PoolStats(
             workers=rows,
             busy=sum(row.state == "busy" for row in rows),
             idle=sum(row.state == "idle" for row in rows),
-            pending=len(dispatcher.scheduler.queue),
+            pending=dispatcher.scheduler.pending(),
+            leased=len(dispatcher.leases),
             calls=dispatcher.calls_retired + sum(row.calls for row in rows),
-            failed=dispatcher.failed_retired + sum(worker.failed for worker in workers),
+            failed=dispatcher.failed_retired + failed,
+            timeouts=counts["timeout"],
+            retried=counts["retried"],
+            started=counts["started"],
+            start_failures=counts["start_failed"],
+            crashed=counts["crashed"],
+            killed=counts["killed"],
+            recycled=counts["recycled"],
+            retired=counts["retired"],
         )
 
     def __repr__(self) -> str:
         dispatcher = self._dispatcher
         if dispatcher.closed:
             return f"<ProcessWasmPool {self._name} closed>"
-        idle, pending = len(dispatcher.scheduler.idle), len(dispatcher.scheduler.queue)
-        return f"<ProcessWasmPool {self._name} workers={len(dispatcher.workers)} idle={idle} pending={pending}>"
+        idle, pending = len(dispatcher.scheduler.idle), dispatcher.scheduler.pending()
+        return f"<ProcessWasmPool {self._name} workers={len(dispatcher.processes)} idle={idle} pending={pending}>"
 
     def _no_function(self, export: object) -> NoReturn:
         if not isinstance(export, str):
@@ -530,9 +719,42 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _checked_workers(workers: object) -> int:
+def _choose(name: str, value: object, *choices: str) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+
+
+def resource_limits(given: MappingType[str, int]) -> tuple[tuple[int, int], ...]:
+    """(resource, limit) pairs for a worker process.  No core dumps unless asked for: they hold what users passed in.
+
+    Raises:
+        ValueError: there is no such resource here, or a limit is no int.
+    """
+    limits = {"CORE": 0, **given}
+    pairs = []
+    for name, most in limits.items():
+        kind = getattr(resource, f"RLIMIT_{name.upper().removeprefix('RLIMIT_')}", None)
+        if kind is None:
+            raise ValueError(f"rlimits names {name!r}, which this system does not have")
+        if isinstance(most, bool) or not isinstance(most, int) or most < -1:
+            raise ValueError(f"rlimits[{name!r}] must be an int, got {most!r}")
+        pairs.append((kind, most))
+    return tuple(pairs)
+
+
+def log_levels() -> tuple[tuple[str, int], ...]:
+    """The levels set on this process's loggers, the root's under ""."""
+    named = {
+        name: logger.level
+        for name, logger in logging.root.manager.loggerDict.items()
+        if isinstance(logger, logging.Logger) and logger.level
+    }
+    return (("", logging.root.level), *named.items())
+
+
+def _checked_workers(workers: object, name: str = "workers") -> int:
     if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= MAX_WORKERS:
-        raise ValueError(f"workers must be an int from 1 to {MAX_WORKERS}, got {workers!r}")
+        raise ValueError(f"{name} must be an int from 1 to {MAX_WORKERS}, got {workers!r}")
     return workers
 
 
@@ -549,9 +771,36 @@ def _shortest(iterables: Sequence[Iterable[Any]]) -> int | None:
     return None
 
 
-def _worker_stats(worker: Worker, state: str) -> WorkerStats:
+def _worker_stats(process: Process, states: list[str], idle: list[Worker]) -> WorkerStats:
     try:
-        rss = psutil.Process(worker.pid).memory_info().rss if worker.pid else 0
+        rss = psutil.Process(process.pid).memory_info().rss if process.pid else 0
     except psutil.Error:
         rss = 0
-    return WorkerStats(worker.pid, state, worker.calls, rss)
+    if all(state == READY for state in states):
+        state = "idle" if all(worker in idle for worker in process.workers) else "busy"
+    else:
+        state = next(state for state in states if state != READY)
+    return WorkerStats(process.pid, state, process.calls, rss)
+
+
+class _Callables(MappingType[str, Export]):
+    """The pool's functions, for leases: looking one up explains itself as the pool does."""
+
+    def __init__(self, pool: ProcessWasmPool) -> None:
+        self._functions = pool._functions
+        self._refuse = weakref.WeakMethod(pool._no_function)
+
+    def __getitem__(self, name: str) -> Export:
+        function = self._functions.get(name)
+        refuse = self._refuse()
+        if function is None and refuse is not None:
+            refuse(name)
+        if function is None:
+            raise UnknownExport(f"the module exports no function {name!r}")
+        return function
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._functions)
+
+    def __len__(self) -> int:
+        return len(self._functions)

@@ -7,6 +7,7 @@ dies in it, and when idle workers could share the rest.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -48,8 +49,13 @@ def most_items(export: Export) -> int:
 class Chunk(Future[None]):
     """Some items of a mapping.  The future ends when each item has its result, or its exception in ``errors``."""
 
-    def __init__(self, export: Export, data: Data, count: int, item_timeout: float | None) -> None:
+    def __init__(
+        self, export: Export, data: Data, count: int, item_timeout: float | None, retries: int = 0, context: bytes = b""
+    ) -> None:
         super().__init__()
+        self.context = context  #: what `capture` gave
+        self.retries = retries  #: how often each item may be run again after a worker died in it
+        self.deaths: Counter[int] = Counter()  #: that each item has seen
         self.export = export
         self.data = data
         self.count = count
@@ -107,8 +113,9 @@ class Segment(Job):
         for column, (start, end) in enumerate(params):
             self.chunk.data.load(column, self.start, self.stop, arena[start:end])
         slots = (0, self.stop - self.start, cells, *(start for start, _ in params + results))
-        payload = b"".join(map(_U32_SLOT.pack, slots))
-        return wire.JOB.pack(len(payload), self.export.index, wire.BATCH) + payload
+        payload = self.chunk.context + b"".join(map(_U32_SLOT.pack, slots))
+        flags = wire.HAS_CONTEXT * bool(self.chunk.context) + wire.ITEM_BY_ITEM * (self.chunk.item_timeout is not None)
+        return wire.JOB.pack(len(payload), self.export.index, wire.BATCH, flags) + payload
 
     def unplace(self, worker: Worker) -> None:
         worker.batches -= 1
@@ -177,8 +184,11 @@ class Segment(Job):
         index = self.item(worker)
         if worker.interrupted == (worker.begun - 1, index):  # and killed, because it would not stop
             self.chunk.errors[self.start + index] = self._timeout_error()
+        elif self.chunk.deaths[self.start + index] < self.chunk.retries:
+            self.chunk.deaths[self.start + index] += 1
+            self._again.append(index)
         else:
-            crash = WorkerCrashed(worker.pid, self.export.name, worker.exitcode)
+            crash = WorkerCrashed(worker.process.pid, self.export.name, worker.process.exitcode)
             self.chunk.errors[self.start + index] = crash
         return self._collect(worker, index + 1)
 

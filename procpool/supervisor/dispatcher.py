@@ -15,17 +15,21 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from .. import wire
 from ..errors import PoolClosed, PoolFull, ProcpoolError, StartupError, WorkerCrashed
 from .batch import Chunk, Segment
-from .job import Export, Job
+from .events import Journal, PoolEvent
+from .job import Job, Purge
 from .launch import CLOSE_GRACE, LAUNCHERS, Inheritance
 from .scheduler import Scheduler
-from .worker import DEAD, READY, STARTING, STOPPING, Worker
+from .worker import DEAD, READY, STARTING, STOPPING, Process, Worker
+
+if TYPE_CHECKING:
+    from .lease import Lease
 
 logger = logging.getLogger("procpool")
 
@@ -56,6 +60,11 @@ class Limits:
     full_timeout: float | None  #: seconds to wait when it is full; 0 to raise at once, None for ever
     max_tasks_per_worker: float  #: calls by direct call or submit, or in batches
     max_worker_memory: int | None  #: bytes, resident
+    min_workers: int | None = None  #: processes to keep when there is little to do; None to keep all
+    idle_expiry: float = math.inf  #: seconds after which what is unused goes: processes beyond those, instances
+    prewarm: int = 1  #: instances per process that stay however long they are unused
+    round_robin: bool = False  #: take idle workers in turn, not the last used one
+    retries: int = 0  #: how often a job is run again whose worker died
 
 
 def _nothing() -> None:
@@ -77,19 +86,31 @@ os.register_at_fork(after_in_child=_forsake_all)
 class Dispatcher:
     """Runs a pool's workers.  Everything below `_run` happens in its thread; the rest may be called from any."""
 
-    def __init__(self, inheritance: Inheritance, start_method: str, workers: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        inheritance: Inheritance,
+        start_method: str,
+        workers: int,
+        limits: Limits,
+        on_event: Callable[[PoolEvent], None] | None = None,
+    ) -> None:
         self.limits = limits
-        self.scheduler = Scheduler(monotonic, self.look_again)
-        self.workers: dict[int, Worker] = {}
+        self.journal = Journal(on_event)
+        self.scheduler = Scheduler(monotonic, self.look_again, limits.round_robin)
+        self.processes: dict[int, Process] = {}
+        self.leases: weakref.WeakSet[Lease] = weakref.WeakSet()
         self.closed = False
         self.broken: StartupError | None = None  #: why no worker can be made
+        self.unfit: BaseException | None = None  #: what the user's own code raised at the start of a worker
         self.calls_retired = 0  #: jobs that workers now gone had done
         self.failed_retired = 0
         self._inheritance = inheritance
         self._launch_type = LAUNCHERS[start_method]
         self._launcher = self._launch_type(inheritance)
-        self._rows = list(range(inheritance.rows - 1, -1, -1))
-        self._wanted = workers
+        self._slots = list(range(inheritance.slots - 1, -1, -1))
+        self._most = workers
+        self._wanted = workers if limits.min_workers is None else min(limits.min_workers, workers)
+        self._expiry_due = monotonic() + limits.idle_expiry
         self._started = 0
         self._bad_starts = 0
         self._start_at = 0.0
@@ -106,7 +127,7 @@ class Dispatcher:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake_fd, selectors.EVENT_READ, self._drain_wakeups)
         self._selector.register(self._launcher.events, selectors.EVENT_READ, self._read_launcher)
-        self._dying: dict[Worker, float] = {}  # no longer heard of, not yet reported dead -> when to kill
+        self._dying: dict[Process, float] = {}  # no longer heard of, not yet reported dead -> when to kill
         self._swept = False  # the queue has been emptied for good
         self._forked = False
         self.terminated = False
@@ -131,7 +152,7 @@ class Dispatcher:
         self._wait_until(lambda: self._ready() >= self._wanted, timeout, "all workers are ready")
 
     def _ready(self) -> int:
-        return sum(worker.state == READY and not worker.leaving for worker in list(self.workers.values()))
+        return sum(process.ready and not process.leaving for process in list(self.processes.values()))
 
     def do(self, command: Callable[[], None]) -> None:
         """Have the dispatcher's thread run something soon."""
@@ -158,9 +179,12 @@ class Dispatcher:
         """
         if self.closed:
             raise self.why_closed()
-        if self.limits.max_pending is not None and len(self.scheduler.queue) >= self.limits.max_pending:
+        if self.limits.max_pending is not None and self.scheduler.pending() >= self.limits.max_pending:
             self._wait_for_space(self.limits.max_pending)
+        job.on_cancel = self.withdraw
         self.scheduler.submit(job)
+        if self.limits.min_workers is not None and self.scheduler.queue:
+            self.look_again()  # there may be a reason for more workers
         # The thread may have swept the queue for the last time between the check and the submission.
         if self._swept and not job.cancelled():
             self._sweep()
@@ -173,7 +197,7 @@ class Dispatcher:
         with space:
             self.scheduler.waiting_for_space += 1
             try:
-                got = space.wait_for(lambda: self.closed or len(self.scheduler.queue) < most, timeout)
+                got = space.wait_for(lambda: self.closed or self.scheduler.pending() < most, timeout)
             finally:
                 self.scheduler.waiting_for_space -= 1
         if self.closed:
@@ -185,25 +209,28 @@ class Dispatcher:
         """Have that many workers from now on."""
         if self.closed:
             raise self.why_closed()
-        self._wanted = workers
-        self.look_again()
+        self._most = self._wanted = workers
+        self.do(lambda: self.journal.note("resized", None, f"{workers} workers are wanted"))
 
     def restart(self, timeout: float | None) -> None:
         """Replace all workers, each when another is ready, and wait for that."""
         if self.closed:
             raise self.why_closed()
-        old = list(self.workers.values())
-        for worker in old:
-            worker.outdated = True
-        self._wait_until(lambda: not any(worker.id in self.workers for worker in old), timeout, "the workers are replaced")
+        old = list(self.processes.values())
+        for process in old:
+            process.outdated = True
+        self._wait_until(
+            lambda: not any(process.id in self.processes for process in old), timeout, "the workers are replaced"
+        )
 
     def drain(self, timeout: float | None) -> None:
         """Wait until nothing is queued and nothing runs."""
         self._wait_until(self._quiet, timeout, "all jobs are done")
 
     def _quiet(self) -> bool:
-        ready = [worker for worker in list(self.workers.values()) if worker.state == READY]
-        return not self.scheduler.queue and all(worker in self.scheduler.idle for worker in ready)
+        processes = list(self.processes.values())
+        ready = [worker for process in processes for worker in process.workers if worker.state == READY]
+        return not self.scheduler.pending() and all(worker in self.scheduler.idle for worker in ready)
 
     def _wait_until(self, condition: Callable[[], bool], timeout: float | None, what: str) -> None:
         with self._news:
@@ -230,23 +257,31 @@ class Dispatcher:
             return error
         return PoolClosed("this pool was shut down")
 
-    def forget(self, job: Job) -> None:
-        """Cancel a job, or stop it where it runs: nobody waits for it."""
-        if not job.cancel():
-            job.expired = True
-            self.look_again()
+    def withdraw(self, job: Job) -> None:
+        """Stop a cancelled job where it runs, or take it back from a worker that has not begun it."""
+
+        def take_back() -> None:
+            for worker in list(self.scheduler.busy):
+                waiting = job in worker.inflight and worker.inflight[0] is not job
+                if waiting and not (worker.recalling or worker.stalled or worker.outbox):
+                    self.scheduler.recall(worker)
+                    worker.command(wire.RECALL)
+
+        self.do(take_back)
 
     def abandon(self, chunk: Chunk) -> None:
         """Run no more of a chunk: nobody waits for it."""
         chunk.abandoned = True
         self.look_again()
 
-    def adopt(self, worker: Worker, export: Export) -> None:
+    def adopt(self, worker: Worker, name: str, timed_out: bool) -> None:
         """Take over a worker whose caller in a direct call has left, and stop what it runs."""
-        job = Job(export.name, b"")
+        job = Job(name, b"")
         job.expired = True
 
         def take_over() -> None:
+            if timed_out:
+                self.journal.note("timeout", worker.process.pid, f"a call of {name} ran out of time")
             self.scheduler.adopt(worker, job)
             if worker.state == DEAD:
                 self.scheduler.remove(worker)
@@ -258,12 +293,16 @@ class Dispatcher:
 
     def lost(self, worker: Worker) -> int | None:
         """For the holder of a worker whose pipe has closed: wait for its exit code, and leave the rest to us."""
-        worker.exited.wait(2 * CLOSE_GRACE)
+        worker.process.exited.wait(2 * CLOSE_GRACE)
         if self.join(0):
             worker.close()
         else:
             self.do(lambda: self._bury(worker))
-        return worker.exitcode
+        return worker.process.exitcode
+
+    def nonsense(self, worker: Worker, error: Exception) -> None:
+        """For the holder of a worker that has sent what no sound worker sends: have it killed."""
+        self.do(lambda: self._kill(worker.process, f"it sent nonsense: {error}"))
 
     def close(self, kill: bool = False) -> None:
         """Let the workers finish what is queued, or kill them, then end.  Does not wait."""
@@ -286,8 +325,9 @@ class Dispatcher:
         self.closed = self._forked = True
         self._stopped = threading.Event()
         self._stopped.set()
-        for worker in self.workers.values():
-            worker.close()
+        for process in self.processes.values():
+            for worker in process.workers:
+                worker.close()
         self._launcher.events.close()
         self._inheritance.close()
         self._selector.close()
@@ -331,39 +371,55 @@ class Dispatcher:
             return False
         if self.terminated:
             return True
-        if self.scheduler.queue and not self.broken:
+        for lease in list(self.leases):
+            lease.revoke()
+        if self.scheduler.pending() and not self.broken:
             return False
-        for worker in list(self.workers.values()):
-            # Only idle workers: one in a direct call comes back to the idle list when it is done.
-            if worker.state == STARTING or self.scheduler.take_idle(worker):
-                self._stop(worker)
-        return not self.workers
+        for process in list(self.processes.values()):
+            process.leave()
+            for worker in process.workers:
+                # Only idle workers: one in a direct call comes back to the idle list when it is done.
+                if worker.state == STARTING or self.scheduler.take_idle(worker):
+                    self._park(worker)
+        return not self.processes
 
     def _let_go(self) -> None:
-        """End workers that are too many or outdated, as soon as there are enough others, and never in a job."""
-        ready = [worker for worker in self.workers.values() if worker.state == READY]
-        for worker in ready:
-            worker.outdated = worker.outdated or worker.calls >= self.limits.max_tasks_per_worker
-        staying = [worker for worker in ready if not worker.leaving]
-        staying.sort(key=lambda worker: (not worker.outdated, worker not in self.scheduler.idle))
-        for worker in staying[: max(0, len(staying) - self._wanted)]:
-            worker.leaving = True
-        for worker in ready:
-            if worker.leaving and self.scheduler.take_idle(worker):
-                self._stop(worker)
+        """End processes that are too many or outdated, as soon as there are enough others, and never in a job."""
+        staying = [process for process in self.processes.values() if process.ready and not process.leaving]
+        for process in staying:
+            process.outdated = process.outdated or process.calls >= self.limits.max_tasks_per_worker
+        staying.sort(key=lambda process: (not process.outdated, not self._idle(process)))
+        for process in staying[: max(0, len(staying) - self._wanted)]:
+            why = "recycled" if process.outdated else "retired"
+            self.journal.note(why, process.pid, f"worker {process.pid} is {why} after {process.calls} calls")
+            process.leave()
+        for process in list(self.processes.values()):
+            if process.leaving:
+                for worker in process.workers:
+                    if self.scheduler.take_idle(worker):
+                        self._park(worker)
         while self.scheduler.left:
             worker = self.scheduler.left.popleft()
             if worker.state == DEAD:
                 self._bury(worker)
             else:
-                self._stop(worker)
+                self._park(worker)
 
-    def _stop(self, worker: Worker) -> None:
-        """End a worker that we hold and that has nothing to do, by closing its pipes."""
+    def _idle(self, process: Process) -> bool:
+        return all(worker in self.scheduler.idle for worker in process.workers)
+
+    def _park(self, worker: Worker) -> None:
+        """Put away a worker that we hold and that has nothing to do; its process ends when the last one comes."""
         worker.state = STOPPING
+        worker.parked = True
         self._unwatch(worker)
-        worker.close()
-        self._dying[worker] = monotonic() + (REPORT_GRACE if worker.reported else 0.0)
+        process = worker.process
+        if process.left and not process.stopping:
+            process.stopping = True
+            for each in process.workers:
+                self._unwatch(each)
+                each.close()  # that tells it to
+            self._dying.setdefault(process, monotonic() + (REPORT_GRACE if process.reported else 0.0))
 
     def _watch_memory(self, now: float) -> None:
         """Have workers replaced that hold too much, and kill what holds twice that: it may not live to the next look."""
@@ -371,33 +427,62 @@ class Dispatcher:
         if most is None or now < self._memory_due:
             return
         self._memory_due = now + MEMORY_PERIOD
-        for worker in list(self.workers.values()):
+        for process in list(self.processes.values()):
             try:
-                held = psutil.Process(worker.pid).memory_info().rss if worker.pid else 0
+                held = psutil.Process(process.pid).memory_info().rss if process.pid else 0
             except psutil.Error:
                 continue
-            if held > most and not worker.outdated:
-                logger.warning("procpool: worker %d holds %d bytes and is replaced", worker.pid, held)
-                worker.outdated = True
+            if held > most and not process.outdated:
+                logger.info("procpool: worker %d holds %d bytes and is to be replaced", process.pid, held)
+                process.outdated = True
             if held > 2 * most:
-                self._kill(worker)
+                self._kill(process, f"it holds {held} bytes, twice max_worker_memory")
+
+    def _grow(self) -> None:
+        """Want one more worker when there is work that none has taken."""
+        starting = any(not process.ready for process in self.processes.values())
+        waiting = self.scheduler.queue and not self.scheduler.idle
+        if self.limits.min_workers is not None and waiting and not starting and self._wanted < self._most:
+            self._wanted += 1
+
+    def _expire(self, now: float) -> None:
+        """Let go of what was not used between the last two looks: processes beyond the least, instances beyond the warm.
+
+        Looked at twice per expiry, so that an idle worker needs no clock of its own and calls need not write one.
+        """
+        if now < self._expiry_due:
+            return
+        self._expiry_due = now + self.limits.idle_expiry / 2
+        for process in list(self.processes.values()):
+            unused = process.calls == process.calls_seen and self._idle(process)
+            process.calls_seen = process.calls
+            if unused and self.limits.min_workers is not None and self._wanted > self.limits.min_workers:
+                self._wanted -= 1
+            for number, worker in enumerate(process.workers):
+                unused = worker.sent == worker.sent_seen and worker.sent != worker.purged_at
+                worker.sent_seen = worker.sent
+                if unused and number >= self.limits.prewarm and self.scheduler.take_idle(worker):
+                    worker.purged_at = worker.sent_seen = worker.sent + 1
+                    self.scheduler.assign(worker, Purge())
 
     def _tear_down(self) -> None:
         error = self.why_closed()
-        for worker in list(self.workers.values()):
-            self._unwatch(worker)
+        for process in self.processes.values():
+            for worker in process.workers:
+                self._unwatch(worker)
         self._launcher.close()
-        for worker in list(self.workers.values()):
-            worker.ended(-signal.SIGKILL)
-            if self._holds(worker):
-                worker.close()
-            for job in worker.inflight:
-                job.fail(error)
-            worker.release()
+        for process in list(self.processes.values()):
+            process.ended(-signal.SIGKILL)
+            for worker in process.workers:
+                if self._holds(worker):
+                    worker.close()
+                for job in (*worker.inflight, *worker.own):
+                    job.fail(error)
+                worker.release()
         self._swept = True
         self._sweep()
         if not self._startup.done():
-            self._startup.set_exception(error)
+            self._startup.set_exception(self.unfit or error)
         self._stopped.set()
         while self._commands:  # workers given back by direct calls that saw them die
             self._commands.popleft()()
@@ -427,42 +512,45 @@ class Dispatcher:
         if self.closed or self.broken or monotonic() < self._start_at:
             return
         while True:
-            present = [worker for worker in self.workers.values() if not worker.leaving]
+            present = [process for process in self.processes.values() if not process.leaving]
             # One more than wanted, to be ready before an outdated one goes.
-            if len(present) >= self._wanted + any(worker.outdated for worker in present) or not self._rows:
+            if len(present) >= self._wanted + any(process.outdated for process in present) or not self._slots:
                 return
-            row = self._rows.pop()
+            slot = self._slots.pop()
             try:
-                worker = Worker(self._started, row, self._inheritance)
+                process = Process(self._started, slot, self._inheritance)
             except OSError as error:  # no descriptors left
-                self._rows.append(row)
+                self._slots.append(slot)
                 self._start_failed(error)
                 return
             self._started += 1
             try:
-                self._launcher.launch(worker.id, worker.row, worker.their_fds)
+                self._launcher.launch(process.id, process.slot, process.their_fds)
             except OSError as error:
-                worker.close_their_fds()
-                worker.close()
-                worker.release()
-                self._rows.append(row)
+                process.close_their_fds()
+                for worker in process.workers:
+                    worker.close()
+                    worker.release()
+                self._slots.append(slot)
                 self._start_failed(error)
                 return
-            worker.close_their_fds()
-            self.workers[worker.id] = worker
-            self.scheduler.workers = len(self.workers)
-            self._selector.register(worker.control, selectors.EVENT_READ, lambda w=worker: self._read_control(w))
+            process.close_their_fds()
+            self.processes[process.id] = process
+            self.scheduler.workers += len(process.workers)
+            for worker in process.workers:
+                self._selector.register(worker.control, selectors.EVENT_READ, lambda w=worker: self._read_control(w))
 
     def _start_failed(self, error: BaseException) -> None:
         """A worker did not get ready: pause longer each time, and give up when none ever does."""
         self._bad_starts += 1
         self._start_at = monotonic() + min(BACKOFF_FIRST * 2**self._bad_starts, BACKOFF_MOST)
-        logger.warning("procpool: a worker could not be started (%d in a row): %s", self._bad_starts, error)
-        alive = any(w.state == READY for w in self.workers.values())
+        self.journal.note("start_failed", None, f"a worker could not be started ({self._bad_starts} in a row): {error}")
+        alive = any(worker.state == READY for process in self.processes.values() for worker in process.workers)
         if not alive and (self._bad_starts >= GIVE_UP_AFTER or not isinstance(error, (OSError, WorkerCrashed))):
             failure = StartupError(f"no worker can be started: {error}")
             failure.__cause__ = error
             self.broken = failure
+            self.journal.note("broken", None, f"the pool is closed: {failure}")
             self.close(kill=True)
 
     # -- events --------------------------------------------------------------------------------------------------------
@@ -479,28 +567,28 @@ class Dispatcher:
                 self._template_died()
                 return
             event, id, number = wire.LAUNCH_EVENT.unpack(message)
-            worker = self.workers.get(id)
-            if worker is None:
+            process = self.processes.get(id)
+            if process is None:
                 continue
             if event == wire.LAUNCHED:
-                worker.pid = number
+                process.pid = number
+                self.journal.note("started", number, f"worker {number} is starting")
             elif event == wire.LAUNCH_FAILED:
-                self._unwatch(worker)
-                self._died(worker, None, OSError(number, os.strerror(number)))
+                self._died(process, None, OSError(number, os.strerror(number)))
             else:
-                self._read_control(worker)  # replies sent before its end count
-                self._died(worker, number)
+                for worker in process.workers:
+                    self._read_control(worker)  # replies sent before its end count
+                self._died(process, number)
 
     def _template_died(self) -> None:
         """Get a new template.  Workers that live go on; those it owed us an answer about are given up."""
         self._selector.unregister(self._launcher.events)
         self._launcher.close()
-        logger.warning("procpool: the template process died; starting another")
-        for worker in list(self.workers.values()):
-            worker.reported = False
-            if worker.state == STARTING or worker in self._dying:
-                self._unwatch(worker)
-                self._died(worker, None)
+        self.journal.note("template_died", None, "the template process died; starting another")
+        for process in list(self.processes.values()):
+            process.reported = False
+            if not process.pid or process in self._dying:
+                self._died(process, None)
         self._launcher = self._launch_type(self._inheritance)
         self._selector.register(self._launcher.events, selectors.EVENT_READ, self._read_launcher)
 
@@ -515,13 +603,14 @@ class Dispatcher:
             if not data:
                 self._unwatch(worker)
                 worker.state = STOPPING
-                self._dying[worker] = monotonic() + (REPORT_GRACE if worker.reported else 0.0)
+                grace = REPORT_GRACE if worker.process.reported else 0.0
+                self._dying.setdefault(worker.process, monotonic() + grace)
                 return
             try:
                 self._take_replies(worker, worker.reader.feed(data))
             except Exception as error:  # whatever it sent, it is not what a sound worker sends
-                logger.error("procpool: worker %d sent nonsense and is killed: %s", worker.pid, error)
-                self._kill(worker)
+                self._unwatch(worker)
+                self._kill(worker.process, f"it sent nonsense: {error}")
                 return
 
     def _take_replies(self, worker: Worker, frames: list[tuple[tuple[Any, ...], bytes]]) -> None:
@@ -546,14 +635,26 @@ class Dispatcher:
                 with self._news:
                     worker.state = READY  # after that, for ready and not idle means busy to `stats`
                     self._news.notify_all()
+                if worker.process.ready:
+                    self.journal.note("ready", worker.process.pid, f"worker {worker.process.pid} is ready")
                 if not self._startup.done():
                     self._startup.set_result(None)
             elif status == wire.RECALLED:
                 self.scheduler.take_back(worker, wire.COUNT.unpack(payload)[0])
                 answered = True
             elif status == wire.UNFIT:
-                worker.unfit = True
-                self._start_failed(wire.error_from_reply(status, payload, None))
+                worker.process.unfit = True
+                error = wire.error_from_reply(status, payload, None)
+                if not isinstance(error, ProcpoolError):
+                    self.unfit = error
+                self._start_failed(error)
+            elif status == wire.LOG:
+                record = wire.record_from_bytes(payload)
+                target = logging.getLogger(record.name)
+                if target.isEnabledFor(record.levelno):
+                    target.handle(record)
+            elif status == wire.OUTPUT:
+                worker.inflight[0].output(payload)
             else:
                 raise ValueError(f"unknown status {status}")
         if answered:
@@ -588,37 +689,42 @@ class Dispatcher:
             if fd >= 0 and fd in self._selector.get_map():
                 self._selector.unregister(fd)
 
-    def _kill(self, worker: Worker) -> None:
+    def _kill(self, process: Process, why: str) -> None:
         # Its exit has not been reported, so the pid is still its own, but for the instant between the template's
         # waitpid and our reading of the report.
-        if worker.pid and not worker.exited.is_set():
+        if process.pid and not process.exited.is_set():
+            if not process.killed and not process.stopping:
+                process.killed = True
+                self.journal.note("killed", process.pid, f"worker {process.pid} is killed: {why}")
             try:
-                os.kill(worker.pid, signal.SIGKILL)
+                os.kill(process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
 
     def _holds(self, worker: Worker) -> bool:
-        """Whether the dispatcher holds the worker, or does so from now on; if not, a direct call does."""
-        return self.scheduler.remove(worker) or not worker.ready or worker.jobs_fd < 0
+        """Whether the dispatcher holds the worker, or does so from now on; if not, a direct call or a lease does."""
+        return self.scheduler.remove(worker) or worker.parked or not worker.ready
 
-    def _died(self, worker: Worker, exitcode: int | None, error: BaseException | None = None) -> None:
-        """A worker has ended: its jobs find their ends, and a place is free."""
-        expected = worker.jobs_fd < 0
+    def _died(self, process: Process, exitcode: int | None, error: BaseException | None = None) -> None:
+        """A process has ended: its jobs find their ends, and a place is free."""
         self.look_again()  # there is a place to fill, or it was the last one
-        self._unwatch(worker)
-        self._dying.pop(worker, None)
-        del self.workers[worker.id]
-        self.scheduler.workers = len(self.workers)
-        worker.ended(exitcode)
-        self.calls_retired += worker.calls
-        if self._holds(worker):
-            self._bury(worker)
-        if worker.unfit or expected:
+        ready = any(worker.ready for worker in process.workers)
+        for worker in process.workers:
+            self._unwatch(worker)
+        self._dying.pop(process, None)
+        del self.processes[process.id]
+        self.scheduler.workers -= len(process.workers)
+        process.ended(exitcode)
+        self.calls_retired += process.calls
+        for worker in process.workers:
+            if self._holds(worker):
+                self._bury(worker)
+        if process.unfit or process.stopping:
             return
-        if not worker.ready:
-            self._start_failed(error or WorkerCrashed(worker.pid, None, exitcode))
-        else:
-            logger.warning("procpool: worker %d died (exit code %s) and is replaced", worker.pid, exitcode)
+        if not ready:
+            self._start_failed(error or WorkerCrashed(process.pid, None, exitcode))
+        elif not process.killed:
+            self.journal.note("crashed", process.pid, f"worker {process.pid} died (exit code {exitcode}) and is replaced")
 
     def _bury(self, worker: Worker) -> None:
         """As its holder: end the jobs of a dead worker, and close its descriptors.
@@ -629,15 +735,22 @@ class Dispatcher:
         inflight = list(worker.inflight)
         guilty = worker.begun - 1 - worker.head
         worker.inflight.clear()
+        self.scheduler.disown(worker)
         for position, job in reversed(list(enumerate(inflight))):
             if position == guilty:
-                self.scheduler.queue.extendleft(reversed(job.crashed(worker)))
+                again = job.crashed(worker)
+                if again and job in again:
+                    self.journal.note("retried", worker.process.pid, f"{job.name} runs again")
+                self.scheduler.queue.extendleft(reversed(again))
             elif not job.expired:
                 self.scheduler.queue.appendleft(job)
         self.failed_retired += worker.failed
         worker.close()
         worker.release()
-        self._rows.append(worker.row)
+        process = worker.process
+        process.buried += 1
+        if process.buried == len(process.workers):
+            self._slots.append(process.slot)
         self.scheduler.pump()
 
     # -- time ----------------------------------------------------------------------------------------------------------
@@ -646,13 +759,15 @@ class Dispatcher:
         """Do what is due, and say how long nothing will be, in seconds; None for ever."""
         now = monotonic()
         self._watch_memory(now)
-        due = [at for at in (self._start_at, self._memory_due) if now < at < math.inf]
-        for worker, kill_at in list(self._dying.items()):
+        self._expire(now)
+        self._grow()
+        due = [at for at in (self._start_at, self._memory_due, self._expiry_due) if now < at < math.inf]
+        for process, kill_at in list(self._dying.items()):
             if kill_at <= now:
-                self._kill(worker)
+                self._kill(process, "its channels are closed and it does not end")
                 # If even that is not reported, the template is stuck or gone: do without the exit code.
-                if kill_at + REPORT_GRACE <= now or not worker.reported:
-                    self._died(worker, None)
+                if kill_at + REPORT_GRACE <= now or not process.reported:
+                    self._died(process, None)
                     continue
                 kill_at += REPORT_GRACE
             due.append(kill_at)
@@ -676,10 +791,11 @@ class Dispatcher:
                 worker.interrupted = running
                 worker.kill_at = now + self.limits.kill_grace
                 worker.command(wire.INTERRUPT, *running)
+                if not job.expired:
+                    self.journal.note("timeout", worker.process.pid, f"{job.name} outlived its limit")
                 job.timed_out()
             if worker.kill_at <= now:
-                logger.warning("procpool: worker %d does not react to an interrupt and is killed", worker.pid)
-                self._kill(worker)
+                self._kill(worker.process, "it does not react to an interrupt")
             else:
                 due.append(worker.kill_at)
         elif deadline is not None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures._base import FINISHED, PENDING, RUNNING
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, InvalidStateError
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any
 
 from .. import wire
@@ -28,8 +28,15 @@ class Export:
         self.codec = codec
         self.pack = codec.pack
         size = len(codec.signature.params) * 16
-        self.call_header = wire.JOB.pack(size, index, wire.CALL)
-        self.submit_header = wire.JOB.pack(size, index, wire.SUBMIT)
+        self._size = size
+        self.call_header = wire.JOB.pack(size, index, wire.CALL, 0)
+        self.submit_header = wire.JOB.pack(size, index, wire.SUBMIT, 0)
+
+    def frame(self, kind: int, slots: bytes, context: bytes) -> bytes:
+        """The frame of a job: CALL or SUBMIT, packed arguments, and what `capture` gave."""
+        if not context:
+            return (self.call_header if kind == wire.CALL else self.submit_header) + slots
+        return wire.JOB.pack(len(context) + self._size, self.index, kind, wire.HAS_CONTEXT) + context + slots
 
     def result(self, status: int, payload: bytes) -> Any:
         """The value a reply stands for.
@@ -59,6 +66,12 @@ class Job(Future[Any]):
     """
 
     buffers = 0  #: how many of the arena's buffers it needs
+    exclusive = False  #: it is a request for an idle worker to hold, which is its result
+    priority = 0  #: those of higher priority are sent first
+    key: Hashable = None  #: jobs of one key run in order on one worker
+    retries = 0  #: how often it may still be run again after its worker died
+    #: told when it is cancelled while it runs
+    on_cancel: Callable[[Job], None] | None = None
     _making = threading.Lock()
 
     success = wire.OK  #: the status of a reply that `read` can read
@@ -108,6 +121,27 @@ class Job(Future[Any]):
         # RUNNING: it has been sent before, and taken back.
         return self._state is RUNNING or self.set_running_or_notify_cancel()
 
+    def cancel(self) -> bool:
+        """Cancel the job; if it has been sent to a worker, it is interrupted there.  False only if it has ended.
+
+        A standard Future cannot be cancelled once it runs.  This one can, because a running call can be stopped.
+        """
+        if super().cancel():
+            return True
+        with self._condition:
+            if self._state is not RUNNING or self.expired:
+                return False
+            # What the worker still answers is dropped from now on: `settle` looks at this first, and finds the Condition.
+            self.expired = True
+            self._state = CANCELLED_AND_NOTIFIED
+            for waiter in self._waiters:
+                waiter.add_cancelled(self)
+            self._condition.notify_all()
+        self._invoke_callbacks()  # type: ignore[attr-defined]
+        if self.on_cancel is not None:
+            self.on_cancel(self)
+        return True
+
     # The next ones are for jobs that are more than one call, see batch.py.
 
     def place(self, worker: Worker) -> bytes:
@@ -143,32 +177,56 @@ class Job(Future[Any]):
 
     def crashed(self, worker: Worker) -> list[Job]:
         """The worker died while running it; what is left to run."""
+        if self.retries > 0 and not self.expired:
+            self.retries -= 1
+            return [self]
         worker.failed += 1
-        self.fail(WorkerCrashed(worker.pid, self.name, worker.exitcode))
+        self.fail(WorkerCrashed(worker.process.pid, self.name, worker.process.exitcode))
         return []
+
+    def output(self, payload: bytes) -> None:
+        """What it has printed so far; only a job that can print is told."""
+        raise ValueError(f"{self.name} cannot have printed {payload[:50]!r}")
 
     def settle(self, status: int, payload: bytes) -> bool:
         """Give the caller what the worker replied; whether it was a success."""
         if self.expired:
             return False
         if status != self.success:
-            self.set_exception(wire.error_from_reply(status, payload, self.name))
+            self.fail(wire.error_from_reply(status, payload, self.name))
             return False
         try:
             result = self.read(payload)
         except Exception as error:  # a value that was pickled in the worker and does not unpickle here
-            self.set_exception(error)
+            self.fail(error)
             return False
         with self._making:
             if self._made is None:
                 self._result = result
                 self._state = FINISHED
                 return True
-        self.set_result(result)
+        try:
+            self.set_result(result)
+        except InvalidStateError:  # cancelled in this moment
+            return False
         return True
 
     def fail(self, error: BaseException) -> None:
         """End it with an exception, unless it has ended."""
         if not self.expired:
             self.expired = True
-            self.set_exception(error)
+            try:
+                self.set_exception(error)
+            except InvalidStateError:  # cancelled in this moment
+                pass
+
+
+class Purge(Job):
+    """Not a call: has a worker throw its instance away, which nobody has used for a while."""
+
+    def __init__(self) -> None:
+        super().__init__("purge", wire.JOB.pack(0, 0, wire.PURGE, 0))
+
+    def answered(self, worker: Worker, status: int, payload: bytes) -> list[Job]:
+        worker.items -= 1  # it does not count as a call
+        return super().answered(worker, status, payload)

@@ -29,23 +29,45 @@ class Inheritance:
         artifact: int,
         exports: tuple[tuple[str, FuncType], ...],
         limits: wire.GuestLimits,
-        rows: int,
+        guest: wire.Guest,
+        instances: int,
+        slots: int,
         reserved: Sequence[int] = (),
     ) -> None:
         self._reserved = reserved  # descriptors to close with the rest
-        self.rows = rows  #: of the board, so the most workers there can be at a time
+        self.instances = instances  #: per process, each with a row on the board
+        self.slots = slots  #: the most processes there can be at a time
         board_fd = anonymous_file(b"")
-        os.ftruncate(board_fd, rows * wire.BOARD_ROW * 8)
+        os.ftruncate(board_fd, slots * instances * wire.BOARD_ROW * 8)
         self._board = mmap.mmap(board_fd, 0)
         self.board = memoryview(self._board).cast("Q")
         self._arenas = anonymous_file(b"")
         self._arenas_size = 0
+        self._payloads = anonymous_file(b"")
+        try:
+            # All at once, for workers write there too and must not find it short.  It takes no memory until it is used.
+            os.ftruncate(self._payloads, slots * instances * wire.PAYLOAD_ROW)
+            self.payload_bytes = wire.PAYLOAD_BYTES
+        except OSError:  # a limit on the size of files: large values go through the pipes
+            self.payload_bytes = 0
         # The parent alone has the write end, and never writes: its closing is the news that the parent has ended.
         lifeline, self._lifeline = os.pipe()
-        slots = max((max(len(t.params), len(t.results)) for _, t in exports), default=0)
-        settings = wire.Settings(artifact, board_fd, self._arenas, lifeline, exports, limits, slots)
+        values = max((max(len(t.params), len(t.results)) for _, t in exports), default=0)
+        settings = wire.Settings(
+            artifact,
+            board_fd,
+            self._arenas,
+            self._payloads,
+            lifeline,
+            exports,
+            limits,
+            values,
+            instances,
+            guest,
+            self.payload_bytes,
+        )
         self.settings_fd = anonymous_file(settings.dump())
-        self.fds: tuple[int, ...] = (self.settings_fd, artifact, board_fd, self._arenas, lifeline)
+        self.fds: tuple[int, ...] = (self.settings_fd, artifact, board_fd, self._arenas, self._payloads, lifeline)
 
     def arena(self, row: int) -> mmap.mmap:
         """Map the arena of the worker with that row.  Its pages take memory when they are first written."""
@@ -54,6 +76,11 @@ class Inheritance:
             os.ftruncate(self._arenas, end)
             self._arenas_size = end
         return mmap.mmap(self._arenas, wire.ARENA_BYTES, offset=row * wire.ARENA_BYTES)
+
+    def payload(self, row: int, slot: int, size: int) -> mmap.mmap:
+        """Map the first ``size`` bytes of a worker's payload slot, rounded up so that it need not be done often."""
+        size = min(wire.PAYLOAD_BYTES, 1 << max(20, (size - 1).bit_length()))
+        return mmap.mmap(self._payloads, size, offset=row * wire.PAYLOAD_ROW + slot * wire.PAYLOAD_BYTES)
 
     def close(self) -> None:
         """Close all.  A worker that still lives is killed by this."""
@@ -86,8 +113,8 @@ class Launcher(Protocol):
 
     def __init__(self, inheritance: Inheritance) -> None: ...
 
-    def launch(self, worker: int, row: int, fds: Sequence[int]) -> None:
-        """Ask for a worker.  The caller may close ``fds`` afterwards.
+    def launch(self, id: int, slot: int, fds: Sequence[int]) -> None:
+        """Ask for a process.  The caller may close ``fds`` afterwards.
 
         Raises:
             OSError: it cannot be asked for.
@@ -137,8 +164,8 @@ class TemplateLauncher:
             )
         self.events.setblocking(False)
 
-    def launch(self, worker: int, row: int, fds: Sequence[int]) -> None:
-        socket.send_fds(self.events, [wire.LAUNCH.pack(worker, row)], list(fds))
+    def launch(self, id: int, slot: int, fds: Sequence[int]) -> None:
+        socket.send_fds(self.events, [wire.LAUNCH.pack(id, slot)], list(fds))
 
     def close(self) -> None:
         self.events.close()
@@ -158,23 +185,23 @@ class SpawnLauncher:
         self.events.setblocking(False)
         self._processes: dict[int, tuple[subprocess.Popen[bytes], threading.Thread]] = {}
 
-    def launch(self, worker: int, row: int, fds: Sequence[int]) -> None:
+    def launch(self, id: int, slot: int, fds: Sequence[int]) -> None:
         process = subprocess.Popen(
-            _python("from procpool.worker.spawned import main; main(*args)", self._inheritance.settings_fd, row, *fds),
+            _python("from procpool.worker.spawned import main; main(*args)", self._inheritance.settings_fd, slot, *fds),
             stdin=subprocess.DEVNULL,
             cwd=_directory(),
             pass_fds=(*self._inheritance.fds, *fds),
         )
-        self._report.send(wire.LAUNCH_EVENT.pack(wire.LAUNCHED, worker, process.pid))
-        waiter = threading.Thread(target=self._wait, args=(worker, process), daemon=True)
-        self._processes[worker] = process, waiter
+        self._report.send(wire.LAUNCH_EVENT.pack(wire.LAUNCHED, id, process.pid))
+        waiter = threading.Thread(target=self._wait, args=(id, process), daemon=True)
+        self._processes[id] = process, waiter
         waiter.start()
 
-    def _wait(self, worker: int, process: subprocess.Popen[bytes]) -> None:
+    def _wait(self, id: int, process: subprocess.Popen[bytes]) -> None:
         code = process.wait()
-        self._processes.pop(worker, None)
+        self._processes.pop(id, None)
         try:
-            self._report.send(wire.LAUNCH_EVENT.pack(wire.EXITED, worker, code))
+            self._report.send(wire.LAUNCH_EVENT.pack(wire.EXITED, id, code))
         except OSError:  # the pool has closed meanwhile
             pass
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Hashable
 
 from ..wire import BUFFERS
 from .job import Job
@@ -27,11 +27,16 @@ class Scheduler:
     Whoever makes a job or a worker available *first* publishes it (appends to ``queue`` or ``idle``) and *then* looks
     whether the other side is there.  So of two threads doing so at once, the later one sees both, and no job is left
     lying beside an idle worker.
+
+    Jobs with a *key* go to one worker, the key's home, as long as that lives.  When such a job gets to the head of the
+    queue it moves to its home's own queue, so it holds up nobody behind it.
     """
 
-    def __init__(self, clock: Callable[[], float], on_watch: Callable[[], None]) -> None:
-        self.queue: deque[Job] = deque()
+    def __init__(self, clock: Callable[[], float], on_watch: Callable[[], None], round_robin: bool = False) -> None:
+        self.queue: deque[Job] = deque()  #: sorted by priority
         self.idle: deque[Worker] = deque()  #: used as a stack: the last used worker has the warmest caches
+        #: takes an idle worker, or raises IndexError
+        self.next_idle = self.idle.popleft if round_robin else self.idle.pop
         self.busy: list[Worker] = []  #: held by the dispatcher, with jobs in flight
         self.left: deque[Worker] = deque()  #: have done their last job, or died; for the dispatcher to end or bury
         self.space = threading.Condition()  #: notified when the queue has become shorter and somebody waits for that
@@ -42,6 +47,8 @@ class Scheduler:
         self._lock = threading.Lock()
         self._room = False  # whether some busy worker has nothing waiting behind its job, and may
         self._job_ns: float | None = None  # moving average of a job's duration; None until one was measured
+        self._homes: dict[Hashable, Worker] = {}  # of keys
+        self._owning: set[Worker] = set()  # workers with jobs in their own queues
 
     def submit(self, job: Job) -> None:
         """Queue a job, and send it on if a worker is idle or has nothing waiting behind its job.
@@ -49,9 +56,25 @@ class Scheduler:
         Deeper pipes are filled by the dispatcher, many jobs at a time: one write each would cost the submitter more
         than the jobs are worth.
         """
-        self.queue.append(job)
-        if self.idle or self._room:
+        if job.priority or (self.queue and self.queue[-1].priority):
+            self._insert(job)
+        else:
+            self.queue.append(job)
+        if self.idle or self._room or job.key is not None:
             self.pump(depth=2)
+
+    def _insert(self, job: Job) -> None:
+        """Queue a job before those of lower priority and behind all others."""
+        with self._lock:
+            # Others may append meanwhile, without the lock, but only behind; and only its holder takes from the front.
+            at = len(self.queue)
+            while at and self.queue[at - 1].priority < job.priority:
+                at -= 1
+            self.queue.insert(at, job)
+
+    def pending(self) -> int:
+        """How many jobs have not been sent to a worker."""
+        return len(self.queue) + sum(len(worker.own) for worker in list(self._owning))
 
     def release(self, worker: Worker) -> None:
         """Give back a worker taken from ``idle``."""
@@ -63,13 +86,14 @@ class Scheduler:
             # we put it there first and look second: one of us finds the other.
             if worker.state == DEAD and self.take_idle(worker):
                 self.leave(worker)
-        if self.queue:
+        if self.queue or worker.own:
             self.pump()
 
     def pump(self, depth: int = MAX_INFLIGHT) -> None:
         """Send queued jobs to workers, up to ``depth`` in flight in each, until one of the two runs out."""
         with self._lock:
             while True:
+                self._feed_owning(depth)
                 while self.queue and self._feed_one(depth):
                     pass
                 self._room = any(len(worker.inflight) < 2 and self._open(worker) for worker in self.busy)
@@ -94,9 +118,27 @@ class Scheduler:
         with self._lock:
             if not worker.inflight and not worker.outbox and worker in self.busy:
                 self.busy.remove(worker)
-                # Not by way of `idle`, from where it would be sent a next job and never get away.
-                (self.left if worker.leaving else self.idle).append(worker)
+                if not worker.leaving or worker.own:
+                    self.idle.append(worker)
+                else:  # not by way of `idle`, from where it would be sent a next job and never get away
+                    self.left.append(worker)
         self.pump()
+
+    def assign(self, worker: Worker, job: Job) -> None:
+        """As the holder of a worker: have it run that very job."""
+        with self._lock:
+            self.busy.append(worker)
+            job.begin()
+            self._send(worker, [job])
+
+    def disown(self, worker: Worker) -> None:
+        """Of a dead worker: what waited in its own queue finds another home."""
+        with self._lock:
+            for key in [key for key, home in self._homes.items() if home is worker]:
+                del self._homes[key]
+            self.queue.extendleft(reversed(worker.own))
+            worker.own.clear()
+            self._owning.discard(worker)
 
     def take_back(self, worker: Worker, count: int) -> None:
         """Return the last ``count`` jobs in flight to the front of the queue, in their order."""
@@ -105,8 +147,13 @@ class Scheduler:
             worker.sent -= count
             for job in jobs:
                 job.unplace(worker)
-                if not job.expired:
+                if job.expired:
+                    continue
+                if job.key is None:
                     self.queue.appendleft(job)
+                else:
+                    worker.own.appendleft(job)
+                    self._owning.add(worker)
             worker.recalling = False
 
     def leave(self, worker: Worker) -> None:
@@ -120,6 +167,8 @@ class Scheduler:
         One step: looked for first and removed later, it could have been sent jobs in between.
         """
         with self._lock:
+            if worker.own and worker.state != DEAD:
+                return False
             try:
                 self.idle.remove(worker)
             except ValueError:
@@ -165,11 +214,37 @@ class Scheduler:
             return worker.batches < BUFFERS and len(worker.inflight) < max(depth, BUFFERS) and self._open(worker)
         return len(worker.inflight) < depth and self._open(worker)
 
+    def _feed_owning(self, depth: int) -> None:
+        """Send workers what waits for them and nobody else."""
+        depth = min(depth, self._depth())
+        for worker in list(self._owning):
+            if worker in self.idle:
+                try:
+                    self.idle.remove(worker)
+                except ValueError:  # taken by a direct call, which will give it back
+                    continue
+                self.busy.append(worker)
+            elif worker not in self.busy or not self._takes(worker, worker.own[0], depth):
+                continue
+            jobs = self._take(worker.own, max(1, depth - len(worker.inflight)), BUFFERS - worker.batches)
+            if jobs:
+                self._send(worker, jobs)
+            elif not worker.inflight:
+                self.busy.remove(worker)
+                self.idle.append(worker)
+            if not worker.own:
+                self._owning.discard(worker)
+
     def _feed_one(self, depth: int) -> bool:
         """Send one worker its share of the queue; false if no worker takes any."""
+        first = self.queue[0]
+        if first.key is not None:
+            return self._go_home(first, first.key)
+        if first.exclusive:
+            return self._hand_over(first)
         depth = min(depth, self._depth())
         try:
-            worker = self.idle.pop()  # a direct call may take the last one first
+            worker = self.next_idle()  # a direct call may take the last one first
             # Dead already: nobody would look for the jobs it was sent.  If it dies after this, the dispatcher, which needs
             # our lock to look for it, finds it in `busy`.
             if worker.state == DEAD:
@@ -182,7 +257,7 @@ class Scheduler:
                 return False
             worker = min(takers, key=lambda w: len(w.inflight))
         share = -(-len(self.queue) // max(self.workers, 1))
-        jobs = self._take(max(1, min(depth - len(worker.inflight), share)), BUFFERS - worker.batches)
+        jobs = self._take(self.queue, max(1, min(depth - len(worker.inflight), share)), BUFFERS - worker.batches)
         if jobs:
             self._send(worker, jobs)
         elif not worker.inflight:
@@ -190,14 +265,46 @@ class Scheduler:
             self.idle.append(worker)
         return True
 
-    def _take(self, count: int, buffers: int) -> list[Job]:
-        """Up to ``count`` jobs from the queue that were not cancelled meanwhile; from now on they cannot be."""
+    def _go_home(self, job: Job, key: Hashable) -> bool:
+        """Move the first job of the queue to the own queue of its key's home; false if there is no worker at all yet."""
+        home = self._homes.get(key)
+        if home is None or home.state == DEAD or home.parked or (home.leaving and not home.own and not home.inflight):
+            here = [worker for worker in (*self.idle, *self.busy) if not worker.leaving and worker.state != DEAD]
+            if not here:
+                return False
+            crowd = Counter(self._homes.values())
+            home = self._homes[key] = min(here, key=lambda w: (len(w.own) + len(w.inflight), crowd[w]))
+        self.queue.popleft()
+        home.own.append(job)
+        self._owning.add(home)
+        self._feed_owning(MAX_INFLIGHT)
+        return True
+
+    def _hand_over(self, job: Job) -> bool:
+        """Give the first job of the queue, which is a request for a worker, an idle one; false if there is none."""
+        try:
+            worker = self.next_idle()
+        except IndexError:
+            return False
+        if worker.state == DEAD:
+            self.leave(worker)
+            return True
+        self.queue.popleft()
+        if job.begin():
+            job.set_result(worker)
+        else:
+            self.idle.append(worker)
+        return True
+
+    def _take(self, queue: deque[Job], count: int, buffers: int) -> list[Job]:
+        """Up to ``count`` jobs from a queue that were not cancelled meanwhile; from now on they cannot be."""
         jobs: list[Job] = []
         size = 0
-        while len(jobs) < count and self.queue and size < MAX_WRITE:
-            if self.queue[0].buffers > buffers:
+        while len(jobs) < count and queue and size < MAX_WRITE:
+            # A job with a key, or for a worker of its own, waits for its turn at the head.
+            if queue[0].buffers > buffers or (queue is self.queue and (queue[0].exclusive or queue[0].key is not None)):
                 break
-            job = self.queue.popleft()
+            job = queue.popleft()
             buffers -= job.buffers
             if job.begin():
                 jobs.append(job)

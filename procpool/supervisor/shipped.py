@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
 
-from .. import wire
+from .. import pickles, wire
 from .job import Job
 from .worker import Worker
 
@@ -19,7 +18,7 @@ class Shipped:
     """A callable ready to travel: its pickle, and the digest that stands for it after the first time."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.name = getattr(function, "__qualname__", repr(function))
+        self.name = getattr(function, "__qualname__", str(function))
         self.pickle = cloudpickle.dumps(function)
         self.digest = hashlib.blake2b(self.pickle, digest_size=16).digest()
 
@@ -50,14 +49,23 @@ class Functions:
 
 
 class ShippedCall(Job):
-    """One call of a shipped function."""
+    """One call of a shipped function.
+
+    Large arguments go into a payload slot of the worker, of which it has as many as buffers for batches, and the two are
+    counted together.
+    """
 
     success = wire.VALUE
 
-    def __init__(self, function: Shipped, args: tuple[Any, ...], timeout: float | None) -> None:
-        super().__init__(function.name, cloudpickle.dumps(args, protocol=pickle.HIGHEST_PROTOCOL), pickle.loads, timeout)
+    def __init__(self, function: Shipped, args: tuple[Any, ...], timeout: float | None, context: bytes) -> None:
+        self._args = pickles.dump(args)
+        super().__init__(function.name, self._args.pickle, timeout=timeout)
         self._function = function
+        self._context = context
         self._carries = False
+        self._size = self._args.size
+        if 0 < self._size <= wire.PAYLOAD_BYTES:
+            self.buffers = 1
 
     def place(self, worker: Worker) -> bytes:
         """The frame, with the function in it if this worker has not seen it."""
@@ -65,10 +73,42 @@ class ShippedCall(Job):
         self._carries = function.digest not in worker.functions
         worker.functions.add(function.digest)
         code = function.pickle if self._carries else b""
-        payload = wire.SHIPPED_HEAD.pack(function.digest, len(code)) + code + self.frame
-        return wire.JOB.pack(len(payload), 0, wire.SHIPPED) + payload
+        slot = worker.next_buffer
+        if self.buffers:
+            worker.next_buffer = (slot + 1) % wire.BUFFERS
+            worker.batches += 1
+        area = worker.payload(slot, self._size) if self.buffers else None
+        args = self._args.inline() if area is None else self._args.place(slot, area)
+        head = wire.SHIPPED_HEAD.pack(function.digest, len(code), slot, worker.results_taken & 0xFFFFFFFF)
+        payload = b"".join((self._context, head, code, args))
+        flags = wire.HAS_CONTEXT if self._context else 0
+        return wire.JOB.pack(len(payload), 0, wire.SHIPPED, flags) + payload
 
     def unplace(self, worker: Worker) -> None:
         # Jobs are taken back from the end, so none that relies on the function stays behind.
         if self._carries:
             worker.functions.discard(self._function.digest)
+        if self.buffers:
+            worker.batches -= 1
+            worker.next_buffer = (worker.next_buffer - 1) % wire.BUFFERS
+
+    def answered(self, worker: Worker, status: int, payload: bytes) -> list[Job]:
+        self.read = lambda data: pickles.load(data, worker.payload_mapped)
+        left = super().answered(worker, status, payload)
+        slot, end = pickles.placed(payload) if status == wire.VALUE else (pickles.INLINE, 0)
+        if slot != pickles.INLINE:
+            worker.results_taken += 1
+            worker.give_up_payload(slot, end)
+        if self.buffers:
+            worker.batches -= 1
+            worker.give_up_payload(self._slot_of(worker), self._size)
+        self.read = _drop
+        return left
+
+    def _slot_of(self, worker: Worker) -> int:
+        """The slot its arguments were in: jobs in flight use them in turn."""
+        return (worker.next_buffer - worker.batches - 1) % wire.BUFFERS
+
+
+def _drop(payload: bytes) -> None:
+    """Reads nothing any more."""

@@ -1,4 +1,4 @@
-"""The parent's end of one worker."""
+"""The parent's end of a worker process and of the instances in it that serve calls."""
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ STOPPING: Final = "stopping"
 DEAD: Final = "dead"
 
 
+#: Pages of a payload slot stay in memory for the next job up to this size, in bytes.
+KEPT_PAYLOAD = 8 << 20
+
+
+def _unmap(mapping: mmap.mmap) -> None:
+    with contextlib.suppress(BufferError):  # something still refers to it, and it goes with that
+        mapping.close()
+
+
 def _pipe(on_failure: contextlib.ExitStack) -> tuple[int, int]:
     ends = os.pipe()
     for fd in ends:
@@ -28,37 +37,113 @@ def _pipe(on_failure: contextlib.ExitStack) -> tuple[int, int]:
     return ends
 
 
+class Process:
+    """What the workers of one process share: its life.
+
+    A process has as many workers as the pool has ``instances``; with one, the two are the same to everybody.
+    """
+
+    def __init__(self, id: int, slot: int, inheritance: Inheritance) -> None:
+        self.id = id
+        self.slot = slot  #: its workers' rows on the board are the ``inheritance.instances`` from slot times that
+        self.pid = 0
+        self.reported = True  #: its end will be; not so when the template it came from has died
+        self.outdated = False  #: to be replaced, once there is another
+        self.unfit = False  #: it has said that it will not be ready, and why
+        self.killed = False  #: by us
+        self.stopping = False  #: it has been told to end
+        self.exitcode: int | None = None
+        self.exited = threading.Event()  #: set when `exitcode` is as known as it will ever be
+        self.calls_seen = -1  #: when the dispatcher last looked whether it is used
+        self.buried = 0  #: of its workers, after its end
+        self.workers: list[Worker] = []
+        first = slot * inheritance.instances
+        try:
+            for row in range(first, first + inheritance.instances):
+                self.workers.append(Worker(self, row, inheritance))
+        except OSError:  # there are no descriptors left
+            self.close_their_fds()
+            for worker in self.workers:
+                worker.close()
+                worker.release()
+            raise
+
+    @property
+    def their_fds(self) -> list[int]:
+        """The ends of its workers' channels that the process inherits: jobs, replies and control of each."""
+        return [fd for worker in self.workers for fd in worker.their_fds]
+
+    def close_their_fds(self) -> None:
+        """After the launch: only the process may hold its ends, or their closing would tell nothing."""
+        for worker in self.workers:
+            for fd in worker.their_fds:
+                os.close(fd)
+            worker.their_fds = ()
+
+    @property
+    def calls(self) -> int:
+        """How many calls it has finished, each item of a batch being one."""
+        return sum(worker.calls for worker in self.workers)
+
+    @property
+    def ready(self) -> bool:
+        """Whether all its workers take jobs."""
+        return all(worker.state == READY for worker in self.workers)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether its workers get no more jobs."""
+        return self.workers[0].leaving
+
+    def leave(self) -> None:
+        """Give its workers no more jobs."""
+        for worker in self.workers:
+            worker.leaving = True
+
+    @property
+    def left(self) -> bool:
+        """Whether its workers have all done their last job."""
+        return all(worker.state != READY for worker in self.workers)
+
+    def ended(self, exitcode: int | None) -> None:
+        """It is no more."""
+        self.exitcode = exitcode
+        for worker in self.workers:
+            worker.ended()
+        self.exited.set()
+
+
 class Worker:
-    """Descriptors, counters and jobs in flight of one worker process.
+    """Descriptors, counters and jobs in flight of one instance in a worker process, and of the thread it runs in.
 
     At any time one party *holds* a worker: the scheduler's idle list, a thread in a direct call, or the dispatcher.
     Only the holder writes to ``jobs_fd``, reads ``replies_fd`` and closes them.  A descriptor closed under somebody's
     feet could be reused by an unrelated file, and a job written into that.
     """
 
-    def __init__(self, id: int, row: int, inheritance: Inheritance) -> None:
-        self.id = id
+    def __init__(self, process: Process, row: int, inheritance: Inheritance) -> None:
+        self.process = process
         self.row = row
         self._inheritance = inheritance
         self._arena: memoryview | None = None
+        self._payloads: dict[int, mmap.mmap] = {}
+        self.results_taken = 0  #: large results copied out of their slots
         self._board = inheritance.board[row * wire.BOARD_ROW : (row + 1) * wire.BOARD_ROW]
         for cell in (wire.BEGUN, wire.BUSY_NS, wire.DONE):
             self._board[cell] = 0
         self._counted = 0, 0
         self._begun = 0  # the last word of the board
-        self.pid = 0
         self.state = STARTING
         self.ready = False  #: it has been ready; before, nobody but the dispatcher holds it
-        self.reported = True  #: its end will be; not so when the template it came from has died
-        self.outdated = False  #: to be replaced, once there is another
         self.leaving = False  #: it gets no more jobs
-        self.unfit = False  #: it has said that it will not be ready, and why
-        self.exitcode: int | None = None
-        self.exited = threading.Event()  #: set when `exitcode` is as known as it will ever be
         self.sent = 0  #: jobs sent, so the number of the next one
         self.items = 0  #: items of batches it has finished, beyond one per batch
         self.failed = 0  #: calls that ended in an exception
+        self.parked = False  #: put away by the dispatcher: it does nothing until its process ends
+        self.sent_seen = -1  #: when the dispatcher last looked whether it is used
+        self.purged_at = 0  #: jobs sent when its instance was last thrown away for lying idle
         # Of the dispatcher's lane.
+        self.own: deque[Job] = deque()  #: jobs that only this one may run, because of their keys
         self.inflight: deque[Job] = deque()  #: sent and not answered, in order
         self.outbox = b""  #: what the pipe would not take yet
         self.functions: set[bytes] = set()  #: digests of the Python functions it has been sent
@@ -80,7 +165,7 @@ class Worker:
         self.replies = EagerReader(self.replies_fd, 4096)  # holds any ordinary reply; longer ones take a second read
         os.set_blocking(self.jobs_fd, False)
         self.control.setblocking(False)
-        self.their_fds = (jobs_theirs, replies_theirs, control_theirs.detach())
+        self.their_fds: tuple[int, ...] = (jobs_theirs, replies_theirs, control_theirs.detach())
 
     @property
     def head(self) -> int:
@@ -99,12 +184,10 @@ class Worker:
             return self._begun
         return self._board[wire.BEGUN]
 
-    def ended(self, exitcode: int | None) -> None:
+    def ended(self) -> None:
         """Its process is no more."""
         self._begun = self._board[wire.BEGUN]
         self.state = DEAD
-        self.exitcode = exitcode
-        self.exited.set()
 
     def mean_job_ns(self) -> float | None:
         """Nanoseconds per submitted job since this was last asked; None if there was none."""
@@ -121,18 +204,32 @@ class Worker:
             self._arena = memoryview(self._inheritance.arena(self.row))
         return self._arena
 
+    def payload(self, slot: int, size: int) -> memoryview | None:
+        """The memory of a payload slot, at least ``size`` bytes; None if there is none."""
+        if size > self._inheritance.payload_bytes:
+            return None
+        return self.payload_mapped(slot, size)
+
+    def payload_mapped(self, slot: int, size: int) -> memoryview:
+        """The same, where it is known to exist."""
+        mapping = self._payloads.get(slot)
+        if mapping is None or len(mapping) < size:
+            if mapping is not None:
+                _unmap(mapping)
+            mapping = self._payloads[slot] = self._inheritance.payload(self.row, slot, size)
+        return memoryview(mapping)
+
+    def give_up_payload(self, slot: int, size: int) -> None:
+        """What lies in a slot is not needed any more: give memory back to the system, if it is much."""
+        if size > KEPT_PAYLOAD and slot in self._payloads and hasattr(mmap, "MADV_REMOVE"):
+            self._payloads[slot].madvise(mmap.MADV_REMOVE)
+
     def command(self, command: int, number: int = 0, item: int = 0) -> None:
         """Send a control command.  A full socket or a dead worker swallows it: both end by the worker being killed."""
         try:
             self.control.send(wire.CONTROL.pack(command, item, number))
         except OSError:
             pass
-
-    def close_their_fds(self) -> None:
-        """After the launch: only the worker may hold its ends, or their closing would tell nothing."""
-        for fd in self.their_fds:
-            os.close(fd)
-        self.their_fds = ()  # type: ignore[assignment]
 
     def close(self) -> None:
         """Close our ends; an idle worker exits at that.  Only for the holder."""
@@ -145,9 +242,14 @@ class Worker:
     def release(self) -> None:
         """Let go of the shared memory.  After that, what it did not deliver is lost."""
         self._board.release()
+        while self._payloads:
+            _, mapping = self._payloads.popitem()
+            if hasattr(mmap, "MADV_REMOVE"):  # the file lives on, and so would the pages
+                mapping.madvise(mmap.MADV_REMOVE)
+            _unmap(mapping)
         if self._arena is not None:
-            mapping = self._arena.obj
+            arena = self._arena.obj
             self._arena.release()
             self._arena = None
-            assert isinstance(mapping, mmap.mmap)
-            mapping.close()
+            assert isinstance(arena, mmap.mmap)
+            arena.close()

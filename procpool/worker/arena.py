@@ -28,6 +28,7 @@ class Arena:
         self._fd = fd
         self._offset = row * wire.ARENA_BYTES
         self._cells: memoryview | None = None
+        self._transfer: memoryview | None = None
         self.buffer = -1  #: the buffer of the batch that runs; none runs while it is negative
 
     def memory(self, store: wasmtime.Store) -> wasmtime.Memory:
@@ -50,6 +51,14 @@ class Arena:
         if self._cells is None:  # mapped at the first batch: until then the parent may not have made the file so long
             self._cells = memoryview(mmap.mmap(self._fd, wire.ARENA_HEAD, offset=self._offset)).cast("I")
         return self._cells[(self.buffer * wire.CELLS + wire.INDEX) // 4]
+
+    @property
+    def transfer(self) -> memoryview:
+        """Both buffers, seen from Python."""
+        if self._transfer is None:
+            mapped = mmap.mmap(self._fd, wire.ARENA_BYTES, offset=self._offset)
+            self._transfer = memoryview(mapped)[wire.ARENA_HEAD :]
+        return self._transfer
 
     def at_item(self, item: int) -> bool:
         """Whether an interrupt meant for that item has come in time; always so for a job that is no batch."""

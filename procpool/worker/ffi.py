@@ -1,7 +1,8 @@
 """Every use of wasmtime-py's private names, and the public API as the fall-back for each.
 
 A call through wasmtime-py's ``Func`` re-reads the function's type and boxes every value (14-18 us for ``add``);
-``wasmtime_func_call_unchecked`` on prepared slots takes 0.3-0.6 us (docs/rationale.md).  If a wasmtime release moves
+``wasmtime_func_call_unchecked`` on prepared slots takes 0.3-0.6 us (docs/rationale.md).  Likewise for functions that the
+guest calls: 6.2 us through ``Linker.define_func``, 0.4 us on raw slots.  If a wasmtime release moves
 one of the names used here, `RAW` is false and the public API does the same work more slowly.  Setting
 ``PROCPOOL_PUBLIC_API`` in the environment forces that, to rule this file out when something looks wrong.
 """
@@ -18,17 +19,26 @@ import wasmtime
 
 from ..binary import FuncType
 from ..codec import SLOT, Codec
+from .host import HostCalls, HostFunction
 
 _call: Any = None
 RAW = False
 if not os.environ.get("PROCPOOL_PUBLIC_API"):
     try:
         from wasmtime import _ffi as _wasmtime
+        from wasmtime._extern import wrap_extern as _wrap_extern
 
         _call = ctypes.CFUNCTYPE(
             ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p
         )(("wasmtime_func_call_unchecked", _wasmtime.dll))
+        _pointer, _size = ctypes.c_void_p, ctypes.c_size_t
+        _define = ctypes.CFUNCTYPE(
+            *(_pointer, _pointer, ctypes.c_char_p, _size, ctypes.c_char_p, _size, _pointer, _pointer, _pointer, _pointer)
+        )(("wasmtime_linker_define_func_unchecked", _wasmtime.dll))
+        _new_trap = ctypes.CFUNCTYPE(_pointer, ctypes.c_char_p, _size)(("wasmtime_trap_new", _wasmtime.dll))
+        _Callback = ctypes.CFUNCTYPE(_pointer, _pointer, _pointer, _pointer, _size)
         _export_get = _wasmtime.wasmtime_instance_export_get
+        _caller_export_get = _wasmtime.wasmtime_caller_export_get
         _probed = (
             _wasmtime.wasmtime_extern_t,
             _wasmtime.wasm_trap_t,
@@ -54,7 +64,12 @@ class Slots:
 
 
 def bind(
-    store: wasmtime.Store, instance: wasmtime.Instance, name: str, signature: FuncType, slots: Slots
+    store: wasmtime.Store,
+    instance: wasmtime.Instance,
+    name: str,
+    signature: FuncType,
+    slots: Slots,
+    calls: HostCalls,
 ) -> Callable[[], None]:
     """A callable that calls the export with the arguments in ``slots`` and leaves its results there.
 
@@ -62,8 +77,14 @@ def bind(
 
     Raises (the callable):
         wasmtime.Trap, wasmtime.WasmtimeError: the call failed.
+        Whatever a host function raised that it called.
     """
-    return (_bind_raw if RAW else _bind_public)(store, instance, name, signature, slots)
+    return (_bind_raw if RAW else _bind_public)(store, instance, name, signature, slots, calls)
+
+
+def define(linker: wasmtime.Linker, function: HostFunction, instance: Any, calls: HostCalls) -> Any:
+    """Have a Python function serve an import.  What is returned must live as long as the linker and its instances."""
+    return (_define_raw if RAW else _define_public)(linker, function, instance, calls)
 
 
 def export(store: wasmtime.Store, instance: wasmtime.Instance, name: str) -> wasmtime.Func:
@@ -81,8 +102,87 @@ def export(store: wasmtime.Store, instance: wasmtime.Instance, name: str) -> was
     return wasmtime.Func._from_raw(_wasmtime.wasmtime_func_t.from_buffer_copy(extern.of.func))
 
 
+def caller_export(caller: int | None, name: str) -> Any:
+    """An export of the instance that is being made and has called a host function; None if it has no such export."""
+    if not RAW or caller is None:
+        return None
+    extern = _wasmtime.wasmtime_extern_t()
+    encoded = name.encode()
+    where = ctypes.cast(caller, ctypes.POINTER(_wasmtime.wasmtime_caller_t))
+    found = _caller_export_get(where, ctypes.create_string_buffer(encoded), len(encoded), ctypes.byref(extern))
+    return _wrap_extern(extern) if found else None
+
+
+def _wasm_type(signature: FuncType) -> wasmtime.FuncType:
+    return wasmtime.FuncType(*([getattr(wasmtime.ValType, t)() for t in types] for types in signature_parts(signature)))
+
+
+def signature_parts(signature: FuncType) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Parameters and results."""
+    return signature.params, signature.results
+
+
+def _define_raw(linker: wasmtime.Linker, function: HostFunction, instance: Any, calls: HostCalls) -> Any:
+    run = function.bound(instance)
+    packed = function.packed
+    params, results = signature_parts(function.signature)
+    area = ctypes.c_char * (SLOT * max(len(params), len(results), 1))
+    at, unpack = area.from_address, function.taken.unpack_all
+    quick = function.quick_result()
+
+    def trampoline(_env: int, _caller: int, slots: int, _count: int) -> int | None:
+        if calls.making:
+            calls.caller = _caller
+        try:
+            values: Any = at(slots)
+            result = run(*unpack(values))
+            if quick is None or type(result) is not quick[0] or not quick[1](values, result):
+                data = packed(result)
+                values[: len(data)] = data
+        except BaseException as error:
+            # The innermost one is the cause: a trap on the way out of a nested call must not replace it.
+            calls.raised = error
+            return _new_trap(b"host", 4)  # type: ignore[no-any-return]
+        return None
+
+    callback = _Callback(trampoline)
+    module, name = function.module.encode(), function.name.encode()
+    type_ = _wasm_type(function.signature)
+    error = _define(
+        ctypes.cast(linker.ptr(), ctypes.c_void_p),
+        *(module, len(module), name, len(name)),
+        ctypes.cast(type_.ptr(), ctypes.c_void_p),
+        ctypes.cast(callback, ctypes.c_void_p),
+        *(None, None),
+    )
+    if error:
+        raise wasmtime.WasmtimeError._from_ptr(ctypes.cast(error, ctypes.POINTER(_wasmtime.wasmtime_error_t)))
+    return callback
+
+
+def _define_public(linker: wasmtime.Linker, function: HostFunction, instance: Any, calls: HostCalls) -> Any:
+    run = function.bound(instance)
+    back = Codec(function.name, FuncType(results=function.signature.results))
+
+    def host(*args: Any) -> Any:
+        try:
+            result = back.unpack(function.packed(run(*args)))
+            return list(result) if isinstance(result, tuple) else result
+        except BaseException as error:
+            calls.raised = error
+            raise
+
+    linker.define_func(function.module, function.name, _wasm_type(function.signature), host)
+    return host
+
+
 def _bind_raw(
-    store: wasmtime.Store, instance: wasmtime.Instance, name: str, signature: FuncType, slots: Slots
+    store: wasmtime.Store,
+    instance: wasmtime.Instance,
+    name: str,
+    signature: FuncType,
+    slots: Slots,
+    calls: HostCalls,
 ) -> Callable[[], None]:
     func = export(store, instance, name)._func
     trap = ctypes.c_void_p()
@@ -99,17 +199,26 @@ def _bind_raw(
     def run(invoke: Any = invoke, trap: Any = trap, _alive: Any = (func, store, slots)) -> None:
         error = invoke()
         if error is not None:
-            raise wasmtime.WasmtimeError._from_ptr(ctypes.cast(error, ctypes.POINTER(_wasmtime.wasmtime_error_t)))
+            cause = calls.take()
+            failure = wasmtime.WasmtimeError._from_ptr(ctypes.cast(error, ctypes.POINTER(_wasmtime.wasmtime_error_t)))
+            raise cause or failure
         if trap:
+            cause = calls.take()
             pointer = ctypes.cast(trap.value, ctypes.POINTER(_wasmtime.wasm_trap_t))
             trap.value = None
-            raise wasmtime.Trap._from_ptr(pointer)
+            raised = wasmtime.Trap._from_ptr(pointer)
+            raise cause or raised
 
     return run
 
 
 def _bind_public(
-    store: wasmtime.Store, instance: wasmtime.Instance, name: str, signature: FuncType, slots: Slots
+    store: wasmtime.Store,
+    instance: wasmtime.Instance,
+    name: str,
+    signature: FuncType,
+    slots: Slots,
+    calls: HostCalls,
 ) -> Callable[[], None]:
     if "v128" in signature.params + signature.results:
         raise NotImplementedError(f"{name}: wasmtime's public Python API cannot pass v128 values")
@@ -118,12 +227,13 @@ def _bind_public(
     results = Codec(name, FuncType(params=signature.results))
 
     def run() -> None:
-        args = params.unpack(slots.bytes)
-        if len(signature.params) != 1:
-            args = args or ()
-            values = func(store, *args)
-        else:
-            values = func(store, args)
+        try:
+            values = func(store, *params.unpack_all(slots.bytes))
+        except BaseException as error:
+            cause = calls.take()
+            if cause is None or cause is error:
+                raise
+            raise cause from None
         if len(signature.results) == 1:
             values = (values,)
         packed = results.pack(tuple(values or ()))

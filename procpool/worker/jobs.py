@@ -34,6 +34,8 @@ class Waiting:
         with self._reading:
             data = self._pipe.read()
             self.jobs.extend(self._reader.feed(data))
+            if not data and self._reader.incomplete:
+                raise wire.CorruptStream("the stream ends within a frame")
         return bool(data)
 
     def give_back(self) -> int:
@@ -67,11 +69,12 @@ class Running:
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
-        self._numbers: dict[int, None] = {}
+        self._numbers: dict[Any, None] = {}
         self._raised = threading.Event()
-        self.begin = self._numbers.setdefault  #: main thread, before the job
+        self.interrupted = -1  #: number of the last job that was interrupted
+        self.begin = self._numbers.setdefault  #: main thread, before the job; or (job, item) before the item of a batch
 
-    def finish(self, number: int) -> bool:
+    def finish(self, number: Any) -> bool:
         """Main thread, after the job: whether it ended by itself.  If not, its result must not be used."""
         if self._numbers.pop(number, self) is None:
             return True
@@ -80,9 +83,10 @@ class Running:
         self._raised.clear()
         return False
 
-    def interrupt(self, number: int, at_item: bool) -> None:
+    def interrupt(self, number: int, item: int, at_item: bool) -> None:
         """Control thread: stop the job if it is running, and, for a batch, at the item that was meant."""
-        if at_item and self._numbers.pop(number, self) is None:
+        if self._numbers.pop((number, item), self) is None or (at_item and self._numbers.pop(number, self) is None):
+            self.interrupted = number
             self._engine.increment_epoch()
             self._raised.set()
 
@@ -91,7 +95,7 @@ class Replies:
     """Replies to submitted jobs, collected so that many small ones cost one system call."""
 
     def __init__(self, control: socket.socket) -> None:
-        self._control = control
+        self.control = control
         self._sending = threading.Lock()  # keeps the order when both threads flush
         self._waiting: deque[bytes] = deque()
         self.add = self._waiting.append
@@ -105,4 +109,4 @@ class Replies:
             if announcement:
                 frames.append(announcement)
             if frames:
-                self._control.sendall(b"".join(frames))
+                self.control.sendall(b"".join(frames))

@@ -1,16 +1,23 @@
-"""The worker's main loop: read a job, run it, answer."""
+"""The loop of a worker's thread: read a job, run it, answer."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pickle
 import struct
+from contextlib import AbstractContextManager
 from time import perf_counter_ns
+from typing import NamedTuple
 
 import wasmtime
 
-from .. import wire
-from ..errors import WasmFrame, WasmTrap
+from .. import tracing, wire
+from ..errors import GuestExit, WasmFrame, WasmTrap
+from ..job_context import Context, Travelled, serve_contexts
+from .access import Access
 from .arena import Arena
+from .instance import Instance
 from .instances import Instances
 from .jobs import Replies, Running, Waiting
 from .shipped import Functions
@@ -22,31 +29,65 @@ FLUSH_NS = 1_000_000
 _SLOT = struct.Struct("<I12x")
 
 
-class Loop:
-    """What the main thread does for the rest of its life.  ``board`` is this worker's row of counters."""
+class Room(NamedTuple):
+    """What one thread of a worker works with."""
 
-    def __init__(
-        self,
-        waiting: Waiting,
-        running: Running,
-        replies: Replies,
-        replies_fd: int,
-        instances: Instances,
-        functions: Functions,
-        arena: Arena,
-        board: memoryview,
-    ) -> None:
-        self._waiting = waiting
-        self._running = running
-        self._replies = replies
-        self._replies_fd = replies_fd
-        self._instances = instances
-        self._functions = functions
-        self._arena = arena
-        self._board = board
+    waiting: Waiting
+    running: Running
+    replies: Replies
+    replies_fd: int
+    instances: Instances
+    surface: Instance
+    functions: Functions
+    access: Access
+    arena: Arena
+    board: memoryview  #: its row of counters
+
+
+class Loop:
+    """What one thread of a worker does for the rest of its life."""
+
+    def __init__(self, room: Room, settings: wire.Settings) -> None:
+        self._waiting = room.waiting
+        self._running = room.running
+        self._replies = room.replies
+        self._replies_fd = room.replies_fd
+        self._instances = room.instances
+        self._functions = room.functions
+        self._access = room.access
+        self._arena = room.arena
+        self._board = room.board
+        self._exports = settings.exports
+        self._fresh = settings.guest.fresh
+        self._may_outgrow = settings.guest.fresh or settings.limits.recycle is not None
+        self._exactly_once = settings.guest.exactly_once
+        # Of the job that runs.
+        self._number = -1
+        self._travelled: Travelled | None = None
+        self._context: Context | None = None
+
+    def current_context(self) -> Context:
+        """The context of the job that runs, unpacked when it is first asked for."""
+        if self._context is None:
+            number, running, travelled = self._number, self._running, self._travelled
+
+            def cancelled() -> bool:
+                return running.interrupted == number
+
+            if travelled is None:
+                self._context = Context(None, {}, cancelled)
+            else:
+                baggage, _ = pickle.loads(travelled.baggage)
+                self._context = Context(travelled.deadline, baggage, cancelled)
+        return self._context
 
     def serve(self) -> None:
-        """Run jobs until the parent closes the pipe."""
+        """Run jobs until the parent closes the pipe.
+
+        Raises:
+            CorruptStream: what came through it is no job.
+        """
+        serve_contexts(self.current_context)
         jobs, replies, board = self._waiting.jobs, self._replies, self._board
         begun = 0
         flushed = started = perf_counter_ns()
@@ -57,21 +98,32 @@ class Loop:
                     return
                 started = flushed = perf_counter_ns()
             try:
-                (_, export, kind), payload = jobs.popleft()
+                (_, export, kind, flags), payload = jobs.popleft()
             except IndexError:  # recalled in between
                 continue
             # Before the first thing that can kill this process: from here on the job counts as begun.
             board[wire.BEGUN] = begun + 1
+            self._number = begun
+            self._context = self._travelled = None
+            if flags & wire.HAS_CONTEXT:
+                self._travelled = Travelled.read(payload)
+                payload = payload[self._travelled.size :]
             if kind == wire.BATCH:
                 replies.flush()
-                replies.add(self._run_batch(begun, export, payload))
+                with self._span(export):
+                    answer = self._run_batch(begun, export, flags, payload)
+                replies.add(answer)
                 replies.flush()
                 begun += 1
                 started = flushed = perf_counter_ns()
                 continue
-            answer = self._run(begun, export, kind, payload)
+            if self._travelled is not None and self._travelled.traced:
+                with self._span(export):
+                    answer = self._run(begun, export, kind, flags, payload)
+            else:
+                answer = self._run(begun, export, kind, flags, payload)
             begun += 1
-            if kind == wire.CALL:
+            if kind in (wire.CALL, wire.ACCESS):
                 _write(self._replies_fd, answer)
                 continue
             replies.add(answer)
@@ -79,46 +131,87 @@ class Loop:
             board[wire.BUSY_NS] += now - started
             board[wire.DONE] += 1
             started = now
-            # A Python function may do things that must not be done twice.  Delivered at once, its result cannot be lost
-            # with this process, and so it is never run again to have it.
-            if kind == wire.SHIPPED or now - flushed > FLUSH_NS:
+            # Python code may do things that must not be done twice.  Delivered at once, its result cannot be lost with
+            # this process, and so it is never run again to have it.
+            if self._exactly_once or kind == wire.SHIPPED or now - flushed > FLUSH_NS:
                 replies.flush()
                 flushed = now
 
-    def _run(self, number: int, export: int, kind: int, payload: bytes) -> bytes:
+    def _span(self, export: int) -> AbstractContextManager[None]:
+        """The tracing of a job, if its caller traces."""
+        if self._travelled is None or not self._travelled.traced:
+            return contextlib.nullcontext()
+        _, trace = pickle.loads(self._travelled.baggage)
+        return tracing.span(trace, f"procpool {self._exports[export][0]}" if export < len(self._exports) else "procpool")
+
+    def _run(self, number: int, export: int, kind: int, flags: int, payload: bytes) -> bytes:
         """The reply to one call, of an export or of a Python function."""
         instances = self._instances
         self._running.begin(number)
         try:
-            if kind == wire.SHIPPED:
-                answer = wire.reply(wire.VALUE, self._functions.run(payload))
-            else:
+            if kind in (wire.CALL, wire.SUBMIT):
                 function = instances.bound.get(export) or instances.function(export)
                 function.params[:] = payload
                 if instances.fuelled:
                     instances.refuel()
                 function.run()
                 answer = wire.reply(wire.OK, function.results)
+            else:
+                answer = self._run_other(kind, payload)
+            if self._may_outgrow or instances.calls.failed:
+                self._tidy(kind, flags)
+        except wire.CorruptStream:
+            raise
         except BaseException as error:
+            if kind in (wire.CALL, wire.SUBMIT):
+                self._check(export, payload)
             answer = _failure(error)
-            instances.discard()
+            if kind != wire.ACCESS or instances.calls.failed:
+                instances.discard()
         if not self._running.finish(number):
             answer = wire.reply(wire.INTERRUPTED)
             instances.discard()
         return answer
 
-    def _run_batch(self, number: int, export: int, payload: bytes) -> bytes:
+    def _run_other(self, kind: int, payload: bytes) -> bytes:
+        """The reply to a job that is no call of an export."""
+        if kind == wire.SHIPPED:
+            return wire.reply(wire.VALUE, self._functions.run(payload))
+        if kind == wire.ACCESS:
+            return wire.reply(wire.VALUE, pickle.dumps(self._access.run(*pickle.loads(payload))))
+        if kind == wire.PURGE:
+            self._instances.discard()
+            return wire.reply(wire.OK)
+        raise wire.CorruptStream(f"a job of the unknown kind {kind}")
+
+    def _tidy(self, kind: int, flags: int) -> None:
+        """After a call that went well: whether the instance may serve the next one."""
+        instances = self._instances
+        if kind == wire.ACCESS or flags & wire.LEASED:
+            return  # its holder decides
+        if self._fresh or instances.calls.failed or instances.outgrown():
+            instances.discard()
+
+    def _check(self, export: int, payload: bytes) -> None:
+        """Whether a failed call can have been what the parent meant."""
+        if export >= len(self._exports) or len(payload) != _SLOT.size * len(self._exports[export][1].params):
+            raise wire.CorruptStream(f"a call of export {export} with {len(payload)} bytes of arguments")
+
+    def _run_batch(self, number: int, export: int, flags: int, payload: bytes) -> bytes:
         """The reply to a batch.  Items that fail are announced at once: this process may not live to its end."""
         started = perf_counter_ns()
-        first, end, cells, *_ = (value for (value,) in _SLOT.iter_unpack(payload))
+        first, end, cells = self._batch_head(export, payload)
         self._arena.buffer = cells // wire.CELLS
+        # One item at a time where each needs something of its own: fuel, an instance, or a number to be interrupted by.
+        singly = self._instances.fuelled or self._may_outgrow or bool(flags & wire.ITEM_BY_ITEM and self._exactly_once)
         while first < end:
             failure = b""
-            self._running.begin(number)
+            running = (number, first) if singly else number
+            self._running.begin(running)
             try:
                 driver = self._instances.driver(export)
                 stop = end
-                if self._instances.fuelled:  # item by item, because each has its own
+                if singly:
                     self._instances.refuel()
                     stop = first + 1
                 driver.params[:] = _SLOT.pack(first) + _SLOT.pack(stop) + payload[2 * _SLOT.size :]
@@ -129,11 +222,13 @@ class Loop:
             except BaseException as error:
                 first = max(first, self._arena.item())  # it never got to an item if the driver cannot be made
                 failure = _failure(error)
-            interrupted = not self._running.finish(number)
+            interrupted = not self._running.finish(running)
             if interrupted and failure:
                 failure = wire.reply(wire.INTERRUPTED)
             if interrupted or failure:
                 self._instances.discard()
+            elif self._may_outgrow or self._instances.calls.failed:
+                self._tidy(wire.BATCH, 0)
             if failure:
                 _, status = wire.REPLY.unpack_from(failure)
                 item = wire.FAILED_ITEM.pack(first, status) + failure[wire.REPLY.size :]
@@ -142,10 +237,21 @@ class Loop:
         self._arena.buffer = -1
         return wire.reply(wire.OK, wire.BATCH_DONE.pack(first, perf_counter_ns() - started))
 
+    def _batch_head(self, export: int, payload: bytes) -> tuple[int, int, int]:
+        """First item, end and address of the cells, of a batch that can be one."""
+        if export < len(self._exports):
+            signature = self._exports[export][1]
+            columns = len(signature.params) + len(signature.results)
+            if len(payload) == _SLOT.size * (3 + columns):
+                first, end, cells, *_ = (value for (value,) in _SLOT.iter_unpack(payload))
+                if first <= end and cells in range(0, wire.BUFFERS * wire.CELLS, wire.CELLS):
+                    return first, end, cells
+        raise wire.CorruptStream(f"a batch of export {export} with {len(payload)} bytes")
+
 
 def _failure(error: BaseException) -> bytes:
     """The reply for a job that ended in an exception."""
-    if isinstance(error, wasmtime.ExitTrap):
+    if isinstance(error, (wasmtime.ExitTrap, GuestExit)):
         return wire.reply(wire.EXIT, str(error.code).encode())
     trap = _as_trap(error)
     if trap is not None:

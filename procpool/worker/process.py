@@ -6,37 +6,55 @@ import fcntl
 import mmap
 import os
 import pickle
+import resource
 import select
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from typing import NoReturn
 
 import wasmtime
 
 from .. import wire
 from ..engine import loading_engine
+from .access import Access
 from .arena import Arena
+from .instance import Instance
 from .instances import Instances
 from .jobs import Replies, Running, Waiting
-from .loop import Loop, unfit
+from .logs import attach_logs, forward_logs
+from .loop import Loop, Room, unfit
+from .payloads import Payloads
 from .shipped import Functions
 
+#: Stack that Python needs beside wasm's, in bytes.
+_STACK_BESIDE_WASM = 4 << 20
 _F_SETSIG = 10  # Linux's fcntl.h; the fcntl module does not name it
 
 
 class Blueprint:
     """What all workers of a pool share, ready to be inherited by a fork: nothing in it compiles or starts a thread."""
 
-    def __init__(self, settings_fd: int) -> None:
+    def __init__(self, settings: wire.Settings, board: memoryview) -> None:
+        self.settings = settings
+        self.board = board
+        self.engine = loading_engine(settings.limits.fuel is not None, settings.limits.stack)
+        self.module = wasmtime.Module.deserialize_file(self.engine, f"/dev/fd/{settings.artifact}")
+
+    @classmethod
+    def read(cls, settings_fd: int) -> Blueprint:
+        """As the parent has written it."""
         with open(settings_fd, "rb", closefd=False) as file:
             file.seek(0)
             settings: wire.Settings = pickle.load(file)
-        self.settings = settings
-        self.engine = loading_engine(settings.limits.fuel is not None)
-        self.module = wasmtime.Module.deserialize_file(self.engine, f"/dev/fd/{settings.artifact}")
-        self.board = memoryview(mmap.mmap(settings.board, 0)).cast("Q")
+        return cls(settings, memoryview(mmap.mmap(settings.board, 0)).cast("Q"))
+
+    @classmethod
+    def again(cls, other: Blueprint) -> Blueprint:
+        """The same with an engine of its own; the code is mapped once more, so it takes no more memory."""
+        return cls(other.settings, other.board)
 
 
 def die_with_parent(lifeline: int, owner: int) -> None:
@@ -57,8 +75,11 @@ def die_with_parent(lifeline: int, owner: int) -> None:
         os.kill(owner, signal.SIGKILL)
 
 
-def run_worker(blueprint: Blueprint, row: int, jobs_fd: int, replies_fd: int, control_fd: int) -> NoReturn:
-    """Be a worker.  Never returns: ends by ``os._exit``, so nothing of the parent's or template's is torn down here."""
+def run_worker(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> NoReturn:
+    """Be a worker.  Never returns: ends by ``os._exit``, so nothing of the parent's or template's is torn down here.
+
+    ``fds`` are three per instance: jobs, replies, control.
+    """
     code = 1
     try:
         # The terminal sends Ctrl-C to the whole process group; what to do about it is the parent's decision.
@@ -66,9 +87,12 @@ def run_worker(blueprint: Blueprint, row: int, jobs_fd: int, replies_fd: int, co
         # A Python handler would not run while wasm does.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        code = _work(blueprint, row, jobs_fd, replies_fd, socket.socket(fileno=control_fd))
+        code = _work(blueprint, slot, fds)
     except (BrokenPipeError, ConnectionResetError):  # the parent is gone
         code = 0
+    except wire.CorruptStream as error:
+        print(f"procpool: worker {os.getpid()} ends: {error}", file=sys.stderr)
+        code = wire.EXIT_CORRUPT
     finally:
         # Whatever happened, flush what the user's code printed; a broken stream must not change the exit code.
         for stream in (sys.stdout, sys.stderr):
@@ -79,40 +103,109 @@ def run_worker(blueprint: Blueprint, row: int, jobs_fd: int, replies_fd: int, co
         os._exit(code)
 
 
-def _work(blueprint: Blueprint, row: int, jobs_fd: int, replies_fd: int, control: socket.socket) -> int:
+def _work(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> int:
     settings = blueprint.settings
-    replies = Replies(control)
-    arena = Arena(settings.arenas, row)
-    instances = Instances(blueprint.engine, blueprint.module, settings.exports, settings.slots, settings.limits, arena)
-    waiting = Waiting(jobs_fd)
-    running = Running(blueprint.engine)
-    threading.Thread(target=_listen, args=(control, waiting, running, replies, arena), daemon=True).start()
+    rows = range(slot * settings.instances, (slot + 1) * settings.instances)
+    channels = [fds[at : at + 3] for at in range(0, len(fds), 3)]
+    replies = [Replies(socket.socket(fileno=control)) for _, _, control in channels]
+    forward_logs(replies[0], settings.guest.log_levels)
     try:
-        instances.warm()
+        _limit_resources(settings.guest.rlimits, settings.limits.stack)
+        environment = pickle.loads(settings.guest.environment)
+        if environment.initializer is not None:
+            environment.initializer(*environment.initargs)
+        # An interrupt stops everything that runs on an engine, so each thread has its own.
+        blueprints = [blueprint, *(Blueprint.again(blueprint) for _ in rows[1:])]
+        rooms = [
+            _furnish(each, environment, row, channel, answers)
+            for each, row, channel, answers in zip(blueprints, rows, channels, replies, strict=True)
+        ]
+        for room in rooms[: settings.guest.prewarm]:
+            room.instances.warm()
     except BaseException as error:
-        replies.flush(unfit(error))
+        replies[0].flush(unfit(error))
         return 0
-    replies.flush(wire.reply(wire.READY))
-    first = row * wire.BOARD_ROW
-    board = blueprint.board[first : first + wire.BOARD_ROW]
-    functions = Functions(instances, settings.exports)
-    Loop(waiting, running, replies, replies_fd, instances, functions, arena, board).serve()
+    threads = [threading.Thread(target=_serve, args=(room, settings), daemon=True) for room in rooms[1:]]
+    for thread in threads:
+        thread.start()
+    replies[0].flush(wire.reply(wire.READY))
+    Loop(rooms[0], settings).serve()
+    for thread in threads:
+        thread.join()
     return 0
 
 
-def _listen(control: socket.socket, waiting: Waiting, running: Running, replies: Replies, arena: Arena) -> None:
-    """The control thread.  Asleep but for interrupts, recalls, and the end of the parent."""
+def _limit_resources(limits: tuple[tuple[int, int], ...], stack: int | None) -> None:
+    for kind, most in limits:
+        _, hard = resource.getrlimit(kind)
+        resource.setrlimit(kind, (most, most) if hard == resource.RLIM_INFINITY else (min(most, hard), min(most, hard)))
+    if stack is not None:
+        # The main thread's stack grows up to the limit as it is now; other threads get theirs when they start.
+        soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+        needed = stack + _STACK_BESIDE_WASM
+        if soft not in (resource.RLIM_INFINITY,) and soft < needed:
+            resource.setrlimit(resource.RLIMIT_STACK, (needed, hard))
+        threading.stack_size(needed)
+
+
+def _furnish(
+    blueprint: Blueprint, environment: wire.Environment, row: int, channel: Sequence[int], replies: Replies
+) -> Room:
+    """What the thread for one instance needs, and its control thread."""
+    settings = blueprint.settings
+    jobs_fd, replies_fd, _ = channel
+    arena = Arena(settings.arenas, row)
+    payloads = Payloads(settings.payloads, row, settings.payload_bytes)
+    instances = Instances(blueprint.engine, blueprint.module, settings, environment, arena)
+    surface = instances.surface = Instance(instances, settings.exports)
+    first = row * wire.BOARD_ROW
+    room = Room(
+        waiting=Waiting(jobs_fd),
+        running=Running(blueprint.engine),
+        replies=replies,
+        replies_fd=replies_fd,
+        instances=instances,
+        surface=surface,
+        functions=Functions(surface, payloads),
+        access=Access(instances, surface, arena),
+        arena=arena,
+        board=blueprint.board[first : first + wire.BOARD_ROW],
+    )
+    threading.Thread(target=_listen, args=(room,), daemon=True).start()
+    return room
+
+
+def _serve(room: Room, settings: wire.Settings) -> None:
+    """A further thread's life.  What ends it otherwise than by the end of its pipe ends the process."""
+    try:
+        attach_logs(room.replies)
+        room.replies.flush(wire.reply(wire.READY))
+        Loop(room, settings).serve()
+    except (BrokenPipeError, ConnectionResetError):
+        os._exit(0)
+    except BaseException as error:
+        print(f"procpool: worker {os.getpid()} ends: {error}", file=sys.stderr, flush=True)
+        os._exit(wire.EXIT_CORRUPT)
+
+
+def _listen(room: Room) -> None:
+    """A control thread.  Asleep but for interrupts, recalls, and the end of the parent."""
     while True:
         try:
-            message = control.recv(wire.CONTROL.size, socket.MSG_WAITALL)
+            message = room.replies.control.recv(wire.CONTROL.size, socket.MSG_WAITALL)
         except OSError:
             message = b""
         if len(message) < wire.CONTROL.size:
             os._exit(0)  # the parent is gone or wants us gone; the main thread may never return from wasm
         command, item, number = wire.CONTROL.unpack(message)
-        if command == wire.INTERRUPT:
-            running.interrupt(number, arena.at_item(item))
-        elif command == wire.RECALL:
-            replies.flush(wire.reply(wire.RECALLED, wire.COUNT.pack(waiting.give_back())))
-        else:
-            os._exit(70)  # EX_SOFTWARE: the stream is corrupt
+        try:
+            if command == wire.INTERRUPT:
+                room.running.interrupt(number, item, room.arena.at_item(item))
+            elif command == wire.RECALL:
+                room.replies.flush(wire.reply(wire.RECALLED, wire.COUNT.pack(room.waiting.give_back())))
+            else:
+                os._exit(wire.EXIT_CORRUPT)
+        except wire.CorruptStream:
+            os._exit(wire.EXIT_CORRUPT)
+        except OSError:  # the parent went away while we told it something
+            os._exit(0)

@@ -8,8 +8,8 @@ from typing import NoReturn
 from .process import Blueprint, die_with_parent, run_worker
 
 
-def main(settings_fd: int, row: int, jobs_fd: int, replies_fd: int, control_fd: int) -> NoReturn:
+def main(settings_fd: int, slot: int, *fds: int) -> NoReturn:
     """Load what a template would have loaded, and be a worker."""
-    blueprint = Blueprint(settings_fd)
+    blueprint = Blueprint.read(settings_fd)
     die_with_parent(blueprint.settings.lifeline, os.getpid())
-    run_worker(blueprint, row, jobs_fd, replies_fd, control_fd)
+    run_worker(blueprint, slot, fds)

@@ -25,7 +25,7 @@ def main(settings_fd: int, requests_fd: int) -> NoReturn:
     requests = socket.socket(fileno=requests_fd)
     os.setpgid(0, 0)  # a group of our own: signals typed at the terminal are the parent's business
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    blueprint = Blueprint(settings_fd)
+    blueprint = Blueprint.read(settings_fd)
     die_with_parent(blueprint.settings.lifeline, -os.getpgrp())
     wakeup, notify = os.pipe()
     os.set_blocking(wakeup, False)
@@ -69,11 +69,12 @@ def _reap(children: dict[int, int]) -> Iterator[bytes]:
 
 def _serve_request(requests: socket.socket, blueprint: Blueprint, children: dict[int, int], own: tuple[int, int]) -> bool:
     """Fork for the request that waits; false when the parent has closed the socket."""
-    message, fds, _, _ = socket.recv_fds(requests, wire.LAUNCH.size, 3)
+    expected = 3 * blueprint.settings.instances
+    message, fds, _, _ = socket.recv_fds(requests, wire.LAUNCH.size, expected)
     if not message:
         return False
-    worker, row = wire.LAUNCH.unpack(message)
-    if len(fds) != 3:  # the kernel drops descriptors when this process may not open more
+    worker, slot = wire.LAUNCH.unpack(message)
+    if len(fds) != expected:  # the kernel drops descriptors when this process may not open more
         _close(fds)
         requests.send(wire.LAUNCH_EVENT.pack(wire.LAUNCH_FAILED, worker, errno.EMFILE))
         return True
@@ -86,7 +87,7 @@ def _serve_request(requests: socket.socket, blueprint: Blueprint, children: dict
             signal.set_wakeup_fd(-1)
             requests.close()
             _close(own)
-            run_worker(blueprint, row, *fds)
+            run_worker(blueprint, slot, fds)
         children[pid] = worker
         requests.send(wire.LAUNCH_EVENT.pack(wire.LAUNCHED, worker, pid))
     # A copy kept here would keep the pipe from ever reporting the end of its worker, and of every later sibling.

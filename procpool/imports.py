@@ -1,0 +1,90 @@
+"""What the user gives for a module's imports, checked against what the module wants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from .binary import SCALARS, FuncType, GlobalType, Import, MemoryType, TableType
+from .errors import BadImport, MissingImport
+
+#: module name -> name -> a host function; a number for a global; a MemoryType or TableType, of which each instance gets one
+Imports = Mapping[str, Mapping[str, Any]]
+#: import's module name -> name it is given under in ``imports``; or the same for (module, name) pairs
+Renames = Mapping[str | tuple[str, str], str | tuple[str, str]]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def wants_instance(function: F) -> F:
+    """Mark a host function that takes the calling :class:`~procpool.worker.instance.Instance` before its arguments."""
+    function._procpool_wants_instance = True  # type: ignore[attr-defined]
+    return function
+
+
+def resolve(needed: Sequence[Import], given: Imports, renames: Renames) -> dict[tuple[str, str], Any]:
+    """What each import of the module gets, by its (module, name).
+
+    Raises:
+        MissingImport: nothing was given for one; names it and its type.
+        BadImport: something does not fit its type, or is given for no import.
+    """
+    unused = {(module, name) for module, names in given.items() for name in names}
+    found: dict[tuple[str, str], Any] = {}
+    for needs in needed:
+        key = _renamed((needs.module, needs.name), renames)
+        try:
+            value = given[key[0]][key[1]]
+        except KeyError:
+            under = "" if key == (needs.module, needs.name) else f", looked for as {'.'.join(key)}"
+            raise MissingImport(
+                f"the module imports {needs.module}.{needs.name}, a {_described(needs.type)}{under}; give it as"
+                f" imports={{{key[0]!r}: {{{key[1]!r}: ...}}}}"
+            ) from None
+        _check(needs, value)
+        found[needs.module, needs.name] = value
+        unused.discard(key)
+    if unused:
+        module, name = min(unused)
+        near = get_close_matches(f"{module}.{name}", [f"{i.module}.{i.name}" for i in needed], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise BadImport(f"imports gives {module}.{name}, which the module does not import{hint}")
+    return found
+
+
+def _renamed(key: tuple[str, str], renames: Renames) -> tuple[str, str]:
+    to = renames.get(key, renames.get(key[0], key))
+    return (to, key[1]) if isinstance(to, str) else to
+
+
+def _described(type_: Any) -> str:
+    return f"function {type_}" if isinstance(type_, FuncType) else str(type_)
+
+
+def _check(needs: Import, value: Any) -> None:
+    where, type_ = f"{needs.module}.{needs.name}", needs.type
+
+    def refuse(expected: str) -> None:
+        raise BadImport(f"imports gives {value!r} ({type(value).__name__}) for {where}, expected {expected}")
+
+    if isinstance(type_, FuncType):
+        if not callable(value):
+            refuse(f"a function {type_}")
+        foreign = [kind for kind in type_.params + type_.results if kind not in SCALARS - {"v128"}]
+        if foreign:
+            raise BadImport(f"{where} is a function {type_}: a Python function cannot take or return a {foreign[0]}")
+    elif isinstance(type_, GlobalType):
+        if type_.content not in SCALARS - {"v128"}:
+            raise BadImport(f"{where} is a {type_}, which Python cannot give")
+        integer = type_.content in ("i32", "i64")
+        if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)):
+            refuse(f"a number for a {type_}")
+    elif isinstance(type_, MemoryType):
+        if not isinstance(value, MemoryType):
+            refuse(f"a procpool.MemoryType, of which each instance gets one; the import is a {type_}")
+    elif isinstance(type_, TableType):
+        if not isinstance(value, TableType):
+            refuse(f"a procpool.TableType, of which each instance gets one; the import is a {type_}")
+    else:
+        raise BadImport(f"{where} is a {type_}, which cannot be given")

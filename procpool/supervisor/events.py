@@ -1,0 +1,55 @@
+"""What happens to a pool's workers, for those who watch: log records, a hook, and counters."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+logger = logging.getLogger("procpool")
+
+#: The kinds of event, and the level at which each is logged.
+LEVELS = {
+    "started": logging.DEBUG,  # a worker process exists
+    "ready": logging.DEBUG,  # it takes jobs
+    "start_failed": logging.WARNING,  # a worker process could not be made, or died before it was ready
+    "crashed": logging.WARNING,  # a worker died that nobody had told to
+    "killed": logging.WARNING,  # the pool killed a worker: it did not react to an interrupt, or held too much memory
+    "recycled": logging.INFO,  # a worker is being replaced: too old, too large, or `restart`
+    "retired": logging.INFO,  # a worker goes because there are too many
+    "resized": logging.INFO,  # another number of workers is wanted
+    "timeout": logging.INFO,  # a job, or an item of a map, outlived its limit
+    "retried": logging.INFO,  # a job runs again after its worker died
+    "template_died": logging.WARNING,  # the process that forks workers is gone, and replaced
+    "broken": logging.ERROR,  # no worker can be made; the pool is closed
+}
+
+
+@dataclass(frozen=True)
+class PoolEvent:
+    """One thing that happened, as given to ``on_event``."""
+
+    kind: str  #: one of LEVELS
+    pid: int | None  #: the worker process it happened to
+    message: str
+
+
+class Journal:
+    """Tells everybody who wants to know.  Only the dispatcher writes to it."""
+
+    def __init__(self, hook: Callable[[PoolEvent], None] | None) -> None:
+        self._hook = hook
+        self.counts: Counter[str] = Counter()  #: events so far, by kind
+
+    def note(self, kind: str, pid: int | None, message: str) -> None:
+        """Count, log and hand on one event.  A hook that raises is logged, and harms nothing."""
+        self.counts[kind] += 1
+        if self._hook is None and not logger.isEnabledFor(LEVELS[kind]):
+            return
+        logger.log(LEVELS[kind], "procpool: %s", message)
+        if self._hook is not None:
+            try:
+                self._hook(PoolEvent(kind, pid, message))
+            except Exception:
+                logger.exception("procpool: on_event raised at a %r event", kind)

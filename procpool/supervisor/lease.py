@@ -1,0 +1,406 @@
+"""A lease: one instance for one holder, with its state, until it is given back."""
+
+from __future__ import annotations
+
+import operator
+import pickle
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from time import monotonic
+from types import TracebackType
+from typing import Any
+
+from .. import wire
+from ..binary import GlobalType, MemoryType
+from ..errors import CallTimeout, LeaseEnded, PoolClosed, WorkerCrashed
+from ..job_context import capture
+from .direct import DirectCalls
+from .dispatcher import Dispatcher
+from .job import Export, Job
+from .worker import DEAD, Worker
+
+#: The most bytes of memory that one frame moves: the batch buffers of the worker's arena.
+TRANSFER = wire.BUFFERS * wire.BUFFER_BYTES
+
+
+class Request(Job):
+    """Waits in the queue, among the jobs, for a worker to hold."""
+
+    exclusive = True
+
+    def __init__(self) -> None:
+        super().__init__("a lease", b"")
+
+    def cancel(self) -> bool:
+        return Future.cancel(self)  # once granted, it is granted
+
+
+class Lease:
+    """One instance of the module, leased from a pool by ``pool.instance()`` or ``pool.get()``.
+
+    Nobody else uses the instance until it is put back, so globals and memory keep what calls and writes leave in them.
+    A lease ends when it is put back; when a call of it fails, for the instance of a failed call never serves again; when
+    its worker dies; and when the pool is shut down.  May be used from any thread, by one at a time.
+
+    Attributes:
+        exports: the exported functions by name, as callables.
+        globals: the exported globals by name; those that are mutable can be assigned.
+        memory: the exported memory named ``memory``: slices read and write.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        direct: DirectCalls,
+        functions: Mapping[str, Export],
+        types: Mapping[str, Any],
+        visible: bool,
+        timeout: float | None,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._direct = direct
+        self._functions = functions
+        self._types = types
+        self._visible = visible
+        self._timeout = timeout
+        self._using = threading.Lock()
+        self._worker: Worker | None = None
+        self._why: Callable[[], Exception] | None = None  # it has ended
+        self.exports = _Exports(self, functions)
+        self.globals: MutableMapping[str, Any] = _Globals(self, types)
+
+    def acquire(self, timeout: float | None) -> None:
+        """Wait for an idle worker, in turn with jobs and other leases.
+
+        Raises:
+            TimeoutError: there was none within ``timeout`` seconds.
+        """
+        request = Request()
+        self._dispatcher.submit(request)
+        try:
+            self._worker = request.result(timeout)
+        except FutureTimeout:
+            if request.cancel():
+                raise TimeoutError(f"all instances were in use for {timeout} s") from None
+            self._worker = request.result()  # granted in that moment
+        except BaseException:
+            if not request.cancel() and request.exception() is None:
+                self._dispatcher.scheduler.release(request.result())
+            raise
+        self._dispatcher.leases.add(self)
+
+    # -- use -----------------------------------------------------------------------------------------------------------
+
+    def call(self, export: str, /, *args: Any, timeout: float | None = None) -> Any:
+        """Call an export of this very instance.
+
+        Raises:
+            LeaseEnded: the lease has ended.
+            UnknownExport, BadArguments: nothing was sent; the lease goes on.
+            WasmTrap, CallTimeout, WorkerCrashed, or what a host function raised: the lease has ended.
+        """
+        function = self._functions[export]
+        slots = function.pack(args)
+        timeout = self._timeout if timeout is None else timeout
+        deadline = None if timeout is None else monotonic() + timeout
+        context = capture(self._visible, deadline=deadline)
+        flags = wire.LEASED | (wire.HAS_CONTEXT if context else 0)
+        frame = wire.JOB.pack(len(context) + len(slots), function.index, wire.CALL, flags) + context + slots
+        with self._using:
+            reply = self._exchange(export, frame, deadline)
+            worker = self._worker
+            assert worker is not None
+            if reply[4] == wire.OK:
+                return function.codec.unpack(reply, 8)
+            worker.failed += 1
+            self._give_back(lambda: LeaseEnded(f"the lease ended when {export!r} failed; its instance is gone"))
+        return function.result(reply[4], reply[8:])
+
+    @property
+    def memory(self) -> Memory:
+        """The exported memory named ``memory``.
+
+        Raises:
+            LookupError: the module exports none.
+        """
+        return self.memory_named("memory")
+
+    def memory_named(self, name: str) -> Memory:
+        """An exported memory.
+
+        Raises:
+            LookupError: the module exports no such memory.
+        """
+        if not isinstance(self._types.get(name), MemoryType):
+            raise LookupError(f"the module exports no memory {name!r}")
+        return Memory(self, name)
+
+    def grow(self, pages: int, name: str = "memory") -> int:
+        """Grow a memory by pages of 64 KiB; its size before, in pages.
+
+        Raises:
+            MemoryError: its maximum or ``memory_limit`` does not allow that.
+            LookupError: the module exports no such memory.
+        """
+        self.memory_named(name)
+        before: int = self._access("grow", name, pages)
+        return before
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def put(self, discard: bool = False) -> None:
+        """Give the instance back; with ``discard``, it is thrown away instead of serving others.
+
+        Raises:
+            LeaseEnded: it was given back before.
+        """
+        with self._using:
+            if self._why is not None:
+                error = self._why()
+                if isinstance(error, LeaseEnded) and not error.given_back:
+                    return  # it ended by a failure, and there is nothing left to give
+                if isinstance(error, (PoolClosed, WorkerCrashed)):
+                    return
+                raise error
+            try:
+                self._ask("end", discard)
+            except WorkerCrashed:
+                return
+            self._give_back(lambda: LeaseEnded("the lease was given back", given_back=True))
+
+    def revoke(self) -> None:
+        """The pool is closing: end the lease, unless a call is under way, which will find that out itself."""
+        if self._using.acquire(blocking=False):
+            try:
+                if self._why is None:
+                    self._give_back(self._dispatcher.why_closed)
+            finally:
+                self._using.release()
+
+    def _give_back(self, why: Callable[[], Exception]) -> None:
+        worker, self._worker, self._why = self._worker, None, why
+        self._dispatcher.leases.discard(self)
+        if worker is not None:
+            self._dispatcher.scheduler.release(worker)
+            self._dispatcher.look_again()
+
+    def __del__(self) -> None:
+        if getattr(self, "_worker", None) is not None and self._why is None and not self._dispatcher.closed:
+            warnings.warn(
+                f"{self!r} was never put back; the pool takes it back now", ResourceWarning, stacklevel=2, source=self
+            )
+            # Not here: a finalizer may run in any thread, holding any lock.  What it did to the instance nobody knows.
+            _take_back(self._dispatcher, self._direct, self._worker)
+
+    def __repr__(self) -> str:
+        worker = self._worker
+        return "<Lease ended>" if worker is None else f"<Lease of an instance in worker {worker.process.pid}>"
+
+    # -- by wire -------------------------------------------------------------------------------------------------------
+
+    def _exchange(self, what: str, frame: bytes, deadline: float | None) -> bytes:
+        """The reply to a frame, from our worker."""
+        if self._why is not None:
+            raise self._why()
+        if self._dispatcher.closed:
+            error = self._dispatcher.why_closed()
+            if self._worker is not None and not getattr(self._dispatcher, "_forked", False):
+                self._give_back(self._dispatcher.why_closed)
+            raise error
+        worker = self._worker
+        assert worker is not None
+        try:
+            reply = self._direct.exchange(worker, what, frame, deadline)
+        except CallTimeout:
+            self._lose(lambda: LeaseEnded(f"the lease ended when {what!r} ran out of time; its instance is gone"))
+            raise
+        except (WorkerCrashed, PoolClosed):
+            self._lose(self._after_death(worker, what))
+            raise
+        except BaseException:  # Ctrl-C has left the worker with its job
+            self._lose(lambda: LeaseEnded(f"the lease ended when {what!r} was interrupted; its instance is gone"))
+            raise
+        if reply is None:
+            self._lose(self._after_death(worker, what))
+            assert self._why is not None
+            raise self._why()
+        return reply
+
+    def _after_death(self, worker: Worker, what: str) -> Callable[[], Exception]:
+        """What to say of a worker that has died; of all of them, when the pool has closed."""
+        pid, exitcode = worker.process.pid, worker.process.exitcode
+        dispatcher = self._dispatcher
+        return lambda: dispatcher.why_closed() if dispatcher.closed else WorkerCrashed(pid, what, exitcode)
+
+    def _lose(self, why: Callable[[], Exception]) -> None:
+        self._worker, self._why = None, why
+        self._dispatcher.leases.discard(self)
+
+    def _ask(self, operation: str, *args: Any) -> Any:
+        worker = self._worker
+        payload = pickle.dumps((operation, *args))
+        reply = self._exchange(operation, wire.JOB.pack(len(payload), 0, wire.ACCESS, wire.LEASED) + payload, None)
+        assert worker is not None
+        worker.items -= 1  # it does not count as a call
+        if reply[4] != wire.VALUE:
+            raise wire.error_from_reply(reply[4], reply[8:], operation)
+        return pickle.loads(reply[8:])
+
+    def _access(self, operation: str, *args: Any) -> Any:
+        with self._using:
+            return self._ask(operation, *args)
+
+    def _transfer(self, operation: str, name: str, start: int, data: memoryview) -> None:
+        """Move bytes between ``data`` and the memory from ``start`` on."""
+        with self._using:
+            for at in range(0, len(data), TRANSFER):
+                if self._why is not None:
+                    raise self._why()
+                worker = self._worker
+                assert worker is not None
+                piece = data[at : at + TRANSFER]
+                window = worker.arena[wire.ARENA_HEAD : wire.ARENA_HEAD + len(piece)]
+                if operation == "write":
+                    window[:] = piece
+                self._ask(operation, name, start + at, start + at + len(piece))
+                if operation == "read":
+                    piece[:] = window
+
+
+def _take_back(dispatcher: Dispatcher, direct: DirectCalls, worker: Worker | None) -> None:
+    """Return the worker of a lost lease; it is asked to throw its instance away as any other job would be."""
+
+    def give() -> None:
+        from .job import Purge
+
+        if worker is not None and worker.state != DEAD:
+            dispatcher.scheduler.assign(worker, Purge())
+        elif worker is not None:
+            dispatcher.scheduler.leave(worker)
+
+    dispatcher.do(give)
+
+
+class Memory:
+    """A memory of a leased instance: ``memory[a:b]`` reads bytes, ``memory[a:b] = data`` writes as many.
+
+    Large slices move at the speed of memcpy, through memory shared with the worker.
+    """
+
+    def __init__(self, lease: Lease, name: str) -> None:
+        self._lease = lease
+        self._name = name
+
+    def __len__(self) -> int:
+        size: int = self._lease._access("size", self._name)
+        return size
+
+    def __getitem__(self, where: slice | int) -> bytes | int:
+        start, stop, single = self._bounds(where)
+        data = bytearray(stop - start)
+        self._lease._transfer("read", self._name, start, memoryview(data))
+        return data[0] if single else bytes(data)
+
+    def __setitem__(self, where: slice | int, data: Any) -> None:
+        start, stop, single = self._bounds(where)
+        source = memoryview(bytes((data,)) if single else data).cast("B")
+        if len(source) != stop - start:
+            raise ValueError(f"{len(source)} bytes do not fit into the {stop - start} of [{start}:{stop}]")
+        self._lease._transfer("write", self._name, start, source)
+
+    def _bounds(self, where: slice | int) -> tuple[int, int, bool]:
+        if not isinstance(where, slice):
+            at = operator.index(where)
+            size = len(self)
+            if not -size <= at < size:
+                raise IndexError(f"address {at} is outside of the {size} bytes of {self._name!r}")
+            return at % size, at % size + 1, True
+        if where.step not in (None, 1):
+            raise ValueError("a memory is sliced without a step")
+        # Unlike a sequence's, bounds beyond the end are a mistake: they are addresses.
+        size = len(self)
+        start = 0 if where.start is None else operator.index(where.start)
+        stop = size if where.stop is None else operator.index(where.stop)
+        if not 0 <= start <= stop <= size:
+            raise IndexError(f"[{start}:{stop}] is outside of the {size} bytes of {self._name!r}")
+        return start, stop, False
+
+
+class _Exports(Mapping[str, Callable[..., Any]]):
+    def __init__(self, lease: Lease, functions: Mapping[str, Export]) -> None:
+        self._lease = weakref.ref(lease)  # or a dropped lease would wait for the garbage collector
+        self._functions = functions
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        self._functions[name]
+        lease = self._lease()
+        if lease is None:
+            raise LeaseEnded("the lease is gone")
+
+        def call(*args: Any, timeout: float | None = None) -> Any:
+            return lease.call(name, *args, timeout=timeout)
+
+        call.__name__ = call.__qualname__ = name
+        return call
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._functions)
+
+    def __len__(self) -> int:
+        return len(self._functions)
+
+
+class _Globals(MutableMapping[str, Any]):
+    def __init__(self, lease: Lease, types: Mapping[str, Any]) -> None:
+        self._lease = weakref.ref(lease)
+        self._types = {name: type_ for name, type_ in types.items() if isinstance(type_, GlobalType)}
+
+    def _ask(self, operation: str, name: str, *args: Any) -> Any:
+        if name not in self._types:
+            raise KeyError(name)
+        lease = self._lease()
+        if lease is None:
+            raise LeaseEnded("the lease is gone")
+        return lease._access(operation, name, *args)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._ask("get", name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name in self._types and not self._types[name].mutable:
+            raise TypeError(f"the global {name!r} cannot be changed")
+        self._ask("set", name, value)
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("an instance's globals cannot be deleted")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._types)
+
+    def __len__(self) -> int:
+        return len(self._types)
+
+
+class Leasing:
+    """``with pool.instance() as lease``."""
+
+    def __init__(self, get: Callable[[], Lease], discard: bool) -> None:
+        self._get = get
+        self._discard = discard
+        self._lease: Lease | None = None
+
+    def __enter__(self) -> Lease:
+        self._lease = self._get()
+        return self._lease
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            try:
+                lease.put(self._discard)
+            except LeaseEnded:  # put back inside
+                pass

@@ -1,0 +1,100 @@
+"""Host functions: Python that the guest calls."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from ..binary import FuncType
+from ..codec import Codec
+from ..errors import BadArguments
+
+#: The Python type that a result usually has, and how it lies in its slot.
+QUICK: dict[str, tuple[type, str]] = {"i32": (int, "<i"), "i64": (int, "<q"), "f32": (float, "<f"), "f64": (float, "<d")}
+
+
+class HostCalls:
+    """What happens in the host functions of one instance at a time.
+
+    An exception cannot pass through wasm: the trampoline keeps it here, has the guest trap, and whoever called the guest
+    raises it.  Each worker has its own, so with several calling threads each exception finds its own caller.
+    """
+
+    def __init__(self) -> None:
+        self.raised: BaseException | None = None
+        self.making = False  #: an instance is being made: it has no exports yet
+        self.caller: int | None = None  #: then, wasmtime's address of the caller of the host function that runs
+        self.failed = False  #: a guest call has failed since the instance was made; if somebody caught that, it is dirty
+
+    def take(self) -> BaseException | None:
+        """The exception that made the guest trap, if one did."""
+        self.failed = True
+        error, self.raised = self.raised, None
+        return error
+
+
+class HostFunction:
+    """A function that the user gave for an import, with how to read its arguments and write its result."""
+
+    def __init__(self, module: str, name: str, signature: FuncType, function: Callable[..., Any]) -> None:
+        self.module = module
+        self.name = name
+        self.signature = signature
+        self._function = function
+        #: a codec whose parameters are the function's results: it checks and packs what the function returned
+        self._returned = Codec(f"{module}.{name}", FuncType(params=signature.results))
+        self.taken = Codec(f"{module}.{name}", FuncType(results=signature.params))
+
+    def bound(self, instance: Any) -> Callable[..., Any]:
+        """What to call with the arguments: with ``wants_instance``, the instance goes first."""
+        if not getattr(self._function, "_procpool_wants_instance", False):
+            return self._function
+        function = self._function
+
+        def with_instance(*args: Any) -> Any:
+            return function(instance, *args)
+
+        return with_instance
+
+    def quick_result(self) -> tuple[type, Callable[[Any, Any], bool]] | None:
+        """A type and a writer for results of just that type, the ordinary ones; the writer says whether one fitted."""
+        if len(self.signature.results) != 1 or self.signature.results[0] not in QUICK:
+            return None
+        kind, format = QUICK[self.signature.results[0]]
+        write = struct.Struct(format).pack_into
+
+        def try_write(values: Any, result: Any) -> bool:
+            try:
+                write(values, 0, result)
+            except (struct.error, OverflowError):  # an unsigned number, or one to complain about
+                return False
+            return True
+
+        return kind, try_write
+
+    def packed(self, result: Any) -> bytes:
+        """A returned value as slots.
+
+        Raises:
+            TypeError, OverflowError: it does not fit; names the function, what it returned, and the type expected.
+        """
+        results = self.signature.results
+        if not results:
+            if result is None:
+                return b""
+            raise TypeError(self._misfit(result, "nothing, so it must return None"))
+        values = (result,) if len(results) == 1 else result
+        if not isinstance(values, (tuple, list)) or len(values) != len(results):
+            raise TypeError(self._misfit(result, f"a tuple of {len(results)} ({', '.join(results)})"))
+        try:
+            return self._returned.pack(tuple(values))
+        except BadArguments as error:
+            kind = OverflowError if isinstance(error, OverflowError) else TypeError
+            raise kind(self._misfit(result, ", ".join(results))) from None
+
+    def _misfit(self, result: Any, expected: str) -> str:
+        return (
+            f"the host function {self.module}.{self.name} returned {result!r} ({type(result).__name__}); its import"
+            f" {self.signature} expects {expected}"
+        )

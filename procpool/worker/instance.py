@@ -1,0 +1,125 @@
+"""The instance as Python code beside it sees it: shipped callables, host functions, and the holder of a lease by wire."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator, MutableMapping
+from types import MappingProxyType
+from typing import Any
+
+import wasmtime
+
+from ..binary import FuncType
+from ..codec import Codec
+from .instances import Instances
+
+
+class Instance:
+    """The instance that a shipped callable, or a host function that wants it, gets first.  Valid during that call.
+
+    Attributes:
+        exports: the exported functions by name, as callables that take and return what ``pool.call`` does.
+        globals: the exported globals by name; those that are mutable can be assigned.
+    """
+
+    def __init__(self, instances: Instances, exports: tuple[tuple[str, FuncType], ...]) -> None:
+        self._instances = instances
+        self._codecs = {name: (index, Codec(name, type_)) for index, (name, type_) in enumerate(exports)}
+        self.exports = MappingProxyType({name: self._callable(name) for name in self._codecs})
+        self.globals: MutableMapping[str, Any] = _Globals(instances)
+
+    def call(self, export: str, /, *args: Any) -> Any:
+        """Call an export.
+
+        Raises:
+            LookupError: there is no such function.
+            BadArguments, WasmTrap: as ``pool.call``.
+            Whatever a host function raised that it called.
+        """
+        try:
+            index, codec = self._codecs[export]
+        except KeyError:
+            raise LookupError(f"the module exports no function {export!r}") from None
+        function = self._instances.function(index)
+        function.params[:] = codec.pack(args)
+        if self._instances.fuelled:
+            self._instances.refuel()
+        function.run()
+        return codec.unpack(function.results)
+
+    def arity(self, export: str) -> int:
+        """How many parameters an export takes.
+
+        Raises:
+            LookupError: there is no such function.
+        """
+        try:
+            return len(self._codecs[export][1].signature.params)
+        except KeyError:
+            raise LookupError(f"the module exports no function {export!r}") from None
+
+    @property
+    def memory(self) -> memoryview:
+        """The bytes of the exported memory named ``memory``, without a copy; see :meth:`memory_named`."""
+        return self.memory_named("memory")
+
+    def memory_named(self, name: str) -> memoryview:
+        """The bytes of an exported memory, without a copy.
+
+        Take it anew after a call that may have grown the memory: growth can move it.
+
+        Raises:
+            LookupError: the module exports no such memory.
+        """
+        store, memory = self._instances.exported(name, wasmtime.Memory)
+        size = memory.data_len(store)
+        address = ctypes.cast(memory.data_ptr(store), ctypes.c_void_p).value
+        if not size or address is None:
+            return memoryview(bytearray())
+        return memoryview((ctypes.c_ubyte * size).from_address(address)).cast("B")
+
+    def grow(self, pages: int, name: str = "memory") -> int:
+        """Grow a memory by pages of 64 KiB; its size before, in pages.
+
+        Raises:
+            MemoryError: its maximum or ``memory_limit`` does not allow that.
+            LookupError: the module exports no such memory.
+        """
+        store, memory = self._instances.exported(name, wasmtime.Memory)
+        try:
+            before: int = memory.grow(store, pages)
+        except wasmtime.WasmtimeError as error:
+            raise MemoryError(f"cannot grow {name!r} by {pages} pages: {error}") from None
+        return before
+
+    def _callable(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            return self.call(name, *args)
+
+        call.__name__ = call.__qualname__ = name
+        return call
+
+
+class _Globals(MutableMapping[str, Any]):
+    def __init__(self, instances: Instances) -> None:
+        self._instances = instances
+
+    def __getitem__(self, name: str) -> Any:
+        store, found = self._instances.exported(name, wasmtime.Global)
+        return found.value(store)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        store, found = self._instances.exported(name, wasmtime.Global)
+        try:
+            found.set_value(store, value)
+        except wasmtime.WasmtimeError as error:
+            raise TypeError(f"cannot set the global {name!r} to {value!r}: {error}") from None
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("an instance's globals cannot be deleted")
+
+    def __iter__(self) -> Iterator[str]:
+        raise TypeError("name the global; an instance does not list them (pool.exports does)")
+
+    def __len__(self) -> int:
+        raise TypeError("name the global; an instance does not list them (pool.exports does)")
