@@ -79,7 +79,7 @@ class BytesFunction:
         if isinstance(self.returns, int):
             passed.append(self._allocate(instance, self.returns, blocks))
         result = self._bytes_of(instance, instance.call(self.export, *passed), passed, blocks)
-        for address, size in blocks:
+        for address, size in reversed(blocks):  # as a stack, which suits the simplest allocators
             self._release(instance, address, size)
         return result
 

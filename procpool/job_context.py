@@ -21,7 +21,6 @@ from . import tracing, wire
 state = SimpleNamespace()
 
 
-
 def _never() -> bool:
     return False
 

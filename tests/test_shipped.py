@@ -78,7 +78,8 @@ def test_a_function_travels_once_per_worker(nothing_left: None) -> None:
         futures = [pool.submit(size) for _ in range(500)]
         assert {future.result(DEADLINE) for future in futures} == {3_000_000}
         assert first < DEADLINE
-        (worker,) = pool._dispatcher.workers.values()
+        (process,) = pool._dispatcher.processes.values()
+        (worker,) = process.workers
         assert len(worker.functions) == 1
 
 

@@ -257,8 +257,11 @@ class Dispatcher:
             return error
         return PoolClosed("this pool was shut down")
 
-    def withdraw(self, job: Job) -> None:
+    def withdraw(self, job: Job, queued: bool) -> None:
         """Stop a cancelled job where it runs, or take it back from a worker that has not begun it."""
+        if queued:
+            self.scheduler.dropped(job)
+            return
 
         def take_back() -> None:
             for worker in list(self.scheduler.busy):
@@ -266,6 +269,8 @@ class Dispatcher:
                 if waiting and not (worker.recalling or worker.stalled or worker.outbox):
                     self.scheduler.recall(worker)
                     worker.command(wire.RECALL)
+            if job in self.scheduler.queue:  # it has come back before it was cancelled
+                self.scheduler.dropped(job)
 
         self.do(take_back)
 
@@ -467,6 +472,10 @@ class Dispatcher:
 
     def _tear_down(self) -> None:
         error = self.why_closed()
+        self._swept = True
+        self._sweep()  # first of all, so that no worker that comes free is given to a job
+        for lease in list(self.leases):
+            lease.revoke()
         for process in self.processes.values():
             for worker in process.workers:
                 self._unwatch(worker)
@@ -479,8 +488,6 @@ class Dispatcher:
                 for job in (*worker.inflight, *worker.own):
                     job.fail(error)
                 worker.release()
-        self._swept = True
-        self._sweep()
         if not self._startup.done():
             self._startup.set_exception(self.unfit or error)
         self._stopped.set()
@@ -666,6 +673,8 @@ class Dispatcher:
 
     def _read_abandoned(self, worker: Worker) -> None:
         """The reply to a direct call whose caller has left."""
+        if worker.replies_fd not in self._selector.get_map():  # unwatched by an earlier event of the same round
+            return
         data = worker.replies.read()
         replied = worker.abandoned_reader.feed(data)
         if replied or not data:

@@ -69,9 +69,11 @@ class Job(Future[Any]):
     exclusive = False  #: it is a request for an idle worker to hold, which is its result
     priority = 0  #: those of higher priority are sent first
     key: Hashable = None  #: jobs of one key run in order on one worker
+    dropped = False  #: it was cancelled while it was queued, and is still there
+    passed = False  #: it was cancelled, and is no longer queued
     retries = 0  #: how often it may still be run again after its worker died
-    #: told when it is cancelled while it runs
-    on_cancel: Callable[[Job], None] | None = None
+    #: told when it is cancelled: the job, and whether it was still queued
+    on_cancel: Callable[[Job, bool], None] | None = None
     _making = threading.Lock()
 
     success = wire.OK  #: the status of a reply that `read` can read
@@ -126,10 +128,14 @@ class Job(Future[Any]):
 
         A standard Future cannot be cancelled once it runs.  This one can, because a running call can be stopped.
         """
+        if self.cancelled():
+            return True
         if super().cancel():
+            if self.on_cancel is not None:
+                self.on_cancel(self, True)
             return True
         with self._condition:
-            if self._state is not RUNNING or self.expired:
+            if self.exclusive or self._state is not RUNNING or self.expired:
                 return False
             # What the worker still answers is dropped from now on: `settle` looks at this first, and finds the Condition.
             self.expired = True
@@ -139,7 +145,7 @@ class Job(Future[Any]):
             self._condition.notify_all()
         self._invoke_callbacks()  # type: ignore[attr-defined]
         if self.on_cancel is not None:
-            self.on_cancel(self)
+            self.on_cancel(self, False)
         return True
 
     # The next ones are for jobs that are more than one call, see batch.py.

@@ -8,7 +8,6 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from time import monotonic
 from types import TracebackType
@@ -34,9 +33,6 @@ class Request(Job):
 
     def __init__(self) -> None:
         super().__init__("a lease", b"")
-
-    def cancel(self) -> bool:
-        return Future.cancel(self)  # once granted, it is granted
 
 
 class Lease:
@@ -92,6 +88,9 @@ class Lease:
                 self._dispatcher.scheduler.release(request.result())
             raise
         self._dispatcher.leases.add(self)
+        if self._dispatcher.closed:  # it may have looked through the leases before this one was there
+            self.revoke()
+            raise self._dispatcher.why_closed()
 
     # -- use -----------------------------------------------------------------------------------------------------------
 

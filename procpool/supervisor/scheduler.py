@@ -47,6 +47,7 @@ class Scheduler:
         self._lock = threading.Lock()
         self._room = False  # whether some busy worker has nothing waiting behind its job, and may
         self._job_ns: float | None = None  # moving average of a job's duration; None until one was measured
+        self._cancelled = 0  # jobs in queues that were cancelled
         self._homes: dict[Hashable, Worker] = {}  # of keys
         self._owning: set[Worker] = set()  # workers with jobs in their own queues
 
@@ -74,7 +75,18 @@ class Scheduler:
 
     def pending(self) -> int:
         """How many jobs have not been sent to a worker."""
-        return len(self.queue) + sum(len(worker.own) for worker in list(self._owning))
+        return len(self.queue) + sum(len(worker.own) for worker in list(self._owning)) - self._cancelled
+
+    def dropped(self, job: Job) -> None:
+        """A queued job was cancelled.  It stays where it is until its turn comes, and does not count any more."""
+        with self._lock:
+            if job.passed or job.dropped:
+                return
+            job.dropped = True
+            self._cancelled += 1
+        if self.waiting_for_space:
+            with self.space:
+                self.space.notify_all()
 
     def release(self, worker: Worker) -> None:
         """Give back a worker taken from ``idle``."""
@@ -293,6 +305,7 @@ class Scheduler:
         if job.begin():
             job.set_result(worker)
         else:
+            self._passed(job)
             self.idle.append(worker)
         return True
 
@@ -309,7 +322,14 @@ class Scheduler:
             if job.begin():
                 jobs.append(job)
                 size += len(job.frame)
+            else:
+                self._passed(job)
         return jobs
+
+    def _passed(self, job: Job) -> None:
+        """A job came to its turn, and was cancelled."""
+        job.passed = True
+        self._cancelled -= job.dropped
 
     def _send(self, worker: Worker, jobs: list[Job]) -> None:
         if not worker.inflight:

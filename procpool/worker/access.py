@@ -16,10 +16,11 @@ from .instances import Instances
 class Access:
     """Runs the operations of ACCESS frames."""
 
-    def __init__(self, instances: Instances, surface: Instance, arena: Arena) -> None:
+    def __init__(self, instances: Instances, surface: Instance, arena: Arena, fresh: bool) -> None:
         self._instances = instances
         self._surface = surface
         self._arena = arena
+        self._fresh = fresh
         self._operations: dict[str, Callable[..., Any]] = {
             "size": lambda name: len(surface.memory_named(name)),
             "read": self._read,
@@ -42,5 +43,5 @@ class Access:
 
     def _end(self, discard: bool) -> None:
         """The lease ends."""
-        if discard or self._instances.calls.failed or self._instances.outgrown():
+        if discard or self._fresh or self._instances.calls.failed or self._instances.outgrown():
             self._instances.discard()

@@ -102,10 +102,12 @@ def export(store: wasmtime.Store, instance: wasmtime.Instance, name: str) -> was
     return wasmtime.Func._from_raw(_wasmtime.wasmtime_func_t.from_buffer_copy(extern.of.func))
 
 
-def caller_export(caller: int | None, name: str) -> Any:
+def caller_export(caller: Any, name: str) -> Any:
     """An export of the instance that is being made and has called a host function; None if it has no such export."""
-    if not RAW or caller is None:
+    if caller is None:
         return None
+    if isinstance(caller, wasmtime.Caller):
+        return caller.get(name)
     extern = _wasmtime.wasmtime_extern_t()
     encoded = name.encode()
     where = ctypes.cast(caller, ctypes.POINTER(_wasmtime.wasmtime_caller_t))
@@ -164,7 +166,9 @@ def _define_public(linker: wasmtime.Linker, function: HostFunction, instance: An
     run = function.bound(instance)
     back = Codec(function.name, FuncType(results=function.signature.results))
 
-    def host(*args: Any) -> Any:
+    def host(caller: wasmtime.Caller, *args: Any) -> Any:
+        if calls.making:
+            calls.caller = caller
         try:
             result = back.unpack(function.packed(run(*args)))
             return list(result) if isinstance(result, tuple) else result
@@ -172,7 +176,7 @@ def _define_public(linker: wasmtime.Linker, function: HostFunction, instance: An
             calls.raised = error
             raise
 
-    linker.define_func(function.module, function.name, _wasm_type(function.signature), host)
+    linker.define_func(function.module, function.name, _wasm_type(function.signature), host, access_caller=True)
     return host
 
 

@@ -24,7 +24,7 @@ class HostCalls:
     def __init__(self) -> None:
         self.raised: BaseException | None = None
         self.making = False  #: an instance is being made: it has no exports yet
-        self.caller: int | None = None  #: then, wasmtime's address of the caller of the host function that runs
+        self.caller: Any = None  #: then, the caller of the host function that runs, as ffi.py knows it
         self.failed = False  #: a guest call has failed since the instance was made; if somebody caught that, it is dirty
 
     def take(self) -> BaseException | None:

@@ -110,7 +110,7 @@ class Loop:
                 payload = payload[self._travelled.size :]
             if kind == wire.BATCH:
                 replies.flush()
-                with self._span(export):
+                with self._span(kind, export):
                     answer = self._run_batch(begun, export, flags, payload)
                 replies.add(answer)
                 replies.flush()
@@ -118,7 +118,7 @@ class Loop:
                 started = flushed = perf_counter_ns()
                 continue
             if self._travelled is not None and self._travelled.traced:
-                with self._span(export):
+                with self._span(kind, export):
                     answer = self._run(begun, export, kind, flags, payload)
             else:
                 answer = self._run(begun, export, kind, flags, payload)
@@ -137,12 +137,13 @@ class Loop:
                 replies.flush()
                 flushed = now
 
-    def _span(self, export: int) -> AbstractContextManager[None]:
+    def _span(self, kind: int, export: int) -> AbstractContextManager[None]:
         """The tracing of a job, if its caller traces."""
         if self._travelled is None or not self._travelled.traced:
             return contextlib.nullcontext()
         _, trace = pickle.loads(self._travelled.baggage)
-        return tracing.span(trace, f"procpool {self._exports[export][0]}" if export < len(self._exports) else "procpool")
+        named = kind in (wire.CALL, wire.SUBMIT, wire.BATCH) and export < len(self._exports)
+        return tracing.span(trace, f"procpool {self._exports[export][0]}" if named else "procpool callable")
 
     def _run(self, number: int, export: int, kind: int, flags: int, payload: bytes) -> bytes:
         """The reply to one call, of an export or of a Python function."""

@@ -167,7 +167,7 @@ def _furnish(
         instances=instances,
         surface=surface,
         functions=Functions(surface, payloads),
-        access=Access(instances, surface, arena),
+        access=Access(instances, surface, arena, settings.guest.fresh),
         arena=arena,
         board=blueprint.board[first : first + wire.BOARD_ROW],
     )
