@@ -1,97 +1,130 @@
-"""From nothing to the first result, and what a worker holds."""
+"""From nothing to the first result."""
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter
+from typing import Any
 
-import psutil
 import wasmtime
 
-from procpool import ProcessWasmPool
+from procpool import FuncType, ProcessWasmPool
+from procpool.binary import read_interface
 from procpool.engine import compiling_engine, loading_engine
-from procpool.module import compile_module
 
-from .peers import KERNELS, compile_only, nothing
-from .sidebyside import Result, of_samples
+from . import floors, peers
+from .ways import FLOOR, PEER, Timed, Way, plain, run, timed
 
-WORKERS = 8
-
-
-def measure(rounds: int) -> list[Result]:
-    results = _memory()
-    with tempfile.TemporaryDirectory() as directory:
-        large = _large_module(Path(directory))
-        if large is not None:
-            results += _large(large, min(rounds, 3))
-    return results
+FIRST = "first result of a small module, by workers"
+LARGE = "first result, 8 workers, module of 14 MB, wasmtime's cache warm"
+WORKERS = (1, 2, 4, 8, 16, 32)
 
 
-def _memory() -> list[Result]:
-    with ProcessWasmPool(KERNELS, WORKERS) as pool:
+def ours(workers: int, method: str) -> None:
+    with ProcessWasmPool(peers.KERNELS, workers, start_method=method) as pool:
         pool.wait_ready()
-        own = sorted(psutil.Process(worker.pid).memory_full_info().uss / 2**20 for worker in pool.stats().workers)
-    with ProcessWasmPool(KERNELS, 2, start_method="spawn") as pool:
-        pool.wait_ready()
-        spawned = [psutil.Process(worker.pid).memory_full_info().uss / 2**20 for worker in pool.stats().workers]
-    what = "memory of one idle worker alone (USS)"
-    return [of_samples(what, "forked from the template", own, "MiB"), of_samples(what, "spawned", spawned, "MiB")]
+        pool.call("add", 1, 2)
 
 
-def _large_module(directory: Path) -> Path | None:
-    """A 14 MB module: esbuild, from the npm registry; None (and said so) where npm is missing."""
-    if shutil.which("npm") is None:
-        print("npm is missing: the figures for a large module are left out")
-        return None
-    subprocess.run(["npm", "pack", "--silent", "esbuild-wasm"], cwd=directory, check=True, capture_output=True)
-    with tarfile.open(next(directory.glob("*.tgz"))) as archive:
-        member = archive.extractfile("package/esbuild.wasm")
-        assert member is not None
-        path = directory / "esbuild.wasm"
-        path.write_bytes(member.read())
-    return path
+def executor(workers: int) -> None:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=peers.load) as pool:
+        for future in [pool.submit(peers.add, 1, 2) for _ in range(workers)]:
+            future.result()
 
 
-def _large(path: Path, rounds: int) -> list[Result]:
-    """Its imports are JavaScript's, so it is only compiled and mapped.
+@functools.cache
+def large_module() -> Path:
+    """A 14 MB module: esbuild, from the npm registry."""
+    target = Path(tempfile.gettempdir()) / "procpool-perf-esbuild.wasm"
+    if not target.exists():
+        with tempfile.TemporaryDirectory() as directory:
+            subprocess.run(["npm", "pack", "--silent", "esbuild-wasm"], cwd=directory, check=True, capture_output=True)
+            with tarfile.open(next(Path(directory).glob("*.tgz"))) as archive:
+                member = archive.extractfile("package/esbuild.wasm")
+                assert member is not None
+                target.write_bytes(member.read())
+    return target
 
-    On our side that is everything the parent does to the module, and a pool of that many workers up to its first result,
-    each of which maps the module besides.
-    """
-    wasm = path.read_bytes()
-    artifact = compile_module(path)  # warms the cache
-    what = f"first result, {WORKERS} workers, module of {len(wasm) / 1e6:.0f} MB, cache warm"
-    ours, theirs, mapping = [], [], []
-    for _ in range(rounds):
-        started = perf_counter()
-        compile_module(path)
-        compiled = perf_counter() - started
-        started = perf_counter()
-        wasmtime.Module.deserialize_file(loading_engine(), f"/dev/fd/{artifact.artifact}")
-        mapping.append(perf_counter() - started)
-        started = perf_counter()
-        with ProcessWasmPool(KERNELS, WORKERS) as pool:
-            pool.call("add", 1, 2)
-            ours.append(perf_counter() - started + compiled + mapping[-1])
-        started = perf_counter()
+
+def _stub(*args: Any) -> None:
+    """Stands for each of the JavaScript functions that it imports."""
+
+
+def large_imports() -> dict[str, dict[str, Any]]:
+    imports: dict[str, dict[str, Any]] = {}
+    for needed in read_interface(large_module().read_bytes()).imports:
+        assert isinstance(needed.type, FuncType)
+        imports.setdefault(needed.module, {})[needed.name] = _stub
+    return imports
+
+
+@contextmanager
+def large_ours() -> Iterator[Timed]:
+    path, imports = large_module(), large_imports()
+
+    def first() -> None:
+        with ProcessWasmPool(path, 8, imports=imports) as pool:
+            pool.call("getsp")
+
+    first()  # the cache is warm
+    yield timed(first)
+
+
+def compile_large(path: str) -> None:
+    """The initializer of a peer's worker."""
+    peers._state["module"] = wasmtime.Module(wasmtime.Engine(), Path(path).read_bytes())
+
+
+@contextmanager
+def large_executor() -> Iterator[Timed]:
+    path = str(large_module())
+
+    def first() -> None:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(WORKERS, context, compile_only, (str(path),)) as executor:
-            executor.submit(nothing).result()
-            theirs.append(perf_counter() - started)
-    cold = []
-    for _ in range(rounds):
-        started = perf_counter()
-        wasmtime.Module(compiling_engine(cache=False), wasm)
-        cold.append(perf_counter() - started)
-    return [
-        of_samples(what, "ProcessPoolExecutor, compiling initializer", theirs, "s"),
-        of_samples(what, "procpool", ours, "s"),
-        of_samples("compile that module once, cache cold", "wasmtime", cold, "s"),
-        of_samples("map its compiled form in a worker", "wasmtime", mapping, "s"),
+        with ProcessPoolExecutor(8, mp_context=context, initializer=compile_large, initargs=(path,)) as pool:
+            pool.submit(peers.nothing).result()
+
+    yield timed(first)
+
+
+@contextmanager
+def map_large() -> Iterator[Timed]:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(wasmtime.Module(compiling_engine(True), large_module().read_bytes()).serialize())
+        file.flush()
+        engine = loading_engine()
+        yield timed(lambda: wasmtime.Module.deserialize_file(engine, file.name))
+
+
+def _npm(make: Callable[[], Any]) -> Callable[[], Any]:
+    if shutil.which("npm") is None:
+        print("npm is missing: the figures for a large module are left out", file=sys.stderr)
+    return make
+
+
+WAYS = [
+    Way(FIRST, "fork", plain(floors.fork_and_wait), 20, role=FLOOR, at=1),
+    Way(FIRST, "start Python, import wasmtime", plain(floors.start_python), role=FLOOR, at=1),
+    *(Way(FIRST, "procpool (forkserver)", plain(functools.partial(ours, n, "forkserver")), at=n) for n in WORKERS),
+    *(Way(FIRST, "procpool (spawn)", plain(functools.partial(ours, n, "spawn")), at=n) for n in WORKERS[:4]),
+    *(Way(FIRST, peers.EXECUTOR.name, plain(functools.partial(executor, n)), role=PEER, at=n) for n in WORKERS[:4]),
+]
+if shutil.which("npm") is not None:
+    WAYS += [
+        Way(LARGE, "mapping the compiled form", map_large, 20, role=FLOOR),
+        Way(LARGE, "procpool", large_ours),
+        Way(LARGE, "ProcessPoolExecutor (spawn), compiling initializer", large_executor, role=PEER),
     ]
+
+if __name__ == "__main__":
+    run("perf.startup", WAYS)

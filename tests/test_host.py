@@ -105,6 +105,7 @@ def test_a_result_out_of_range(nothing_left: None) -> None:
     with ProcessWasmPool(HOST, workers=1, imports=imports(add=lambda a, b: 2**32)) as pool:
         with pytest.raises(OverflowError, match=r"env.add returned 4294967296"):
             pool.call("add", 1, 1)
+        assert pool.call("double", 4) == 8
 
 
 @pytest.mark.parametrize(
