@@ -13,6 +13,9 @@ import wasmtime
 logger = logging.getLogger("procpool")
 
 
+_ASYNC_STACK = 2 << 20  # wasmtime's default
+
+
 def compiling_engine(cache: bool, fuel: bool = False, stack: int | None = None) -> wasmtime.Engine:
     """An engine for the parent.  With ``cache``, wasmtime's own on-disk cache remembers what it compiled."""
     config = _config(fuel, stack)
@@ -39,4 +42,13 @@ def _config(fuel: bool, stack: int | None) -> wasmtime.Config:
     config.shared_memory = True
     if stack is not None:
         config.max_wasm_stack = stack
+        # wasmtime ends the process when this is the smaller one, though nothing here is async; wasmtime-py has no name
+        # for it.
+        try:
+            from wasmtime import _ffi
+
+            _ffi.wasmtime_config_async_stack_size_set(config.ptr(), max(stack, _ASYNC_STACK))
+        except (ImportError, AttributeError):
+            if stack > _ASYNC_STACK:
+                raise ValueError(f"max_stack: this release of wasmtime-py allows at most {_ASYNC_STACK} bytes") from None
     return config

@@ -208,7 +208,7 @@ class Segment(Job):
             width = (end - start) // (self.stop - self.start)
             chunk.data.store(column, self.start, self.start + stopped, arena[start : start + stopped * width])
         worker.batches -= 1
-        worker.items += stopped - 1
+        worker.items += stopped - 1 - len(self._again)
         if chunk.abandoned:
             chunk.finished(self.stop - self.start)
             return []

@@ -298,12 +298,19 @@ class Dispatcher:
 
     def lost(self, worker: Worker) -> int | None:
         """For the holder of a worker whose pipe has closed: wait for its exit code, and leave the rest to us."""
-        worker.process.exited.wait(2 * CLOSE_GRACE)
+        process = worker.process
+
+        def expect_its_end() -> None:  # it may have closed this pipe and live on
+            if process.id in self.processes:
+                self._dying.setdefault(process, monotonic() + REPORT_GRACE)
+
+        self.do(expect_its_end)
+        process.exited.wait(2 * CLOSE_GRACE)
         if self.join(0):
             worker.close()
         else:
             self.do(lambda: self._bury(worker))
-        return worker.process.exitcode
+        return process.exitcode
 
     def nonsense(self, worker: Worker, error: Exception) -> None:
         """For the holder of a worker that has sent what no sound worker sends: have it killed."""
@@ -516,7 +523,9 @@ class Dispatcher:
     # -- births --------------------------------------------------------------------------------------------------------
 
     def _start_missing(self) -> None:
-        if self.closed or self.broken or monotonic() < self._start_at:
+        # A pool that is shut down finishes its jobs, so it replaces the workers it needs for that.
+        needed = not self.closed or (not self.terminated and self.scheduler.pending() > 0)
+        if not needed or self.broken or monotonic() < self._start_at:
             return
         while True:
             present = [process for process in self.processes.values() if not process.leaving]
@@ -724,7 +733,6 @@ class Dispatcher:
         del self.processes[process.id]
         self.scheduler.workers -= len(process.workers)
         process.ended(exitcode)
-        self.calls_retired += process.calls
         for worker in process.workers:
             if self._holds(worker):
                 self._bury(worker)
@@ -742,18 +750,21 @@ class Dispatcher:
         module has no imports, so running one again is the same to everybody.  The one it was running fails.
         """
         inflight = list(worker.inflight)
-        guilty = worker.begun - 1 - worker.head
+        finished = worker.head
+        guilty = worker.begun - 1 - finished
         worker.inflight.clear()
         self.scheduler.disown(worker)
         for position, job in reversed(list(enumerate(inflight))):
             if position == guilty:
                 again = job.crashed(worker)
-                if again and job in again:
+                finished += job not in again
+                if job in again:
                     self.journal.note("retried", worker.process.pid, f"{job.name} runs again")
                 self.scheduler.queue.extendleft(reversed(again))
             elif not job.expired:
                 self.scheduler.queue.appendleft(job)
         self.failed_retired += worker.failed
+        self.calls_retired += finished + worker.items
         worker.close()
         worker.release()
         process = worker.process
