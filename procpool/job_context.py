@@ -128,8 +128,16 @@ class Travelled(NamedTuple):
 
     @classmethod
     def read(cls, payload: bytes) -> Travelled:
-        """Read the beginning of a payload whose job begins now."""
+        """Read the beginning of a payload whose job begins now.
+
+        Raises:
+            CorruptStream: it is too short.
+        """
+        if len(payload) < wire.CONTEXT.size:
+            raise wire.CorruptStream(f"a context of {len(payload)} bytes")
         deadline, timeout, size, traced = wire.CONTEXT.unpack_from(payload)
         end = wire.CONTEXT.size + size
+        if len(payload) < end:
+            raise wire.CorruptStream(f"a context beyond its payload of {len(payload)} bytes")
         deadline = min(deadline, monotonic() + timeout)
         return cls(None if deadline == float("inf") else deadline, payload[wire.CONTEXT.size : end], traced, end)

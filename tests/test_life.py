@@ -261,3 +261,58 @@ def test_with_few_descriptors() -> None:
     run = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, cwd="/")
     assert (run.stdout, run.returncode) == ("3\n", 0), run.stderr
     assert "Too many open files" in run.stderr and "Traceback" not in run.stderr
+
+
+def test_without_privileges(nothing_left: None) -> None:
+    """Started as root, then somebody else: the template was made before, and goes on making workers."""
+    if os.getuid() != 0:
+        pytest.skip("only root has something to drop")
+    script = f"""
+import os, signal
+from procpool import ProcessWasmPool, WorkerCrashed
+pool = ProcessWasmPool({str(KERNELS)!r}, 2)
+os.setgid(65534); os.setuid(65534)
+assert pool.call("add", 1, 2) == 3
+pool.resize(4); pool.wait_ready(20); pool.restart(20)
+assert list(pool.map("add", range(100), range(100))) == list(range(0, 200, 2))
+assert pool.stats().crashed == 0
+pool.shutdown()
+print("ok")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "ok\n", done.stderr
+
+
+def test_as_the_first_process_of_a_namespace(nothing_left: None) -> None:
+    """PID 1 without a reaper: the template reaps the workers, and the parent the template."""
+    script = f"""
+import os
+from procpool import ProcessWasmPool
+assert os.getpid() == 1
+with ProcessWasmPool({str(KERNELS)!r}, 2) as pool:
+    pool.wait_ready(20)
+    pool.restart(20)
+    assert pool.call("add", 1, 2) == 3
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    print("ok")
+"""
+    command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", script]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except FileNotFoundError:
+        pytest.skip("needs unshare")
+    if "unshare" in done.stderr and "ermi" in done.stderr:
+        pytest.skip("needs the right to make a namespace")
+    assert done.stdout == "ok\n", done.stderr
+
+
+def test_workers_die_on_sigterm_and_ignore_sigint(nothing_left: None) -> None:
+    with ProcessWasmPool(KERNELS, workers=1) as pool:
+        (pid,) = worker_pids(pool)
+        os.kill(pid, signal.SIGINT)
+        assert pool.call("add", 1, 2) == 3 and worker_pids(pool) == [pid]
+        os.kill(pid, signal.SIGTERM)
+        eventually(lambda: pool.stats().crashed == 1, "the worker to die of it")
+        assert pool.call("add", 1, 2) == 3

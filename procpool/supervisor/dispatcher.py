@@ -634,7 +634,12 @@ class Dispatcher:
         for (_, status), payload in frames:
             if status < wire.READY:
                 # Popped before it is settled: a callback that the settling runs may submit again.
-                left = worker.inflight.popleft().answered(worker, status, payload)
+                job = worker.inflight.popleft()
+                try:
+                    left = job.answered(worker, status, payload)
+                except Exception:  # no answer to this job: it ends with its worker
+                    worker.inflight.appendleft(job)
+                    raise
                 if left:
                     self.scheduler.queue.extendleft(reversed(left))
                 worker.stalled = False

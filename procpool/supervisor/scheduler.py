@@ -153,8 +153,14 @@ class Scheduler:
             self._owning.discard(worker)
 
     def take_back(self, worker: Worker, count: int) -> None:
-        """Return the last ``count`` jobs in flight to the front of the queue, in their order."""
+        """Return the last ``count`` jobs in flight to the front of the queue, in their order.
+
+        Raises:
+            ValueError: so many cannot have been waiting.
+        """
         with self._lock:
+            if count > worker.sent - max(worker.begun, worker.head):
+                raise ValueError(f"a worker gave back {count} jobs, more than it was sent and has not begun")
             jobs = [worker.inflight.pop() for _ in range(count)]
             worker.sent -= count
             for job in jobs:

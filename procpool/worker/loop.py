@@ -141,7 +141,10 @@ class Loop:
         """The tracing of a job, if its caller traces."""
         if self._travelled is None or not self._travelled.traced:
             return contextlib.nullcontext()
-        _, trace = pickle.loads(self._travelled.baggage)
+        try:
+            _, trace = pickle.loads(self._travelled.baggage)
+        except Exception as error:
+            raise wire.CorruptStream(f"a context that does not unpickle: {error}") from None
         named = kind in (wire.CALL, wire.SUBMIT, wire.BATCH) and export < len(self._exports)
         return tracing.span(trace, f"procpool {self._exports[export][0]}" if named else "procpool callable")
 
