@@ -16,6 +16,9 @@ __all__ = [
     "CallTimeout",
     "GuestExit",
     "BadImport",
+    "BadWasi",
+    "OutputLimit",
+    "RunFailed",
     "InvalidModule",
     "LeaseEnded",
     "MissingImport",
@@ -89,6 +92,10 @@ class WasmTrap(ProcpoolError):
     The instance it happened in is thrown away; the worker goes on with a new one.
     """
 
+    #: of a command: what it had printed by then
+    stdout: Any = None
+    stderr: Any = None
+
     def __init__(
         self, message: str, code: str | None = None, export: str | None = None, frames: tuple[WasmFrame, ...] = ()
     ):
@@ -117,6 +124,10 @@ class GuestExit(ProcpoolError):
 
 class CallTimeout(ProcpoolError, TimeoutError):
     """Raised when a job outlived its ``timeout``.  The job is interrupted and its worker serves others again."""
+
+    #: of a command: what it had printed by then
+    stdout: Any = None
+    stderr: Any = None
 
 
 class WorkerCrashed(ProcpoolError):
@@ -158,6 +169,29 @@ class LeaseEnded(ProcpoolError, RuntimeError):
     def __init__(self, message: str, given_back: bool = False):
         super().__init__(message)
         self.given_back = given_back  #: by the holder
+
+
+class BadWasi(ProcpoolError, ValueError):
+    """Raised at construction, or by ``run``, when a WASI configuration cannot be had."""
+
+
+class RunFailed(ProcpoolError):
+    """Raised by ``run(check=True)`` when the command's exit code is not 0."""
+
+    def __init__(self, args: tuple[str, ...], returncode: int, stdout: Any, stderr: Any):
+        super().__init__(f"the command {args!r} exited with code {returncode}")
+        self.returncode = returncode
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+class OutputLimit(ProcpoolError):
+    """Raised by ``run`` when the command printed more than ``max_output``; it has been stopped."""
+
+    def __init__(self, message: str, stdout: bytes | None = None, stderr: bytes | None = None):
+        super().__init__(message)
+        self.stdout = stdout
+        self.stderr = stderr
 
 
 class RemoteError(ProcpoolError):

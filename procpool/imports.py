@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from .binary import SCALARS, FuncType, GlobalType, Import, MemoryType, TableType
 from .errors import BadImport, MissingImport
+from .wasi import MODULES, THREAD_SPAWN
 
 #: module name -> name -> a host function; a number for a global; a MemoryType or TableType, of which each instance gets one
 Imports = Mapping[str, Mapping[str, Any]]
@@ -23,7 +24,7 @@ def wants_instance(function: F) -> F:
     return function
 
 
-def resolve(needed: Sequence[Import], given: Imports, renames: Renames) -> dict[tuple[str, str], Any]:
+def resolve(needed: Sequence[Import], given: Imports, renames: Renames, wasi: bool) -> dict[tuple[str, str], Any]:
     """What each import of the module gets, by its (module, name).
 
     Raises:
@@ -37,10 +38,12 @@ def resolve(needed: Sequence[Import], given: Imports, renames: Renames) -> dict[
         try:
             value = given[key[0]][key[1]]
         except KeyError:
+            if wasi and _provided(needs):
+                continue
             under = "" if key == (needs.module, needs.name) else f", looked for as {'.'.join(key)}"
             raise MissingImport(
                 f"the module imports {needs.module}.{needs.name}, a {_described(needs.type)}{under}; give it as"
-                f" imports={{{key[0]!r}: {{{key[1]!r}: ...}}}}"
+                f" imports={{{key[0]!r}: {{{key[1]!r}: ...}}}}" + ", or wasi=WasiConfig(...)" * _provided(needs)
             ) from None
         _check(needs, value)
         found[needs.module, needs.name] = value
@@ -51,6 +54,12 @@ def resolve(needed: Sequence[Import], given: Imports, renames: Renames) -> dict[
         hint = f"; did you mean {near[0]}?" if near else ""
         raise BadImport(f"imports gives {module}.{name}, which the module does not import{hint}")
     return found
+
+
+def _provided(needs: Import) -> bool:
+    """Whether WASI and wasi-threads provide an import."""
+    shared = isinstance(needs.type, MemoryType) and needs.type.shared
+    return needs.module in MODULES or (needs.module, needs.name) == THREAD_SPAWN or shared
 
 
 def _renamed(key: tuple[str, str], renames: Renames) -> tuple[str, str]:
@@ -83,6 +92,9 @@ def _check(needs: Import, value: Any) -> None:
     elif isinstance(type_, MemoryType):
         if not isinstance(value, MemoryType):
             refuse(f"a procpool.MemoryType, of which each instance gets one; the import is a {type_}")
+        fits = value.minimum >= type_.minimum and (type_.maximum is None or (value.maximum or 1 << 48) <= type_.maximum)
+        if value.shared != type_.shared or not fits:
+            refuse(f"one that fits the import's {type_}")
     elif isinstance(type_, TableType):
         if not isinstance(value, TableType):
             refuse(f"a procpool.TableType, of which each instance gets one; the import is a {type_}")

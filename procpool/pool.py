@@ -14,7 +14,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Sequence, Sized
 from collections.abc import Mapping as MappingType
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn
@@ -27,7 +27,7 @@ from .binary import ExternType, FuncType, Import
 from .bytes_function import BytesFunction
 from .codec import Codec
 from .columns import ColumnCodec
-from .errors import BadArguments, UnknownExport
+from .errors import BadArguments, BadWasi, UnknownExport
 from .imports import Imports, Renames, resolve
 from .job_context import bounded, capture
 from .mapping import (
@@ -49,6 +49,7 @@ from .mapping import (
 from .module import Source as ModuleSource
 from .module import compile_module
 from .supervisor.batch import item_bytes
+from .supervisor.command import CommandRun
 from .supervisor.direct import DirectCalls
 from .supervisor.dispatcher import Dispatcher, Limits
 from .supervisor.events import PoolEvent
@@ -58,6 +59,7 @@ from .supervisor.lease import Lease, Leasing
 from .supervisor.shipped import Functions as ShippedFunctions
 from .supervisor.shipped import ShippedCall
 from .supervisor.worker import READY, Process, Worker
+from .wasi import CAPTURE, THREAD_SPAWN, CompletedRun, Stdin, Stream, WasiConfig
 
 #: The most workers a pool can have: rows of the shared board, 64 bytes each.
 MAX_WORKERS = 4096
@@ -127,7 +129,9 @@ class ProcessWasmPool(Executor):
         min_workers: start with so many, add one when all are busy and jobs wait, and go back when they are not needed.
         initializer: called with ``initargs`` in each worker before it is ready; what it puts into ``procpool.state`` is
             there for host functions and callables.
-        start: exports to call once in each new instance, such as ``("_initialize",)``.
+        start: exports to call once in each new instance; by default ``_initialize``, if there is one.  A start that exits
+            with code 0 has succeeded.
+        wasi: gives the module WASI, and what :meth:`run` starts from; see :class:`WasiConfig`.
         balance: ``"least_busy"`` gives a job to the worker used last of those with nothing to do, whose caches are warm;
             ``"round_robin"`` to each in turn.
         retries: how often a job is run again after the worker it ran in died.  For a module with imports that may repeat
@@ -177,7 +181,8 @@ class ProcessWasmPool(Executor):
         min_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: Sequence[Any] = (),
-        start: Sequence[str] = (),
+        start: Sequence[str] | None = None,
+        wasi: WasiConfig | None = None,
         balance: str = "least_busy",
         retries: int = 0,
         rlimits: MappingType[str, int] | None = None,
@@ -247,18 +252,24 @@ class ProcessWasmPool(Executor):
             self.exports: MappingType[str, ExternType] = MappingProxyType(compiled.interface.exports)
             #: what it imports
             self.imports: tuple[Import, ...] = tuple(compiled.interface.imports)
-            found = resolve(self.imports, imports or {}, rename_imports or {})
+            found = resolve(self.imports, imports or {}, rename_imports or {}, wasi is not None)
             functions = self._index_functions()
+            if start is None:
+                start = ("_initialize",) if self.exports.get("_initialize") == FuncType() else ()
             for name in start:
                 if self.exports.get(name) != FuncType():
                     raise UnknownExport(f"start names {name!r}, and the module exports no function () -> () of that name")
             types = {(needed.module, needed.name): needed.type for needed in self.imports}
-            environment = wire.Environment(found, types, initializer, tuple(initargs), None, tuple(start))
+            if THREAD_SPAWN in types and self.exports.get("wasi_thread_start") != FuncType(("i32", "i32")):
+                raise BadWasi("the module imports wasi.thread-spawn and exports no wasi_thread_start(i32, i32)")
+            self._wasi = wasi
+            spec = None if wasi is None else wasi.spec()
+            environment = wire.Environment(found, types, initializer, tuple(initargs), spec, tuple(start))
             self._visible = bool(found)  # whether Python code runs with a call
             surroundings = wire.Guest(
                 isolation == "fresh",
                 prewarm,
-                bool(found),
+                bool(self.imports),
                 cloudpickle.dumps(environment),
                 resource_limits(rlimits or {}),
                 log_levels(),
@@ -394,6 +405,132 @@ class ProcessWasmPool(Executor):
             if name is not None and name not in self._functions:
                 raise UnknownExport(f"the module exports no function {name!r} to allocate or free with; name its own")
         return self.submit(function, *args, timeout=timeout)
+
+    # -- commands ------------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        args: Sequence[Any] | None = None,
+        *,
+        stdin: Stdin = None,
+        env: MappingType[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        preopens: MappingType[str, Any] | None = None,
+        stdout: Stream = CAPTURE,
+        stderr: Stream = CAPTURE,
+        timeout: float | None = None,
+        check: bool = False,
+        text: bool = False,
+        max_output: int | None = None,
+    ) -> CompletedRun:
+        """Run the module as a WASI command, in a new instance, and wait for its end, as :func:`subprocess.run`.
+
+        What is not given is as in the pool's ``wasi``.
+
+        Args:
+            args: the arguments, the program's name first.
+            stdin, env, preopens, stdout, stderr, max_output: see :class:`WasiConfig`; ``env`` and ``preopens`` add to the
+                pool's.
+            cwd: a host directory that the guest sees, and may write, as its working directory ``.``.
+            timeout: seconds it may run.
+            check: raise if the exit code is not 0.
+            text: stdout and stderr as str instead of bytes; what is not UTF-8 becomes U+FFFD.
+
+        Raises:
+            UnknownExport: the module is no command: it exports no ``_start``.
+            BadWasi: something cannot be given to it.
+            WasmTrap: it trapped; ``stdout`` and ``stderr`` of the exception hold what it had printed.
+            CallTimeout: time is up; likewise.
+            OutputLimit: it printed more than ``max_output``; likewise.
+            RunFailed: ``check`` was asked for; likewise.
+            WorkerCrashed, PoolClosed: as :meth:`call`.
+        """
+        future = self.submit_run(
+            args,
+            stdin=stdin,
+            env=env,
+            cwd=cwd,
+            preopens=preopens,
+            stdout=stdout,
+            stderr=stderr,
+            timeout=timeout,
+            check=check,
+            text=text,
+            max_output=max_output,
+        )
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def submit_run(
+        self,
+        args: Sequence[Any] | None = None,
+        *,
+        stdin: Stdin = None,
+        env: MappingType[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        preopens: MappingType[str, Any] | None = None,
+        stdout: Stream = CAPTURE,
+        stderr: Stream = CAPTURE,
+        timeout: float | None = None,
+        check: bool = False,
+        text: bool = False,
+        max_output: int | None = None,
+    ) -> Future[CompletedRun]:
+        """:meth:`run` as a future; ``cancel()`` stops the command."""
+        if self._wasi is None:
+            raise BadWasi("give the pool wasi=WasiConfig() to run the module as a command")
+        if self.exports.get("_start") != FuncType():
+            raise UnknownExport("the module is no command: it exports no _start; is it a library, to be called?")
+        base = self._wasi
+        config = replace(
+            base,
+            args=base.args if args is None else args,
+            env={**(base.env or {}), **(env or {})},
+            preopens={**(base.preopens or {}), **(preopens or {}), **({} if cwd is None else {".": (cwd, "rw")})},
+            stdin=base.stdin if stdin is None else stdin,
+            stdout=base.stdout if stdout == CAPTURE else stdout,
+            stderr=base.stderr if stderr == CAPTURE else stderr,
+            max_output=base.max_output if max_output is None else max_output,
+        )
+        timeout = bounded(self._timeout if timeout is None else _checked_timeout(timeout))
+        lines = {n: stream for n, stream in ((1, config.stdout), (2, config.stderr)) if callable(stream)}
+        job = CommandRun(config.spec(), text, check, lines, timeout, capture(self._visible, timeout))
+        self._dispatcher.submit(job)
+        return job
+
+    def run_map(
+        self,
+        runs: Iterable[Any],
+        *,
+        args: Sequence[Any] | None = None,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+        return_exceptions: bool = False,
+        progress: bool | Progress = False,
+        **options: Any,
+    ) -> MapResults[CompletedRun]:
+        """:meth:`run` for each of many: items are the stdin (bytes) of a run with ``args``, or its own list of arguments.
+
+        Args:
+            timeout: seconds each run may take.
+            buffersize, return_exceptions, progress: as for :meth:`map`.
+            options: others of :meth:`run`.
+
+        Returns:
+            A lazy iterator over the completed runs in order.
+        """
+
+        def submit(item: Any) -> Future[CompletedRun]:
+            if isinstance(item, (bytes, bytearray, memoryview)):
+                return self.submit_run(args, stdin=item, timeout=timeout, **options)
+            return self.submit_run(item, timeout=timeout, **options)
+
+        shape = MapOptions(None, None, buffersize, None, return_exceptions, True, progress)
+        jobs = JobMapping(submit, iter(runs), buffersize or MOST_JOBS_AHEAD, return_exceptions)
+        return MapResults.over(job_lists(jobs.in_order(None), shape, _shortest((runs,))), jobs.stop)
 
     # -- leases --------------------------------------------------------------------------------------------------------
 

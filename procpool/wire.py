@@ -32,6 +32,7 @@ JOB = struct.Struct("<IIBBxx")
 CALL = 0  #: arguments as slots; reply on the replies pipe
 SUBMIT = 1  #: arguments as slots; reply on the control socket
 SHIPPED = 3  #: a Python callable and its arguments, as SHIPPED_HEAD and pickles; reply as SUBMIT
+RUN = 6  #: a WASI command: a Spec and how many large results were taken, as in `pickles`; reply as SUBMIT
 PURGE = 4  #: throw the instance away; empty; reply as SUBMIT
 ACCESS = 5  #: an operation on the instance for the holder of a lease, pickled; reply as CALL
 BATCH = 2  #: many calls of one export, over columns in the arena; arguments of its driver as slots; reply as SUBMIT
@@ -49,7 +50,7 @@ REPLY = struct.Struct("<IBxxx")
 OK = 0  #: results as slots
 TRAP = 1  #: the guest trapped; JSON
 VALUE = 5  #: what a Python callable returned, as in `pickles`
-INTERRUPTED = 2  #: stopped by INTERRUPT; empty
+INTERRUPTED = 2  #: stopped by INTERRUPT; empty, or what a command had printed
 EXIT = 3  #: the guest exited; the code as JSON
 RAISED = 4  #: a Python exception; see `exception_to_bytes`
 READY = 64  #: announcement: the worker has an instance and takes jobs; empty
@@ -59,7 +60,8 @@ RECALLED = 66  #: announcement: the answer to RECALL; how many jobs were given b
 ITEM = 67  #: announcement: an item of the running batch failed; as FAILED_ITEM and the payload for its status
 
 LOG = 68  #: announcement: a log record, pickled
-OUTPUT = 69  #: announcement: what the running command has printed; number of the stream and the bytes
+OUTPUT = 69  #: announcement: what the running command has printed; number of the stream and the bytes, or ALL_OUTPUT
+ALL_OUTPUT = 3  #: what is captured so far, pickled: the command is being interrupted, and may never end by itself
 
 COUNT = struct.Struct("<Q")
 #: the function's digest, the length of its pickle (0: it was sent before), payload slot, large results taken so far

@@ -44,10 +44,15 @@ def busy_pid(pool: ProcessWasmPool) -> int:
         found[:] = [worker.pid for worker in stats.workers if worker.state == "busy"]
         return len(found) == 1 and stats.idle == len(stats.workers) - 1
 
-    eventually(look, "one busy worker")
-    process = psutil.Process(found[0])
-    before = process.cpu_times().user
-    eventually(lambda: process.cpu_times().user > before + 0.02, "the worker to spin")
+    first_seen: dict[int, float] = {}
+
+    def spins() -> bool:
+        if not look():  # another job may have been the busy one a moment ago
+            return False
+        used = psutil.Process(found[0]).cpu_times().user
+        return used > first_seen.setdefault(found[0], used) + 0.02
+
+    eventually(spins, "one busy worker, that spins")
     return found[0]
 
 

@@ -232,6 +232,7 @@ def test_nonsense_where_a_direct_call_reads(nothing_left: None) -> None:
                     pass
 
         pool.submit(leave_noise).result(DEADLINE)
+        eventually(lambda: pool.stats().idle == 1, "the worker to be idle, so that the call goes to it directly")
         with pytest.raises(WorkerCrashed):
             pool.call("add", 1, 2)
         assert [pool.call("add", n, 1) for n in range(100)] == list(range(1, 101))

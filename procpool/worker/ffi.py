@@ -102,6 +102,27 @@ def export(store: wasmtime.Store, instance: wasmtime.Instance, name: str) -> was
     return wasmtime.Func._from_raw(_wasmtime.wasmtime_func_t.from_buffer_copy(extern.of.func))
 
 
+def define_shared_memory(
+    linker: wasmtime.Linker, store: wasmtime.Store, module: str, name: str, memory: wasmtime.SharedMemory
+) -> None:
+    """Have a shared memory serve an import.  wasmtime-py's own conversion of one is broken (50.0.1).
+
+    Raises:
+        NotImplementedError: this release of wasmtime-py does not let us.
+        wasmtime.WasmtimeError: the linker refuses it.
+    """
+    if not RAW:
+        raise NotImplementedError("modules with shared memories need wasmtime-py's private names")
+    item = _wasmtime.wasmtime_extern_t()
+    item.kind = ctypes.c_ubyte(4)  # WASMTIME_EXTERN_SHAREDMEMORY in wasmtime/extern.h
+    item.of.sharedmemory = memory.ptr()
+    where = [text for part in (module.encode(), name.encode()) for text in (ctypes.create_string_buffer(part), len(part))]
+    define_item: Any = _wasmtime.wasmtime_linker_define
+    error = define_item(linker.ptr(), store._context(), *where, ctypes.byref(item))
+    if error:
+        raise wasmtime.WasmtimeError._from_ptr(error)
+
+
 def caller_export(caller: Any, name: str) -> Any:
     """An export of the instance that is being made and has called a host function; None if it has no such export."""
     if caller is None:

@@ -71,6 +71,9 @@ class Instance:
         Raises:
             LookupError: the module exports no such memory.
         """
+        shared = self._instances.shared_memory(name) if self._instances.threaded else None
+        if shared is not None:
+            return shared
         store, memory = self._instances.exported(name, wasmtime.Memory)
         size = memory.data_len(store)
         address = ctypes.cast(memory.data_ptr(store), ctypes.c_void_p).value

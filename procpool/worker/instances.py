@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import wasmtime
 
 from .. import wire
-from ..binary import FuncType, GlobalType, MemoryType, TableType
+from ..binary import FuncType
 from ..codec import SLOT
+from ..errors import GuestExit
 from . import ffi
 from .arena import Arena
+from .commands import configuring
 from .driver import Drivers, signature_of_driver
-from .host import HostCalls, HostFunction
+from .linkage import Linkage
+from .threads import ThreadGroup
 
-#: A table element takes a pointer.
-_ELEMENT_BYTES = 8
+#: Live threads of an instance, where no WasiConfig says otherwise.
+MAX_THREADS = 64
 
 
 class Function(NamedTuple):
@@ -30,37 +34,26 @@ class Function(NamedTuple):
 class Instances:
     """Hands out the exports of an instance that no failed call has touched.
 
-    There is one instance at a time.  It is made on first use and reused until :meth:`discard`.  Host functions that want
-    the calling instance get ``surface``, which finds the current one through us.
+    There is one instance at a time.  It is made on first use and reused until :meth:`discard`.
     """
 
-    def __init__(
-        self,
-        engine: wasmtime.Engine,
-        module: wasmtime.Module,
-        settings: wire.Settings,
-        environment: wire.Environment,
-        arena: Arena,
-    ) -> None:
-        self._engine = engine
-        self._module = module
+    def __init__(self, linkage: Linkage, settings: wire.Settings, arena: Arena) -> None:
+        self._linkage = linkage
         self._exports = settings.exports
         self._limits = settings.limits
-        self._start = environment.start
+        self._start = linkage.environment.start
+        self._wasi = linkage.environment.wasi
         self.fuelled = settings.limits.fuel is not None
         # A driver takes an argument per column, and three of its own.
         self._slots = ffi.Slots(2 * settings.slots + 3)
         self._arena = arena
-        self._drivers = Drivers(engine)
-        self.calls = HostCalls()
-        self.surface: Any = None
-        self._environment = environment
-        self._linker: wasmtime.Linker | None = None
-        self._callbacks: list[Any] = []  # what the linker refers to by address
-        self._instantiate: Callable[[wasmtime.Store], wasmtime.Instance] | None = None
+        self._drivers = Drivers(linkage.engine)
+        self.calls = linkage.calls
+        self.threaded = linkage.threaded
         self._memory: wasmtime.Memory | None = None
         self._store: wasmtime.Store | None = None
         self._instance: wasmtime.Instance | None = None
+        self._group: ThreadGroup | None = None
         self._initial: dict[str, int] = {}  # sizes of the memories of a new instance, by name, where that matters
         #: the exports bound so far, by index; the job loop looks here first
         self.bound: dict[int, Function] = {}
@@ -77,65 +70,37 @@ class Instances:
         """
         if self._instance is not None:
             return
-        instantiate = self._instantiate or self._prepare()
-        # A store keeps every instance ever made in it, so each instance has its own.
-        self._store = wasmtime.Store(self._engine)
-        # Any raise of the epoch from now on stops it; without a deadline it would trap at once.
-        self._store.set_epoch_deadline(1)
-        self.refuel()  # for the start function
-        self._limit_memory()
-        self.calls.failed = False
-        self.calls.making = True
+        opened: list[int] = []
+        wasi = None if self._wasi is None else configuring(self._linkage, self._wasi, opened)
         try:
-            self._instance = instantiate(self._store)
-            self.calls.making = False
+            self._store = self._linkage.new_store(None if wasi is None else wasi())
+            most = self._wasi.max_threads if self._wasi is not None else MAX_THREADS
+            self._instance, self._group = self._linkage.instantiate(self._store, wasi, most)
             for name in self._start:
-                ffi.bind(self._store, self._instance, name, FuncType(), self._slots, self.calls)()
+                self._run_start(name)
         except BaseException:
-            cause = self.calls.take()
             self.discard()
-            if cause is not None:
-                raise cause from None
             raise
         finally:
-            self.calls.making = False
+            for fd in opened:
+                os.close(fd)
         if self._limits.recycle is not None:
             self._initial = {name: memory.data_len(self._store) for name, memory in self._memories()}
 
-    def _prepare(self) -> Callable[[wasmtime.Store], wasmtime.Instance]:
-        """Do what needs to be done only once for all instances."""
-        environment = self._environment
-        linker = self._linker = wasmtime.Linker(self._engine)
-        made: list[tuple[str, str, Any, Any]] = []  # imports of which each instance gets its own
-        for (module, name), value in environment.imports.items():
-            type_ = environment.types[module, name]
-            if isinstance(type_, FuncType):
-                function = HostFunction(module, name, type_, value)
-                self._callbacks.append(ffi.define(linker, function, self.surface, self.calls))
-            else:
-                made.append((module, name, type_, value))
-        if not made:
-            self._instantiate = linker.instantiate_pre(self._module).instantiate
-            return self._instantiate
-        linker.allow_shadowing = True
-
-        def instantiate(store: wasmtime.Store) -> wasmtime.Instance:
-            for module, name, type_, value in made:
-                linker.define(store, module, name, _made(store, type_, value))
-            return linker.instantiate(store, self._module)
-
-        self._instantiate = instantiate
-        return instantiate
+    def _run_start(self, name: str) -> None:
+        """Call an export once in a new instance.  One that exits with success has succeeded."""
+        assert self._store is not None and self._instance is not None
+        try:
+            ffi.bind(self._store, self._instance, name, FuncType(), self._slots, self.calls)()
+        except (wasmtime.ExitTrap, GuestExit) as error:
+            if error.code:
+                raise
+            self.calls.failed = False
 
     def refuel(self) -> None:
         """Give the instance the fuel for one call."""
         if self._limits.fuel is not None and self._store is not None:
             self._store.set_fuel(self._limits.fuel)
-
-    def _limit_memory(self) -> None:
-        if self._limits.memory is not None and self._store is not None:
-            most = self._limits.memory
-            self._store.set_limits(memory_size=most, table_elements=most // _ELEMENT_BYTES)
 
     # -- using it ------------------------------------------------------------------------------------------------------
 
@@ -158,7 +123,7 @@ class Instances:
             if self._memory is None:
                 self._store.set_limits()  # the arena is ours, not the guest's
                 self._memory = self._arena.memory(self._store)
-                self._limit_memory()
+                self._linkage.limit_memory(self._store)
             name, signature = self._exports[index]
             export = ffi.export(self._store, self._instance, name)
             linked = self._drivers.link(self._store, signature, export, self._memory)
@@ -182,6 +147,13 @@ class Instances:
             raise LookupError(f"the module exports no {kind.__name__.lower()} {name!r}")
         return self._store, found
 
+    def shared_memory(self, name: str) -> memoryview | None:
+        """The bytes of an exported memory that is shared between threads; None if it is an ordinary one."""
+        self.warm()
+        assert self._store is not None and self._instance is not None
+        found = self._instance.exports(self._store).get(name)
+        return self._group.memory_view() if self._group is not None and isinstance(found, wasmtime.SharedMemory) else None
+
     def _memories(self) -> list[tuple[str, wasmtime.Memory]]:
         assert self._store is not None and self._instance is not None
         exports = self._instance.exports(self._store)
@@ -201,6 +173,10 @@ class Instances:
         """Throw the instance away: the next use makes a new one."""
         self.bound.clear()
         self._bound_drivers.clear()
+        group, self._group = self._group, None
+        if group is not None:
+            group.close()
+            self.calls.raised = None
         store, self._store, self._instance, self._memory = self._store, None, None, None
         if store is not None:
             store.close()
@@ -210,16 +186,3 @@ class Instances:
         run = ffi.bind(self._store, instance, name, signature, self._slots, self.calls)
         slots = self._slots.bytes
         return Function(slots[: len(signature.params) * SLOT], run, slots[: len(signature.results) * SLOT])
-
-
-def _made(store: wasmtime.Store, type_: Any, value: Any) -> Any:
-    """A new memory, table or global for one instance to import."""
-    if isinstance(value, MemoryType):
-        return wasmtime.Memory(store, wasmtime.MemoryType(wasmtime.Limits(value.minimum, value.maximum)))
-    if isinstance(value, TableType):
-        element = wasmtime.ValType.funcref() if value.element == "funcref" else wasmtime.ValType.externref()
-        return wasmtime.Table(store, wasmtime.TableType(element, wasmtime.Limits(value.minimum, value.maximum)), None)
-    assert isinstance(type_, GlobalType)
-    content = getattr(wasmtime.ValType, type_.content)()
-    number = getattr(wasmtime.Val, type_.content)(value)
-    return wasmtime.Global(store, wasmtime.GlobalType(content, type_.mutable), number)

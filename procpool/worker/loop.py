@@ -10,13 +10,12 @@ from contextlib import AbstractContextManager
 from time import perf_counter_ns
 from typing import NamedTuple
 
-import wasmtime
-
 from .. import tracing, wire
-from ..errors import GuestExit, WasmFrame, WasmTrap
 from ..job_context import Context, Travelled, serve_contexts
 from .access import Access
 from .arena import Arena
+from .commands import Commands
+from .failures import failure
 from .instance import Instance
 from .instances import Instances
 from .jobs import Replies, Running, Waiting
@@ -40,6 +39,7 @@ class Room(NamedTuple):
     surface: Instance
     functions: Functions
     access: Access
+    commands: Commands
     arena: Arena
     board: memoryview  #: its row of counters
 
@@ -55,6 +55,7 @@ class Loop:
         self._instances = room.instances
         self._functions = room.functions
         self._access = room.access
+        self._commands = room.commands
         self._arena = room.arena
         self._board = room.board
         self._exports = settings.exports
@@ -133,7 +134,7 @@ class Loop:
             started = now
             # Python code may do things that must not be done twice.  Delivered at once, its result cannot be lost with
             # this process, and so it is never run again to have it.
-            if self._exactly_once or kind == wire.SHIPPED or now - flushed > FLUSH_NS:
+            if self._exactly_once or kind in (wire.SHIPPED, wire.RUN) or now - flushed > FLUSH_NS:
                 replies.flush()
                 flushed = now
 
@@ -169,11 +170,11 @@ class Loop:
         except BaseException as error:
             if kind in (wire.CALL, wire.SUBMIT):
                 self._check(export, payload)
-            answer = _failure(error)
+            answer = failure(error)
             if kind != wire.ACCESS or instances.calls.failed:
                 instances.discard()
         if not self._running.finish(number):
-            answer = wire.reply(wire.INTERRUPTED)
+            answer = wire.reply(wire.INTERRUPTED, pickle.dumps(self._commands.printed) if kind == wire.RUN else b"")
             instances.discard()
         return answer
 
@@ -181,6 +182,12 @@ class Loop:
         """The reply to a job that is no call of an export."""
         if kind == wire.SHIPPED:
             return wire.reply(wire.VALUE, self._functions.run(payload))
+        if kind == wire.RUN:
+            try:
+                return wire.reply(wire.VALUE, self._commands.run(payload))
+            finally:
+                if self._commands.stopped:
+                    self._instances.discard()
         if kind == wire.ACCESS:
             return wire.reply(wire.VALUE, pickle.dumps(self._access.run(*pickle.loads(payload))))
         if kind == wire.PURGE:
@@ -209,7 +216,7 @@ class Loop:
         # One item at a time where each needs something of its own: fuel, an instance, or a number to be interrupted by.
         singly = self._instances.fuelled or self._may_outgrow or bool(flags & wire.ITEM_BY_ITEM and self._exactly_once)
         while first < end:
-            failure = b""
+            failed = b""
             running = (number, first) if singly else number
             self._running.begin(running)
             try:
@@ -225,17 +232,17 @@ class Loop:
                     end = first
             except BaseException as error:
                 first = max(first, self._arena.item())  # it never got to an item if the driver cannot be made
-                failure = _failure(error)
+                failed = failure(error)
             interrupted = not self._running.finish(running)
-            if interrupted and failure:
-                failure = wire.reply(wire.INTERRUPTED)
-            if interrupted or failure:
+            if interrupted and failed:
+                failed = wire.reply(wire.INTERRUPTED)
+            if interrupted or failed:
                 self._instances.discard()
             elif self._may_outgrow or self._instances.calls.failed:
                 self._tidy(wire.BATCH, 0)
-            if failure:
-                _, status = wire.REPLY.unpack_from(failure)
-                item = wire.FAILED_ITEM.pack(first, status) + failure[wire.REPLY.size :]
+            if failed:
+                _, status = wire.REPLY.unpack_from(failed)
+                item = wire.FAILED_ITEM.pack(first, status) + failed[wire.REPLY.size :]
                 self._replies.flush(wire.reply(wire.ITEM, item))
                 first += 1
         self._arena.buffer = -1
@@ -251,34 +258,6 @@ class Loop:
                 if first <= end and cells in range(0, wire.BUFFERS * wire.CELLS, wire.CELLS):
                     return first, end, cells
         raise wire.CorruptStream(f"a batch of export {export} with {len(payload)} bytes")
-
-
-def _failure(error: BaseException) -> bytes:
-    """The reply for a job that ended in an exception."""
-    if isinstance(error, (wasmtime.ExitTrap, GuestExit)):
-        return wire.reply(wire.EXIT, str(error.code).encode())
-    trap = _as_trap(error)
-    if trap is not None:
-        return wire.reply(wire.TRAP, wire.trap_to_bytes(trap))
-    return wire.reply(wire.RAISED, wire.exception_to_bytes(error))
-
-
-def unfit(error: BaseException) -> bytes:
-    """The announcement of a worker that cannot make an instance."""
-    return wire.reply(wire.UNFIT, wire.exception_to_bytes(_as_trap(error) or error))
-
-
-def _as_trap(error: BaseException) -> WasmTrap | None:
-    """wasmtime's errors as ours; None for any other."""
-    if isinstance(error, wasmtime.Trap):
-        code = error.trap_code
-        frames = tuple(WasmFrame(f.func_name, f.func_index, f.module_offset) for f in error.frames)
-        # The message without the backtrace that wasmtime puts in front, which travels as frames.
-        message = error.message.rpartition("wasm trap: ")[2].strip()
-        return WasmTrap(message, code.name if code else None, None, frames)
-    if isinstance(error, wasmtime.WasmtimeError):
-        return WasmTrap(str(error))
-    return None
 
 
 def _write(fd: int, data: bytes) -> None:

@@ -21,13 +21,17 @@ from .. import wire
 from ..engine import loading_engine
 from .access import Access
 from .arena import Arena
+from .commands import Commands
+from .failures import unfit
 from .instance import Instance
 from .instances import Instances
 from .jobs import Replies, Running, Waiting
+from .linkage import Linkage
 from .logs import attach_logs, forward_logs
-from .loop import Loop, Room, unfit
+from .loop import Loop, Room
 from .payloads import Payloads
 from .shipped import Functions
+from .streams import Streams
 
 #: Stack that Python needs beside wasm's, in bytes.
 _STACK_BESIDE_WASM = 4 << 20
@@ -156,8 +160,9 @@ def _furnish(
     jobs_fd, replies_fd, _ = channel
     arena = Arena(settings.arenas, row)
     payloads = Payloads(settings.payloads, row, settings.payload_bytes)
-    instances = Instances(blueprint.engine, blueprint.module, settings, environment, arena)
-    surface = instances.surface = Instance(instances, settings.exports)
+    linkage = Linkage(blueprint.engine, blueprint.module, settings, environment, Streams(blueprint.engine, replies))
+    instances = Instances(linkage, settings, arena)
+    surface = linkage.surface = Instance(instances, settings.exports)
     first = row * wire.BOARD_ROW
     room = Room(
         waiting=Waiting(jobs_fd),
@@ -167,6 +172,7 @@ def _furnish(
         instances=instances,
         surface=surface,
         functions=Functions(surface, payloads),
+        commands=Commands(linkage, payloads),
         access=Access(instances, surface, arena, settings.guest.fresh),
         arena=arena,
         board=blueprint.board[first : first + wire.BOARD_ROW],
@@ -201,6 +207,7 @@ def _listen(room: Room) -> None:
         try:
             if command == wire.INTERRUPT:
                 room.running.interrupt(number, item, room.arena.at_item(item))
+                room.commands.tell()
             elif command == wire.RECALL:
                 room.replies.flush(wire.reply(wire.RECALLED, wire.COUNT.pack(room.waiting.give_back())))
             else:

@@ -1,0 +1,179 @@
+"""WASI commands: what a program sees, and what became of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Union
+
+from .errors import BadWasi, RunFailed
+
+#: The modules whose functions wasmtime provides.
+MODULES = ("wasi_snapshot_preview1", "wasi_unstable")
+#: The import of wasi-threads.
+THREAD_SPAWN = ("wasi", "thread-spawn")
+
+Stdin = Union[bytes, bytearray, memoryview, str, "os.PathLike[str]", None]
+Stream = Union[str, "os.PathLike[str]", Callable[[str], object], None]
+
+CAPTURE, INHERIT = "capture", "inherit"
+
+
+class Spec(NamedTuple):
+    """A checked configuration, as it goes to a worker."""
+
+    args: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    stdin: bytes | None
+    stdin_path: str | None
+    stdout: str | None  #: "capture", "inherit", "lines", a path as "file:...", None to drop it
+    stderr: str | None
+    preopens: tuple[tuple[str, str, bool], ...]  #: host path, guest path, whether it may be written
+    max_output: int
+    max_threads: int
+
+
+@dataclass(frozen=True)
+class WasiConfig:
+    """What a WASI module may see of the world: nothing, unless given here.
+
+    Args:
+        args: the arguments, the program's name first.
+        env: the environment.
+        stdin: bytes, the path of a file, ``"inherit"``, or None for an empty one.
+        stdout, stderr: ``"capture"`` (for the result of :meth:`ProcessWasmPool.run`), ``"inherit"``, the path of a file to
+            write, a function called with each line as it comes, or None to drop what is printed.  The function runs in
+            the pool's own thread.
+        preopens: guest path -> host directory, readable only; or -> (host directory, ``"ro"`` or ``"rw"``).
+        max_output: bytes that may be captured of each stream; a guest that prints more is stopped.
+        max_threads: live threads of a module with wasi-threads, the main one not counted; a further spawn fails.
+    """
+
+    args: Sequence[str] = ()
+    env: Mapping[str, str] | None = None
+    stdin: Stdin = None
+    stdout: Stream = CAPTURE
+    stderr: Stream = CAPTURE
+    preopens: Mapping[str, Any] | None = None
+    max_output: int = 64 << 20
+    max_threads: int = 64
+
+    def spec(self) -> Spec:
+        """Checked, and ready to travel.
+
+        Raises:
+            BadWasi: an argument or a variable cannot be given to a program; a preopen does not exist, or is asked to be
+                writable and is not; an option is none of those above.
+        """
+        stdin, stdin_path = _stdin(self.stdin)
+        for name in ("max_output", "max_threads"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise BadWasi(f"{name} must be a positive int, got {value!r}")
+        return Spec(
+            tuple(_text("argument", arg) for arg in _sequence(self.args)),
+            tuple(_variable(name, value) for name, value in (self.env or {}).items()),
+            stdin,
+            stdin_path,
+            _stream("stdout", self.stdout),
+            _stream("stderr", self.stderr),
+            tuple(_preopen(guest, host) for guest, host in (self.preopens or {}).items()),
+            self.max_output,
+            self.max_threads,
+        )
+
+
+def _sequence(args: Any) -> Sequence[Any]:
+    if isinstance(args, (str, bytes)):
+        raise BadWasi(f"args must be a sequence of strings, got {args!r}; did you mean [{args!r}]?")
+    return tuple(args)
+
+
+def _text(what: str, value: Any) -> str:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            raise BadWasi(f"the {what} {value!r} is not UTF-8, which WASI wants") from None
+    if not isinstance(value, str):
+        raise BadWasi(f"the {what} {value!r} ({type(value).__name__}) is no string")
+    if "\0" in value:
+        raise BadWasi(f"the {what} {value!r} contains a NUL byte, which would end it")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadWasi(f"the {what} {value!r} is not UTF-8, which WASI wants") from None
+    return value
+
+
+def _variable(name: Any, value: Any) -> tuple[str, str]:
+    name = _text("name of a variable", name)
+    if not name or "=" in name:
+        raise BadWasi(f"{name!r} cannot be the name of an environment variable")
+    return name, _text("variable", value)
+
+
+def _stdin(stdin: Any) -> tuple[bytes | None, str | None]:
+    if stdin is None:
+        return None, None
+    if isinstance(stdin, (bytes, bytearray, memoryview)):
+        return bytes(stdin), None
+    if stdin == INHERIT:
+        return None, f"/proc/{os.getpid()}/fd/0"
+    if not isinstance(stdin, (str, os.PathLike)):
+        raise BadWasi(f"stdin must be bytes, a path, 'inherit' or None, got {stdin!r} ({type(stdin).__name__})")
+    path = os.path.abspath(os.fspath(stdin))
+    if not os.access(path, os.R_OK):
+        raise BadWasi(f"stdin: {path!r} cannot be read")
+    return None, path
+
+
+def _stream(name: str, stream: Any) -> str | None:
+    if stream is None or (isinstance(stream, str) and stream in (CAPTURE, INHERIT)):
+        return stream
+    if callable(stream):
+        return "lines"
+    if isinstance(stream, (str, os.PathLike)):
+        path = os.path.abspath(os.fspath(stream))
+        if not os.access(path if os.path.exists(path) else os.path.dirname(path), os.W_OK) or os.path.isdir(path):
+            raise BadWasi(f"{name}: {path!r} cannot be written")
+        return f"file:{path}"
+    raise BadWasi(f"{name} must be 'capture', 'inherit', a path, a function or None, got {stream!r}")
+
+
+def _preopen(guest: Any, host: Any) -> tuple[str, str, bool]:
+    host, mode = host if isinstance(host, tuple) else (host, "ro")
+    if mode not in ("ro", "rw"):
+        raise BadWasi(f"preopen {guest!r}: the mode must be 'ro' or 'rw', got {mode!r}")
+    path = os.path.abspath(_text("preopen", host))
+    if not os.path.isdir(path):
+        raise BadWasi(f"preopen {guest!r}: {path!r} is no directory")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise BadWasi(f"preopen {guest!r}: {path!r} cannot be read")
+    if mode == "rw" and not os.access(path, os.W_OK):
+        raise BadWasi(f"preopen {guest!r}: {path!r} is asked to be writable and is not")
+    return path, _text("preopen", guest), mode == "rw"
+
+
+@dataclass(frozen=True)
+class CompletedRun:
+    """What became of a command, as :class:`subprocess.CompletedProcess`.
+
+    Attributes:
+        args: what it was called with.
+        returncode: its exit code; 0 is success.
+        stdout, stderr: what it printed, bytes or with ``text=True`` str; None where it was not captured.
+    """
+
+    args: tuple[str, ...]
+    returncode: int
+    stdout: Any
+    stderr: Any
+
+    def check_returncode(self) -> None:
+        """Raise RunFailed if the exit code is not 0."""
+        if self.returncode:
+            raise RunFailed(self.args, self.returncode, self.stdout, self.stderr)

@@ -1,0 +1,95 @@
+"""Running WASI commands: each in an instance of its own, from `_start` to its exit code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import wasmtime
+
+from .. import pickles
+from ..binary import FuncType
+from ..errors import GuestExit
+from ..wasi import Spec
+from . import ffi
+from .failures import as_trap
+from .linkage import Linkage
+from .payloads import Payloads
+
+
+class Commands:
+    """Runs one at a time."""
+
+    def __init__(self, linkage: Linkage, payloads: Payloads) -> None:
+        self._linkage = linkage
+        self._payloads = payloads
+        self._slots = ffi.Slots(1)
+        self.stopped = False  #: the last one left the epoch raised, so no other instance of this engine can be used
+        self.printed: tuple[bytes | None, bytes | None] = None, None  #: by the last one
+
+    def run(self, payload: bytes) -> bytes:
+        """The payload of (exit code or None, trap or None, stdout, stderr).
+
+        Raises:
+            OutputLimit: it printed too much.
+            Whatever a host function raised that it called.
+        """
+        spec, taken = pickles.load(payload, self._payloads.slot)
+        streams = self._linkage.streams
+        code: int | None = None
+        trap: tuple[Any, ...] | None = None
+        self.stopped = False
+        self.printed = None, None
+        streams.begin(spec)
+        try:
+            code = self._run(spec)
+        except BaseException as error:
+            found = as_trap(error)
+            if found is None:
+                raise
+            trap = found.message, found.code, [tuple(frame) for frame in found.frames]
+        finally:
+            self.printed = streams.end()
+        streams.check()
+        return self._payloads.result((code, trap, *self.printed), taken)
+
+    def tell(self) -> None:
+        """Control thread: send what the running command has printed; it is being interrupted."""
+        self._linkage.streams.tell()
+        for group in list(self._linkage.groups):
+            group.interrupt()
+
+    def _run(self, spec: Spec) -> int:
+        linkage, close = self._linkage, list[int]()
+        wasi = configuring(linkage, spec, close)
+        store = group = None
+        try:
+            store = linkage.new_store(wasi())
+            instance, group = linkage.instantiate(store, wasi, spec.max_threads)
+            ffi.bind(store, instance, "_start", FuncType(), self._slots, linkage.calls)()
+            if group is not None and group.error is not None:
+                raise group.error
+            return 0
+        except (wasmtime.ExitTrap, GuestExit) as error:
+            return error.code
+        finally:
+            if group is not None:
+                group.close()
+                self.stopped = True
+                linkage.calls.raised = None
+            if store is not None:
+                store.close()
+            for fd in close:
+                os.close(fd)
+
+
+def configuring(linkage: Linkage, spec: Spec, close: list[int]) -> Callable[[], wasmtime.WasiConfig]:
+    """A maker of configurations, one for each store; what they open by descriptor is added to ``close``."""
+
+    def make() -> wasmtime.WasiConfig:
+        config, opened = linkage.streams.configure(spec)
+        close.extend(opened)
+        return config
+
+    return make

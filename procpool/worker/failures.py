@@ -1,0 +1,36 @@
+"""What went wrong in a job, as the reply that says so."""
+
+from __future__ import annotations
+
+import wasmtime
+
+from .. import wire
+from ..errors import GuestExit, WasmFrame, WasmTrap
+
+
+def failure(error: BaseException) -> bytes:
+    """The reply for a job that ended in an exception."""
+    if isinstance(error, (wasmtime.ExitTrap, GuestExit)):
+        return wire.reply(wire.EXIT, str(error.code).encode())
+    trap = as_trap(error)
+    if trap is not None:
+        return wire.reply(wire.TRAP, wire.trap_to_bytes(trap))
+    return wire.reply(wire.RAISED, wire.exception_to_bytes(error))
+
+
+def unfit(error: BaseException) -> bytes:
+    """The announcement of a worker that cannot make an instance."""
+    return wire.reply(wire.UNFIT, wire.exception_to_bytes(as_trap(error) or error))
+
+
+def as_trap(error: BaseException) -> WasmTrap | None:
+    """wasmtime's errors as ours; None for any other."""
+    if isinstance(error, wasmtime.Trap):
+        code = error.trap_code
+        frames = tuple(WasmFrame(f.func_name, f.func_index, f.module_offset) for f in error.frames)
+        # The message without the backtrace that wasmtime puts in front, which travels as frames.
+        message = error.message.rpartition("wasm trap: ")[2].strip()
+        return WasmTrap(message, code.name if code else None, None, frames)
+    if isinstance(error, wasmtime.WasmtimeError):
+        return WasmTrap(str(error))
+    return None

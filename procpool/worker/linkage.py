@@ -1,0 +1,135 @@
+"""How an instance of the module is made: its imports found, in a store of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import wasmtime
+
+from .. import wire
+from ..binary import FuncType, GlobalType, MemoryType, TableType
+from ..wasi import THREAD_SPAWN
+from . import ffi
+from .host import HostCalls, HostFunction
+from .streams import Streams
+from .threads import ThreadGroup
+
+#: A table element takes a pointer.
+_ELEMENT_BYTES = 8
+
+
+class Linkage:
+    """Makes instances.  What is the same for all of them is done once, when the first is made."""
+
+    def __init__(
+        self,
+        engine: wasmtime.Engine,
+        module: wasmtime.Module,
+        settings: wire.Settings,
+        environment: wire.Environment,
+        streams: Streams,
+    ) -> None:
+        self.engine = engine
+        self.module = module
+        self.environment = environment
+        self.limits = settings.limits
+        self.streams = streams
+        self.calls = HostCalls()
+        self.surface: Any = None  #: what host functions get that want the calling instance
+        self.groups: set[ThreadGroup] = set()  #: of threads that live
+        self._callbacks: list[Any] = []  # what the linker refers to by address
+        self._instantiate: Callable[[wasmtime.Store], wasmtime.Instance] | None = None
+        self.threaded = THREAD_SPAWN in environment.types or any(
+            isinstance(type_, MemoryType) and type_.shared for type_ in environment.types.values()
+        )
+
+    def new_store(self, wasi: wasmtime.WasiConfig | None) -> wasmtime.Store:
+        """A store for one instance; a store keeps every instance ever made in it."""
+        store = wasmtime.Store(self.engine)
+        # Any raise of the epoch from now on stops it; without a deadline it would trap at once.
+        store.set_epoch_deadline(1)
+        if self.limits.fuel is not None:
+            store.set_fuel(self.limits.fuel)  # for the start function
+        if wasi is not None:
+            store.set_wasi(wasi)
+        self.limit_memory(store)
+        return store
+
+    def limit_memory(self, store: wasmtime.Store) -> None:
+        """Bound what the guest's memories and tables in that store may grow to."""
+        if self.limits.memory is not None:
+            store.set_limits(memory_size=self.limits.memory, table_elements=self.limits.memory // _ELEMENT_BYTES)
+
+    def instantiate(
+        self, store: wasmtime.Store, wasi: Callable[[], wasmtime.WasiConfig] | None, max_threads: int
+    ) -> tuple[wasmtime.Instance, ThreadGroup | None]:
+        """An instance, and the group of its threads if the module has such.
+
+        Raises:
+            wasmtime.Trap, wasmtime.WasmtimeError: it cannot be made, or its start function trapped.
+            Whatever a host function raised that the start function called.
+        """
+        self.calls.failed = False
+        self.calls.making = True
+        try:
+            if self.threaded:
+                group = ThreadGroup(self, wasi, max_threads)
+                try:
+                    return group.instantiate(store), group
+                except BaseException:
+                    group.close()
+                    raise
+            return (self._instantiate or self._prepare())(store), None
+        except BaseException:
+            cause = self.calls.take()
+            if cause is not None:
+                raise cause from None
+            raise
+        finally:
+            self.calls.making = False
+
+    def new_linker(self, calls: HostCalls) -> tuple[wasmtime.Linker, list[Any], list[tuple[str, str, Any, Any]]]:
+        """A linker with WASI and the host functions, what must live as long, and the imports made for each instance."""
+        linker = wasmtime.Linker(self.engine)
+        callbacks: list[Any] = []
+        made: list[tuple[str, str, Any, Any]] = []
+        if self.environment.wasi is not None:
+            linker.define_wasi()
+            linker.allow_shadowing = True
+        for (module, name), value in self.environment.imports.items():
+            type_ = self.environment.types[module, name]
+            if isinstance(type_, FuncType):
+                function = HostFunction(module, name, type_, value)
+                callbacks.append(ffi.define(linker, function, self.surface, calls))
+            else:
+                made.append((module, name, type_, value))
+        return linker, callbacks, made
+
+    def _prepare(self) -> Callable[[wasmtime.Store], wasmtime.Instance]:
+        linker, self._callbacks, made = self.new_linker(self.calls)
+        if not made:
+            self._instantiate = linker.instantiate_pre(self.module).instantiate
+            return self._instantiate
+        linker.allow_shadowing = True
+
+        def instantiate(store: wasmtime.Store) -> wasmtime.Instance:
+            for module, name, type_, value in made:
+                linker.define(store, module, name, new_import(store, type_, value))
+            return linker.instantiate(store, self.module)
+
+        self._instantiate = instantiate
+        return instantiate
+
+
+def new_import(store: wasmtime.Store, type_: Any, value: Any) -> Any:
+    """A new memory, table or global for one instance to import."""
+    if isinstance(value, MemoryType):
+        return wasmtime.Memory(store, wasmtime.MemoryType(wasmtime.Limits(value.minimum, value.maximum)))
+    if isinstance(value, TableType):
+        element = wasmtime.ValType.funcref() if value.element == "funcref" else wasmtime.ValType.externref()
+        return wasmtime.Table(store, wasmtime.TableType(element, wasmtime.Limits(value.minimum, value.maximum)), None)
+    assert isinstance(type_, GlobalType)
+    content = getattr(wasmtime.ValType, type_.content)()
+    number = getattr(wasmtime.Val, type_.content)(value)
+    return wasmtime.Global(store, wasmtime.GlobalType(content, type_.mutable), number)

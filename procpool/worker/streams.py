@@ -1,0 +1,161 @@
+"""The standard streams of WASI modules in this worker.
+
+wasmtime can write to a file it opens by path, and to a callback that it runs on threads of its own (which panics when the
+interpreter ends; design notes).  So output goes to a pipe, opened by its path under /proc, and a thread of ours empties it:
+it works while the guest runs, can stop one that prints too much, and passes lines on as they come.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import threading
+from typing import Any
+
+import wasmtime
+
+from .. import wire
+from ..errors import OutputLimit
+from ..wasi import CAPTURE, INHERIT, Spec
+from .jobs import Replies
+
+_OUT, _ERR = 1, 2
+
+
+class Streams:
+    """What the command that runs has printed.  One command at a time."""
+
+    def __init__(self, engine: wasmtime.Engine, replies: Replies) -> None:
+        self._engine = engine
+        self._replies = replies
+        self._lock = threading.Lock()  # over all below, and every read of the pipes: so chunks stay in order
+        self._reads: dict[int, int] = {}  # stream -> read end
+        self._paths: dict[int, str] = {}
+        self._captured: dict[int, bytearray] = {}
+        self._live: set[int] = set()  # streams whose chunks are passed on
+        self._limit = 0
+        self._active = False
+        self._over = 0  # the stream that exceeded the limit
+
+    def configure(self, spec: Spec) -> tuple[wasmtime.WasiConfig, list[int]]:
+        """wasmtime's configuration, and descriptors to close when the store is made.
+
+        Raises:
+            OSError, wasmtime.WasmtimeError: a file or directory has gone since it was checked.
+        """
+        config = wasmtime.WasiConfig()
+        config.argv = list(spec.args)
+        config.env = list(spec.env)
+        close: list[int] = []
+        if spec.stdin is not None:
+            fd = os.memfd_create("stdin")
+            close.append(fd)
+            view = memoryview(spec.stdin)
+            while view:
+                view = view[os.write(fd, view) :]
+            config.stdin_file = f"/proc/self/fd/{fd}"
+        elif spec.stdin_path is not None:
+            config.stdin_file = spec.stdin_path
+        self._direct(config, "stdout", _OUT, spec.stdout)
+        self._direct(config, "stderr", _ERR, spec.stderr)
+        for host, guest, writable in spec.preopens:
+            config.preopen_dir(host, guest, writable)
+        return config, close
+
+    def _direct(self, config: Any, name: str, stream: int, to: str | None) -> None:
+        if to == INHERIT:
+            getattr(config, f"inherit_{name}")()
+        elif to is None:
+            setattr(config, f"{name}_file", os.devnull)
+        elif to.startswith("file:"):
+            setattr(config, f"{name}_file", to[5:])
+        else:
+            if not self._reads:
+                self._open()
+            setattr(config, f"{name}_file", self._paths[stream])
+
+    def _open(self) -> None:
+        for stream in (_OUT, _ERR):
+            read, write = os.pipe()
+            os.set_blocking(read, False)
+            self._reads[stream] = read
+            self._paths[stream] = f"/proc/self/fd/{write}"
+        threading.Thread(target=self._empty, name="procpool-streams", daemon=True).start()
+
+    # -- while a command runs ------------------------------------------------------------------------------------------
+
+    def begin(self, spec: Spec) -> None:
+        """A command begins."""
+        with self._lock:
+            self._captured = {
+                stream: bytearray() for stream, to in ((_OUT, spec.stdout), (_ERR, spec.stderr)) if to == CAPTURE
+            }
+            self._live = {stream for stream, to in ((_OUT, spec.stdout), (_ERR, spec.stderr)) if to == "lines"}
+            self._limit = spec.max_output
+            self._over = 0
+            self._active = True
+
+    def end(self) -> tuple[bytes | None, bytes | None]:
+        """The command has ended, and so have its writes: all it has printed."""
+        with self._lock:
+            for stream in self._reads:
+                while self._read(stream):
+                    pass
+            self._active = False
+            return self._so_far()
+
+    def check(self) -> None:
+        """After the end: complain if there was too much.
+
+        Raises:
+            OutputLimit: the command printed more than it may.
+        """
+        if self._over:
+            name = "stdout" if self._over == _OUT else "stderr"
+            out, err = self._so_far()
+            raise OutputLimit(f"the command printed more than {self._limit} bytes to {name} and was stopped", out, err)
+
+    def tell(self) -> None:
+        """Control thread: the command is being interrupted, and may never come to its end; send what there is."""
+        with self._lock:
+            if not self._active:
+                return
+            for stream in self._reads:
+                while self._read(stream):
+                    pass
+            payload = bytes((wire.ALL_OUTPUT,)) + pickle.dumps(self._so_far())
+        self._replies.flush(wire.reply(wire.OUTPUT, payload))
+
+    def _so_far(self) -> tuple[bytes | None, bytes | None]:
+        out, err = (self._captured.get(stream) for stream in (_OUT, _ERR))
+        return None if out is None else bytes(out), None if err is None else bytes(err)
+
+    def _empty(self) -> None:
+        """The thread: take what comes, so that no guest waits for room."""
+        poll = select.poll()
+        streams = {fd: stream for stream, fd in self._reads.items()}
+        for fd in streams:
+            poll.register(fd, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                with self._lock:
+                    self._read(streams[fd])
+
+    def _read(self, stream: int) -> bool:
+        """Take one chunk; false if there is none."""
+        try:
+            chunk = os.read(self._reads[stream], 65536)
+        except BlockingIOError:
+            return False
+        if stream in self._live:
+            self._replies.flush(wire.reply(wire.OUTPUT, bytes((stream,)) + chunk))
+        captured = self._captured.get(stream)
+        if captured is not None:
+            captured += chunk[: self._limit - len(captured) + 1]
+            if len(captured) > self._limit and not self._over:
+                del captured[self._limit :]
+                self._over = stream
+                if self._active:  # under the lock, so it cannot be the next command that is stopped
+                    self._engine.increment_epoch()
+        return True

@@ -1,0 +1,290 @@
+"""wasi-threads: the threads of one instance, on one shared memory.
+
+Each thread has a store and an instance of its own, as the proposal wants; wasmtime dropped its own implementation in 47.
+Their WASI calls go to one context, in a store that nobody runs the module in, so that a file opened by one thread is open
+for all.  What may block for long and touches no file (`NATIVE`) is served by each thread's own context.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import wasmtime
+
+from ..binary import FuncType, MemoryType
+from ..errors import GuestExit
+from ..wasi import MODULES, THREAD_SPAWN
+from . import ffi
+from .host import HostCalls, HostFunction
+
+if TYPE_CHECKING:
+    from .linkage import Linkage
+
+#: WASI functions that each thread has to itself.
+NATIVE = frozenset(
+    {
+        *("args_get", "args_sizes_get", "environ_get", "environ_sizes_get", "clock_res_get", "clock_time_get"),
+        *("poll_oneoff", "proc_exit", "sched_yield", "random_get"),
+    }
+)
+#: Thread ids are from 1 to this, https://github.com/WebAssembly/wasi-threads.
+MOST_ID = (1 << 29) - 1
+#: Seconds that threads may take to end when the group does, before the process ends instead: they sit in a host call.
+END_GRACE = 1.0
+_PAGE = 65536
+
+
+class ThreadGroup:
+    """The threads of one instance; the one that made it is the main thread."""
+
+    def __init__(self, linkage: Linkage, wasi: Callable[[], wasmtime.WasiConfig] | None, max_threads: int) -> None:
+        self._linkage = linkage
+        self._wasi = wasi
+        self._max = max_threads
+        self._lock = threading.Lock()
+        self._changed = threading.Condition()  # notified when a thread has ended
+        self._left = threading.Event()  # the main thread has left the guest for good
+        self._threads: dict[int, threading.Thread] = {}
+        self._next = 1
+        self._closing = False
+        self.error: BaseException | None = None  #: what ended the group, if not the main thread did
+        self.memory: wasmtime.SharedMemory | None = None
+        self._proxies: dict[tuple[str, str], _Proxy] = {}
+        self._wasi_store: wasmtime.Store | None = None
+        self._keep: list[Any] = []
+        self._linker, callbacks, made = linkage.new_linker(linkage.calls)
+        self._keep.append(callbacks)
+        self._linker.allow_shadowing = True
+        self._made = [entry for entry in made if not (isinstance(entry[2], MemoryType) and entry[2].shared)]
+        store = linkage.new_store(None)
+        self._define_memory(store)
+        if linkage.environment.wasi is not None and wasi is not None:
+            self._define_proxies(wasi)
+        if THREAD_SPAWN in linkage.environment.types:
+            spawn = HostFunction(*THREAD_SPAWN, FuncType(("i32",), ("i32",)), self._spawn)
+            self._keep.append(ffi.define(self._linker, spawn, None, linkage.calls))
+        store.close()
+        linkage.groups.add(self)
+
+    # -- making --------------------------------------------------------------------------------------------------------
+
+    def _define_memory(self, store: wasmtime.Store) -> None:
+        for (module, name), type_ in self._linkage.environment.types.items():
+            if not (isinstance(type_, MemoryType) and type_.shared):
+                continue
+            given = self._linkage.environment.imports.get((module, name), type_)
+            least, most = int(given.minimum), int(given.maximum or type_.maximum or 0)
+            if self._linkage.limits.memory is not None:  # wasmtime's own limiter does not count shared memories
+                most = min(most, self._linkage.limits.memory // _PAGE)
+                if most < least:
+                    raise MemoryError(f"the module's shared memory begins with {least * _PAGE} bytes, beyond memory_limit")
+            kind = wasmtime.MemoryType(wasmtime.Limits(least, most), shared=True)
+            self.memory = wasmtime.SharedMemory(self._linkage.engine, kind)
+            ffi.define_shared_memory(self._linker, store, module, name, self.memory)
+
+    def _define_proxies(self, wasi: Callable[[], wasmtime.WasiConfig]) -> None:
+        """Have the files of all threads in one table: a module that passes WASI calls on, in a store of its own."""
+        wanted = [
+            (module, name, type_)
+            for (module, name), type_ in self._linkage.environment.types.items()
+            if module in MODULES and name not in NATIVE and isinstance(type_, FuncType)
+        ]
+        if not wanted or self.memory is None:
+            return
+        store = self._wasi_store = self._linkage.new_store(wasi())
+        linker = wasmtime.Linker(self._linkage.engine)
+        linker.define_wasi()
+        ffi.define_shared_memory(linker, store, "env", "memory", self.memory)
+        kind = next(t for t in self._linkage.environment.types.values() if isinstance(t, MemoryType) and t.shared)
+        instance = linker.instantiate(store, wasmtime.Module(self._linkage.engine, _proxy_text(wanted, kind)))
+        self._keep.append((linker, instance))
+        lock = threading.Lock()
+        for number, (module, name, type_) in enumerate(wanted):
+            proxy = _Proxy(store, instance, f"f{number}", type_, lock)
+            function = HostFunction(module, name, type_, proxy.call)
+            self._keep.append(ffi.define(self._linker, function, None, self._linkage.calls))
+
+    def instantiate(self, store: wasmtime.Store) -> wasmtime.Instance:
+        """The instance of one thread."""
+        from .linkage import new_import
+
+        for module, name, type_, value in self._made:
+            self._linker.define(store, module, name, new_import(store, type_, value))
+        return self._linker.instantiate(store, self._linkage.module)
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def _spawn(self, argument: int) -> int:
+        """wasi.thread-spawn: the id of a new thread, or -1."""
+        with self._lock:
+            if self._closing or len(self._threads) >= self._max or self._next > MOST_ID:
+                return -1
+            number = self._next
+            self._next += 1
+            thread = threading.Thread(target=self._run, args=(number, argument), daemon=True)
+            self._threads[number] = thread
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no more threads
+                del self._threads[number]
+                return -1
+        return number
+
+    def _run(self, number: int, argument: int) -> None:
+        """One thread's life."""
+        try:
+            store = self._linkage.new_store(self._wasi() if self._wasi is not None else None)
+            try:
+                instance = self.instantiate(store)
+                slots = ffi.Slots(2)
+                signature = FuncType(("i32", "i32"))
+                run = ffi.bind(store, instance, "wasi_thread_start", signature, slots, HostCalls())
+                slots.bytes[:4] = number.to_bytes(4, sys.byteorder)
+                slots.bytes[16:20] = (argument & 0xFFFFFFFF).to_bytes(4, sys.byteorder)
+                run()
+            finally:
+                store.close()
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            with self._lock:
+                self._threads.pop(number, None)
+            with self._changed:
+                self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        """A thread has trapped or exited, and that ends all of them."""
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+            if isinstance(error, wasmtime.ExitTrap):
+                error = GuestExit(error.code)
+            self.error = error
+            # Whatever the main thread makes of being stopped, this is why.
+            self._linkage.calls.raised = error
+        self._wake_until(self._left.is_set)  # if the main thread is not in wasm, its next call will find out
+
+    def interrupt(self) -> None:
+        """Control thread: the main thread is being interrupted, and may be waiting for the others."""
+        with self._lock:
+            self._closing = True
+        threading.Thread(target=self._wake_until, args=(self._left.is_set,), daemon=True).start()
+
+    def close(self) -> None:
+        """End all threads but the calling one.  After that the engine's epoch has been raised, if there were any."""
+        self._left.set()
+        with self._changed:
+            self._changed.notify_all()
+        with self._lock:
+            self._closing = True
+        self._linkage.groups.discard(self)
+        if self._threads and not self._wake_until(lambda: not self._threads):
+            # They sit in a host call, which nothing can end but the end of the process.
+            os._exit(0)
+        if self._wasi_store is not None:
+            self._wasi_store.close()
+            self._wasi_store = None
+
+    def _wake_until(self, done: Callable[[], bool]) -> bool:
+        """Raise the epoch, and wake those who wait on the memory, for they do not look at it; false after END_GRACE.
+
+        Again and again, because one may begin to wait after it was its turn to be woken.
+        """
+        self._linkage.engine.increment_epoch()
+        deadline = monotonic() + END_GRACE
+        waker = self._waker()
+        while not done():
+            if monotonic() > deadline:
+                return False
+            waker()
+            with self._changed:
+                self._changed.wait_for(done, 0.005)
+        return True
+
+    def _waker(self) -> Callable[[], None]:
+        """Notifies every address of the shared memory."""
+        memory = self.memory
+        if memory is None:
+            return lambda: None
+        store = wasmtime.Store(self._linkage.engine)
+        store.set_epoch_deadline(1 << 40)
+        kind = next(t for t in self._linkage.environment.types.values() if isinstance(t, MemoryType) and t.shared)
+        linker = wasmtime.Linker(self._linkage.engine)
+        ffi.define_shared_memory(linker, store, "env", "memory", memory)
+        if self._linkage.limits.fuel is not None:
+            store.set_fuel(1 << 62)
+        instance = linker.instantiate(store, wasmtime.Module(self._linkage.engine, _waker_text(kind)))
+        slots = ffi.Slots(1)
+        run = ffi.bind(store, instance, "wake", FuncType(("i32",)), slots, HostCalls())
+
+        def wake(_alive: Any = (linker, instance)) -> None:
+            slots.bytes[:4] = min(memory.data_len(), 0xFFFFFFFC).to_bytes(4, sys.byteorder)
+            run()
+
+        return wake
+
+    def memory_view(self) -> memoryview:
+        """The bytes of the shared memory."""
+        assert self.memory is not None
+        address = ctypes.cast(self.memory.data_ptr(), ctypes.c_void_p).value
+        if address is None:
+            return memoryview(bytearray())
+        return memoryview((ctypes.c_ubyte * self.memory.data_len()).from_address(address)).cast("B")
+
+
+class _Proxy:
+    """A WASI function of the group's one context.  Its callers take turns."""
+
+    def __init__(
+        self, store: wasmtime.Store, instance: wasmtime.Instance, name: str, signature: FuncType, lock: threading.Lock
+    ) -> None:
+        formats = {"i32": "i12x", "i64": "q8x", "f32": "f12x", "f64": "d8x"}
+        self._slots = ffi.Slots(max(len(signature.params), 1))
+        self._run = ffi.bind(store, instance, name, signature, self._slots, HostCalls())
+        self._params = struct.Struct("<" + "".join(formats[kind] for kind in signature.params))
+        self._results = struct.Struct("<" + "".join(formats[kind] for kind in signature.results))
+        self._lock = lock
+
+    def call(self, *args: Any) -> Any:
+        """Pass a call on."""
+        with self._lock:
+            self._params.pack_into(self._slots.bytes, 0, *args)
+            self._run()
+            results = self._results.unpack_from(self._slots.bytes)
+        return results[0] if results else None
+
+
+def _memory_text(kind: MemoryType) -> str:
+    return f'(import "env" "memory" (memory 0 {kind.maximum} shared))'
+
+
+def _proxy_text(wanted: list[tuple[str, str, FuncType]], kind: MemoryType) -> str:
+    """A module that calls each function with what it is called with."""
+    lines = ["(module"]
+    for number, (module, name, type_) in enumerate(wanted):
+        signature = f"(param {' '.join(type_.params)}) (result {' '.join(type_.results)})"
+        lines.append(f'(import "{module}" "{name}" (func $w{number} {signature}))')
+    lines.append(_memory_text(kind))
+    lines.append('(export "memory" (memory 0))')
+    for number, (_, _, type_) in enumerate(wanted):
+        signature = f"(param {' '.join(type_.params)}) (result {' '.join(type_.results)})"
+        gets = " ".join(f"(local.get {n})" for n in range(len(type_.params)))
+        lines.append(f'(func (export "f{number}") {signature} (call $w{number} {gets}))')
+    return "\n".join([*lines, ")"])
+
+
+def _waker_text(kind: MemoryType) -> str:
+    return f"""(module {_memory_text(kind)}
+      (func (export "wake") (param $end i32) (local $at i32)
+        (loop $next
+          (drop (memory.atomic.notify (local.get $at) (i32.const -1)))
+          (local.set $at (i32.add (local.get $at) (i32.const 4)))
+          (br_if $next (i32.lt_u (local.get $at) (local.get $end))))))"""
