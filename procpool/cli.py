@@ -1,8 +1,8 @@
-"""The command line: ``procpool call | map | inspect``.
+"""The command line: ``procpool call | map | run | inspect``.
 
 Results go to standard output, everything else to standard error.  Exit codes: 0 all is well; 1 the guest failed (it
 trapped, ran out of time, or took its worker down); 2 the request was wrong (module, export, arguments, input rows);
-130 interrupted.
+130 interrupted.  ``run`` acts like the program itself: its exit code, or 134 if it trapped, 124 if it ran out of time.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ._version import __version__
 from .binary import FuncType
 from .errors import (
     BadArguments,
+    BadWasi,
     CallTimeout,
     GuestExit,
     InvalidModule,
@@ -33,9 +34,10 @@ from .errors import (
 )
 from .module import compile_module, read_source
 from .pool import ProcessWasmPool
+from .wasi import WasiConfig
 
 _GUEST_FAILED = (WasmTrap, GuestExit, CallTimeout, WorkerCrashed, StartupError)
-_WRONG_REQUEST = (InvalidModule, MissingImport, UnknownExport, BadArguments, OSError)
+_WRONG_REQUEST = (InvalidModule, MissingImport, UnknownExport, BadArguments, BadWasi, OSError)
 
 
 class BadRow(ProcpoolError):
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parser().parse_args(argv)
     try:
-        options.run(options)
+        code = options.run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
@@ -57,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(error, 1)
     except (*_WRONG_REQUEST, BadRow) as error:
         return _complain(error, 2)
-    return 0
+    return int(code or 0)
 
 
 def _complain(error: BaseException, code: int) -> int:
@@ -100,6 +102,20 @@ def _parser() -> argparse.ArgumentParser:
         help="count instead of reading: A, A+STEP, ... below B; once per parameter",
     )
     map_.set_defaults(run=_map)
+
+    run = commands.add_parser(
+        "run",
+        parents=[running],
+        help="run a WASI command",
+        usage="procpool run [options] MODULE [-- ARG...]\n       procpool run [options] --each FILE... -- MODULE [ARG...]",
+        description="Run a WASI command: streams, exit code and Ctrl-C are the program's own.",
+    )
+    run.add_argument("--dir", action="append", default=[], metavar="HOST::GUEST[:ro]", help="a directory it may use")
+    run.add_argument("--env", action="append", default=[], metavar="K=V", help="a variable of its environment")
+    run.add_argument("--each", nargs="+", metavar="FILE", help="one run per file, with that as its standard input")
+    run.add_argument("--output-dir", type=Path, metavar="DIR", help="with --each: a file in DIR for each output")
+    run.add_argument("command", metavar="MODULE", nargs=argparse.REMAINDER, help="the module, and its arguments")
+    run.set_defaults(run=_run)
 
     inspect = commands.add_parser("inspect", parents=[module], help="show what a module exports and imports")
     inspect.set_defaults(run=_inspect)
@@ -191,6 +207,60 @@ def _map(options: argparse.Namespace) -> None:
         seconds = perf_counter() - started
         rate = f", {done / seconds:,.0f} calls/s" if seconds else ""
         print(f"{done} calls in {seconds:.3f} s on {len(pool.stats().workers)} workers{rate}", file=sys.stderr)
+
+
+def _run(options: argparse.Namespace) -> int | None:
+    command = [word for at, word in enumerate(options.command) if word != "--" or "--" in options.command[:at]]
+    if not command:
+        raise BadRow("run: name a module")
+    module, *args = command
+    preopens = dict(_preopen(text) for text in options.dir)
+    env = dict(text.partition("=")[::2] for text in options.env)
+    wasi = WasiConfig(args=[module, *args], env=env, preopens=preopens)
+    if options.each:
+        with ProcessWasmPool(module, options.workers, wasi=wasi) as pool:
+            return _run_each(pool, options)
+    with ProcessWasmPool(module, 1, wasi=wasi) as pool:
+        try:
+            return pool.run(stdin="inherit", stdout="inherit", stderr="inherit", timeout=options.timeout).returncode
+        except WasmTrap as trap:
+            return _complain(trap, 134)
+        except CallTimeout as timeout:
+            return _complain(timeout, 124)
+
+
+def _preopen(text: str) -> tuple[str, tuple[str, str]]:
+    host, _, guest = text.partition("::")
+    if guest.endswith((":ro", ":rw")):
+        return guest[:-3], (host, guest[-2:])
+    return guest or host, (host, "rw")
+
+
+def _run_each(pool: ProcessWasmPool, options: argparse.Namespace) -> int:
+    """One run per input, across the workers; outputs in order of the inputs."""
+    if options.output_dir is not None:
+        options.output_dir.mkdir(parents=True, exist_ok=True)
+    blobs = (Path(name).read_bytes() for name in options.each)
+    failed, started = 0, perf_counter()
+    with _progress(len(options.each)) as advance:
+        for name, done in zip(
+            options.each, pool.run_map(blobs, timeout=options.timeout, return_exceptions=True), strict=True
+        ):
+            advance(1)
+            if isinstance(done, BaseException) or done.returncode:
+                failed += 1
+                what = done if isinstance(done, BaseException) else f"exited with code {done.returncode}"
+                print(f"procpool: {Path(name).name}: {what}", file=sys.stderr)
+            if isinstance(done, BaseException):
+                continue
+            sys.stderr.buffer.write(done.stderr)
+            if options.output_dir is None:
+                sys.stdout.buffer.write(done.stdout)
+            else:
+                (options.output_dir / Path(name).name).write_bytes(done.stdout)
+    seconds = perf_counter() - started
+    print(f"{len(options.each)} runs in {seconds:.3f} s on {len(pool.stats().workers)} workers", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _read_rows(name: str, format: str | None, signature: FuncType) -> Iterator[list[Any]]:

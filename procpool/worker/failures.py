@@ -20,6 +20,8 @@ def failure(error: BaseException) -> bytes:
 
 def unfit(error: BaseException) -> bytes:
     """The announcement of a worker that cannot make an instance."""
+    if isinstance(error, wasmtime.ExitTrap):
+        error = GuestExit(error.code)
     return wire.reply(wire.UNFIT, wire.exception_to_bytes(as_trap(error) or error))
 
 

@@ -151,9 +151,9 @@ class Streams:
         if stream in self._live:
             self._replies.flush(wire.reply(wire.OUTPUT, bytes((stream,)) + chunk))
         captured = self._captured.get(stream)
-        if captured is not None:
+        if captured is not None and self._over != stream:
             captured += chunk[: self._limit - len(captured) + 1]
-            if len(captured) > self._limit and not self._over:
+            if len(captured) > self._limit:
                 del captured[self._limit :]
                 self._over = stream
                 if self._active:  # under the lock, so it cannot be the next command that is stopped

@@ -38,6 +38,11 @@ NATIVE = frozenset(
 MOST_ID = (1 << 29) - 1
 #: Seconds that threads may take to end when the group does, before the process ends instead: they sit in a host call.
 END_GRACE = 1.0
+#: Seconds before a new thread enters the guest.  Zig's std.Thread (0.14) notes a thread's id when `thread-spawn` has
+#: returned, and waits for ever for one that has ended by then.  wasmtime's own threads took longer to start than the
+#: spawner to go on; ours are woken by the very release of the GIL that lets the spawner go on, and may get its core
+#: first: 5 of 60 runs of fixtures/primes.zig hung on a loaded machine.  Nothing of ours depends on this time.
+START_DELAY = 0.001
 _PAGE = 65536
 
 
@@ -128,18 +133,24 @@ class ThreadGroup:
                 return -1
             number = self._next
             self._next += 1
-            thread = threading.Thread(target=self._run, args=(number, argument), daemon=True)
+            # See START_DELAY: it begins to count when we are on our way back to the guest.
+            gate = threading.Lock()
+            gate.acquire()
+            thread = threading.Thread(target=self._run, args=(number, argument, gate), daemon=True)
             self._threads[number] = thread
             try:
                 thread.start()
             except RuntimeError:  # the system has no more threads
                 del self._threads[number]
                 return -1
+        gate.release()
         return number
 
-    def _run(self, number: int, argument: int) -> None:
+    def _run(self, number: int, argument: int, gate: threading.Lock) -> None:
         """One thread's life."""
         try:
+            gate.acquire()
+            threading.Event().wait(START_DELAY)
             store = self._linkage.new_store(self._wasi() if self._wasi is not None else None)
             try:
                 instance = self.instantiate(store)
@@ -170,10 +181,14 @@ class ThreadGroup:
             self.error = error
             # Whatever the main thread makes of being stopped, this is why.
             self._linkage.calls.raised = error
+        self._linkage.engine.increment_epoch()
         self._wake_until(self._left.is_set)  # if the main thread is not in wasm, its next call will find out
 
     def interrupt(self) -> None:
-        """Control thread: the main thread is being interrupted, and may be waiting for the others."""
+        """Control thread: the main thread is being interrupted, and may be waiting for the others.
+
+        The epoch has been raised for that; once more, later, could hit another instance.
+        """
         with self._lock:
             self._closing = True
         threading.Thread(target=self._wake_until, args=(self._left.is_set,), daemon=True).start()
@@ -186,19 +201,20 @@ class ThreadGroup:
         with self._lock:
             self._closing = True
         self._linkage.groups.discard(self)
-        if self._threads and not self._wake_until(lambda: not self._threads):
-            # They sit in a host call, which nothing can end but the end of the process.
-            os._exit(0)
+        if self._threads:
+            self._linkage.engine.increment_epoch()
+            if not self._wake_until(lambda: not self._threads):
+                # They sit in a host call, which nothing can end but the end of the process.
+                os._exit(0)
         if self._wasi_store is not None:
             self._wasi_store.close()
             self._wasi_store = None
 
     def _wake_until(self, done: Callable[[], bool]) -> bool:
-        """Raise the epoch, and wake those who wait on the memory, for they do not look at it; false after END_GRACE.
+        """The epoch is up: wake those who wait on the memory, for they do not look at it; false after END_GRACE.
 
         Again and again, because one may begin to wait after it was its turn to be woken.
         """
-        self._linkage.engine.increment_epoch()
         deadline = monotonic() + END_GRACE
         waker = self._waker()
         while not done():

@@ -1,0 +1,153 @@
+"""wasi-threads: several threads of one instance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import DEADLINE, FIXTURES, eventually
+
+from procpool import BadWasi, CallTimeout, MemoryType, ProcessWasmPool, StartupError, WasiConfig, WasmTrap
+
+PRIMES = FIXTURES / "primes.wasm"
+
+#: Each thread adds its argument to a sum; `wait` waits on an address nobody notifies; state lives in the shared memory.
+REACTOR = """(module
+  (import "wasi" "thread-spawn" (func $spawn (param i32) (result i32)))
+  (import "env" "memory" (memory 1 16 shared))
+  (export "memory" (memory 0))
+  (func (export "wasi_thread_start") (param $id i32) (param $what i32)
+    (if (i32.eq (local.get $what) (i32.const -1)) (then (unreachable)))
+    (if (i32.eq (local.get $what) (i32.const -2))
+      (then (drop (memory.atomic.wait32 (i32.const 64) (i32.const 0) (i64.const -1)))))
+    (drop (i32.atomic.rmw.add (i32.const 0) (local.get $what)))
+    (drop (i32.atomic.rmw.add (i32.const 4) (i32.const 1)))
+    (drop (memory.atomic.notify (i32.const 4) (i32.const -1))))
+  (func (export "spawn") (param i32) (result i32) (call $spawn (local.get 0)))
+  (func (export "ended") (result i32) (i32.atomic.load (i32.const 4)))
+  (func (export "sum") (result i32) (i32.atomic.load (i32.const 0)))
+  (func (export "join") (param $count i32) (result i32) (local $now i32)
+    (block $done (loop $again
+      (local.set $now (i32.atomic.load (i32.const 4)))
+      (br_if $done (i32.ge_s (local.get $now) (local.get $count)))
+      (drop (memory.atomic.wait32 (i32.const 4) (local.get $now) (i64.const -1)))
+      (br $again)))
+    (i32.atomic.load (i32.const 0)))
+  (func (export "wait") (drop (memory.atomic.wait32 (i32.const 64) (i32.const 0) (i64.const -1))))
+  (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
+  (func (export "pages") (result i32) (memory.size)))"""
+
+
+@pytest.fixture
+def primes(nothing_left: None) -> Any:
+    pool = ProcessWasmPool(PRIMES, workers=2, wasi=WasiConfig(), kill_grace=0.3)
+    pool.wait_ready(DEADLINE)
+    yield pool
+    pool.terminate()
+
+
+def test_a_threaded_command(primes: ProcessWasmPool) -> None:
+    for threads in (1, 2, 7):
+        assert primes.run(["primes", str(threads), "100000"], timeout=DEADLINE).stdout == b"9592\n"
+    runs = primes.run_map([["primes", "3", "1000"]] * 40, timeout=DEADLINE)
+    assert [done.stdout for done in runs] == [b"168\n"] * 40
+
+
+def test_any_thread_ends_all(primes: ProcessWasmPool) -> None:
+    for _ in range(5):
+        assert primes.run(["primes", "3", "10", "exit"], timeout=DEADLINE).returncode == 7
+        with pytest.raises(WasmTrap, match="unreachable"):
+            primes.run(["primes", "3", "10", "trap"], timeout=DEADLINE)
+    assert primes.run(["primes", "2", "1000"], timeout=DEADLINE).stdout == b"168\n"
+    assert primes.stats().crashed == primes.stats().killed == 0
+
+
+def test_threads_print_through_one_table(primes: ProcessWasmPool) -> None:
+    done = primes.run(["primes", "4", "10", "hello"], timeout=DEADLINE, text=True)
+    # Each thread writes in pieces, so they may mingle; nothing is lost.
+    assert sorted(done.stdout) == sorted("thread says hello\n" * 4 + "0\n")
+
+
+@pytest.mark.parametrize("mode", ["spin", "sleep"])
+def test_a_timeout_ends_all_threads(mode: str, primes: ProcessWasmPool) -> None:
+    """While the main thread waits for them, and they spin in wasm or sleep in the host."""
+    for _ in range(2):
+        with pytest.raises(CallTimeout):
+            primes.run(["primes", "2", "10", mode], timeout=0.3)
+    eventually(lambda: primes.stats().idle == 2, "both workers to be free again")
+    assert primes.run(["primes", "2", "1000"], timeout=DEADLINE).stdout == b"168\n"
+    if mode == "spin":
+        assert primes.stats().killed == primes.stats().crashed == 0
+
+
+def test_shutdown_with_threads_running(nothing_left: None) -> None:
+    pool = ProcessWasmPool(PRIMES, workers=1, wasi=WasiConfig())
+    future = pool.submit_run(["primes", "2", "10", "spin"])
+    eventually(future.running, "it to run")
+    pool.terminate()
+    assert future.exception(DEADLINE) is not None
+
+
+# -- a threaded library ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reactor(nothing_left: None) -> Any:
+    pool = ProcessWasmPool(REACTOR, workers=1, wasi=WasiConfig(max_threads=8), kill_grace=0.3)
+    yield pool
+    pool.terminate()
+
+
+def test_threads_live_between_the_calls_of_a_lease(reactor: ProcessWasmPool) -> None:
+    with reactor.instance() as lease:
+        ids = [lease.call("spawn", n) for n in (1, 10, 100)]
+        assert ids == [1, 2, 3], "from 1"
+        assert lease.call("join", 3, timeout=DEADLINE) == 111
+        assert lease.memory[0:1] == b"\x6f", "the shared memory is the lease's memory"
+        ids = [lease.call("spawn", -2) for _ in range(4)]
+        assert ids == [4, 5, 6, 7]
+        lease.memory[16:20] = b"abcd"
+        assert lease.call("ended") == 3
+    assert reactor.call("sum") == 111, "pooled as any other"
+
+
+def test_too_many_threads(reactor: ProcessWasmPool) -> None:
+    with reactor.instance() as lease:
+        ids = [lease.call("spawn", -2) for _ in range(10)]
+        assert ids == [1, 2, 3, 4, 5, 6, 7, 8, -1, -1]
+
+
+def test_a_trap_in_a_thread_fails_the_call_that_waits_for_it(reactor: ProcessWasmPool) -> None:
+    with reactor.instance() as lease:
+        assert lease.call("spawn", -1) == 1
+        with pytest.raises(WasmTrap, match="unreachable"):
+            lease.call("join", 1, timeout=DEADLINE)
+    assert reactor.call("sum") == 0, "a new instance"
+    assert reactor.stats().crashed == reactor.stats().killed == 0
+
+
+def test_waiting_defeats_no_timeout(reactor: ProcessWasmPool) -> None:
+    for _ in range(3):
+        with pytest.raises(CallTimeout):
+            reactor.call("wait", timeout=0.1)
+        assert reactor.call("sum") == 0
+    future = reactor.submit("wait")
+    eventually(future.running, "it to wait")
+    assert future.cancel()
+    assert reactor.call("sum", timeout=DEADLINE) == 0
+    assert reactor.stats().crashed == reactor.stats().killed == 0
+
+
+def test_size_of_the_shared_memory(nothing_left: None) -> None:
+    with ProcessWasmPool(REACTOR, workers=1, wasi=WasiConfig(), memory_limit=4 * 65536) as pool:
+        assert [pool.call("pages"), pool.call("grow", 3), pool.call("grow", 1)] == [1, 1, -1], "it counts"
+    given = {"env": {"memory": MemoryType(2, 5, shared=True)}}
+    with ProcessWasmPool(REACTOR, workers=1, wasi=WasiConfig(), imports=given) as pool:
+        assert [pool.call("pages"), pool.call("grow", 3), pool.call("grow", 1)] == [2, 2, -1]
+    with pytest.raises((MemoryError, StartupError)):
+        ProcessWasmPool(REACTOR, workers=1, wasi=WasiConfig(), memory_limit=1000)
+
+
+def test_a_module_that_cannot_start_threads_is_refused(nothing_left: None) -> None:
+    with pytest.raises(BadWasi, match="exports no wasi_thread_start"):
+        ProcessWasmPool('(module (import "wasi" "thread-spawn" (func (param i32) (result i32))))', wasi=WasiConfig())

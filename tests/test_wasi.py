@@ -1,0 +1,293 @@
+"""WASI commands and reactors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import DEADLINE, FIXTURES, KERNELS, eventually, worker_pids
+
+from procpool import (
+    BadWasi,
+    CallTimeout,
+    CompletedRun,
+    GuestExit,
+    MissingImport,
+    OutputLimit,
+    ProcessWasmPool,
+    RunFailed,
+    StartupError,
+    UnknownExport,
+    WasiConfig,
+    WasmTrap,
+)
+
+COMMAND = FIXTURES / "command.wasm"
+
+
+@pytest.fixture(scope="module")
+def command() -> Any:
+    with ProcessWasmPool(COMMAND, workers=2, wasi=WasiConfig(), kill_grace=0.3) as pool:
+        pool.wait_ready(DEADLINE)
+        yield pool
+
+
+# -- arguments and environment -----------------------------------------------------------------------------------------
+
+
+def test_arguments_and_environment(command: ProcessWasmPool) -> None:
+    done = command.run(["prog", "one", "two three", "", "ünï"], env={"A": "1", "EMPTY": ""}, text=True)
+    assert done == CompletedRun(("prog", "one", "two three", "", "ünï"), 0, done.stdout, "")
+    assert done.stdout.splitlines() == ["arg prog", "arg one", "arg two three", "arg ", "arg ünï", "env A=1", "env EMPTY="]
+
+
+def test_nothing_is_inherited(command: ProcessWasmPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command.run().stdout == b""
+    assert command.run(["x", "upper"]).stdout == b""
+    assert b"No such file" in command.run(["x", "walk", "/"]).stdout or command.run(["x", "walk", "/"]).stdout.endswith(
+        b"\n"
+    )
+
+
+def test_a_megabyte_of_arguments(command: ProcessWasmPool) -> None:
+    args = ["prog", *("x" * 1000 for _ in range(1000))]
+    assert len(command.run(args).stdout) == sum(len(arg) + 5 for arg in args)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"args": ["a\0b"]}, "NUL byte"),
+        ({"args": [b"\xff"]}, "not UTF-8"),
+        ({"args": ["\udcff"]}, "not UTF-8"),
+        ({"args": "prog"}, r"did you mean \['prog'\]"),
+        ({"args": [1]}, r"1 \(int\) is no string"),
+        ({"env": {"A=B": "1"}}, "cannot be the name"),
+        ({"env": {"": "1"}}, "cannot be the name"),
+        ({"env": {"A": "\0"}}, "NUL byte"),
+        ({"stdin": 5}, "stdin must be"),
+        ({"stdin": "/nonexistent"}, "cannot be read"),
+        ({"stdout": 5}, "stdout must be"),
+        ({"stdout": "/nonexistent/file"}, "cannot be written"),
+        ({"preopens": {"/": "/nonexistent"}}, "is no directory"),
+        ({"preopens": {"/": ("/tmp", "wr")}}, "mode must be"),
+        ({"cwd": "/nonexistent"}, "is no directory"),
+        ({"max_output": 0}, "max_output must be"),
+    ],
+)
+def test_what_cannot_be_given_is_refused_at_once(command: ProcessWasmPool, options: Any, message: str) -> None:
+    with pytest.raises(BadWasi, match=message):
+        command.run(**options)
+
+
+def test_the_pools_configuration_is_checked_at_construction(tmp_path: Path, nothing_left: None) -> None:
+    with pytest.raises(BadWasi, match="is no directory"):
+        ProcessWasmPool(COMMAND, wasi=WasiConfig(preopens={"/": tmp_path / "nope"}))
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    if os.getuid():
+        with pytest.raises(BadWasi, match="asked to be writable"):
+            ProcessWasmPool(COMMAND, wasi=WasiConfig(preopens={"/": (locked, "rw")}))
+    with pytest.raises(MissingImport, match=r"wasi_snapshot_preview1.*wasi=WasiConfig"):
+        ProcessWasmPool(COMMAND)
+
+
+def test_what_the_pool_says_and_a_run_changes(tmp_path: Path, nothing_left: None) -> None:
+    base = WasiConfig(args=["base", "a"], env={"X": "1", "Y": "2"}, stdin=b"base", preopens={"/d": tmp_path})
+    (tmp_path / "file").write_text("12345")
+    with ProcessWasmPool(COMMAND, workers=1, wasi=base) as pool:
+        assert pool.run(text=True).stdout.splitlines() == ["arg base", "arg a", "env X=1", "env Y=2"]
+        assert pool.run(env={"Y": "3"}, text=True).stdout.splitlines()[2:] == ["env X=1", "env Y=3"]
+        assert pool.run(["b", "upper"]).stdout == b"BASE"
+        assert pool.run(["b", "upper"], stdin=b"other").stdout == b"OTHER"
+        assert pool.run(["b", "walk", "/d"]).stdout == b"/d/file 5\n"
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_filter(command: ProcessWasmPool, tmp_path: Path) -> None:
+    for size in (0, 1, 65536, 3_000_000):
+        data = os.urandom(size // 2).hex().encode()
+        assert command.run(["x", "upper"], stdin=data).stdout == data.upper()
+    path = tmp_path / "in"
+    path.write_bytes(b"from a file")
+    assert command.run(["x", "upper"], stdin=path).stdout == b"FROM A FILE"
+
+
+def test_streams_to_files_nowhere_and_as_lines(command: ProcessWasmPool, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    done = command.run(["x", "upper"], stdin=b"abc", stdout=target, stderr=None)
+    assert (done.stdout, done.stderr, target.read_bytes()) == (None, None, b"ABC")
+    lines: list[str] = []
+    done = command.run(["x", "lines", "1000"], stdout=lines.append)
+    assert lines == [*(f"line {n}" for n in range(1000)), "no end"] and done.stdout is None
+
+
+def test_lines_come_while_it_runs(command: ProcessWasmPool) -> None:
+    seen, lines = threading.Event(), []
+
+    def line(text: str) -> None:
+        lines.append(text)
+        seen.set()
+
+    future = command.submit_run(["x", "spin"], stdout=line)
+    assert seen.wait(DEADLINE) and lines == ["spinning"] and not future.done()
+    assert future.cancel()
+    eventually(lambda: command.stats().idle == 2, "the worker to be free again")
+
+
+def test_too_much_output_stops_the_guest(command: ProcessWasmPool) -> None:
+    with pytest.raises(OutputLimit, match="more than 100000 bytes to stdout and was stopped") as caught:
+        command.run(["x", "flood"], max_output=100_000)
+    assert caught.value.stdout is not None and len(caught.value.stdout) == 100_000
+    assert command.run(["x", "upper"], stdin=b"next").stdout == b"NEXT"
+    assert command.run(["x", "upper"], stdin=b"a" * 100_000, max_output=100_000).returncode == 0
+
+
+# -- how it ends -------------------------------------------------------------------------------------------------------
+
+
+def test_exit_codes(command: ProcessWasmPool) -> None:
+    for code in (0, 1, 42, 125):
+        assert command.run(["x", "exit", str(code)]).returncode == code
+    with pytest.raises(RunFailed, match="exited with code 42") as caught:
+        command.run(["x", "exit", "42"], check=True)
+    assert caught.value.returncode == 42
+    done = command.run(["x", "exit", "3"])
+    with pytest.raises(RunFailed):
+        done.check_returncode()
+
+
+def test_a_trap_comes_with_what_was_printed(command: ProcessWasmPool) -> None:
+    with pytest.raises(WasmTrap, match="unreachable") as caught:
+        command.run(["x", "abort"])
+    assert caught.value.stdout == b""
+
+
+def test_a_timeout_comes_with_what_was_printed(command: ProcessWasmPool) -> None:
+    with pytest.raises(CallTimeout, match="x ran longer") as caught:
+        command.run(["x", "spin"], timeout=0.3)
+    assert caught.value.stdout == b"spinning\n" and caught.value.stderr == b"for ever\n"
+    pids = worker_pids(command)
+    with pytest.raises(CallTimeout) as caught:
+        command.run(["x", "sleep", "1000"], timeout=0.3, text=True)
+    assert caught.value.stdout == "asleep\n"
+    # It sleeps in the host, where nothing but a kill ends it.
+    eventually(lambda: worker_pids(command) != pids and command.stats().idle == 2, "the sleeper to be replaced")
+    assert command.run(["x", "upper"], stdin=b"next").stdout == b"NEXT"
+
+
+def test_commands_are_disposable(command: ProcessWasmPool) -> None:
+    outcomes = [command.submit_run(["x", "upper"], stdin=f"{n}".encode()) for n in range(300)]
+    assert [future.result(DEADLINE).stdout for future in outcomes] == [f"{n}".encode() for n in range(300)]
+
+
+def test_many_by_map(command: ProcessWasmPool) -> None:
+    blobs = [os.urandom(20).hex().encode() for _ in range(200)]
+    assert [done.stdout for done in command.run_map(blobs, args=["x", "upper"])] == [blob.upper() for blob in blobs]
+    codes = command.run_map([["x", "exit", str(n % 5)] for n in range(50)])
+    assert [done.returncode for done in codes] == [n % 5 for n in range(50)]
+    mixed = list(command.run_map([["x", "exit", "1"], ["x", "abort"], ["x\0"]], return_exceptions=True, check=True))
+    assert [type(each) for each in mixed] == [RunFailed, WasmTrap, BadWasi]
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def test_directories_are_read_only_unless_said(command: ProcessWasmPool, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "file").write_text("123")
+    (tmp_path / "other").write_text("1")
+    found = command.run(["x", "walk", "/data"], preopens={"/data": tmp_path}, text=True).stdout
+    assert sorted(found.splitlines()) == ["/data/other 1", "/data/sub/file 3"]
+    done = command.run(["x", "write", "/data/new", "text"], preopens={"/data": tmp_path}, text=True)
+    assert done.returncode == 1 and "/data/new" in done.stderr and not (tmp_path / "new").exists()
+    done = command.run(["x", "write", "/data/new", "text"], preopens={"/data": (tmp_path, "rw")})
+    assert done.returncode == 0 and (tmp_path / "new").read_text() == "text"
+    done = command.run(["x", "write", "here", "text"], cwd=tmp_path)
+    assert done.returncode == 0 and (tmp_path / "here").read_text() == "text"
+    done = command.run(["x", "walk", "/data/../.."], preopens={"/data": tmp_path}, text=True)
+    assert "etc" not in done.stdout
+
+
+# -- what is no command ------------------------------------------------------------------------------------------------
+
+
+def test_libraries_are_told_apart(nothing_left: None) -> None:
+    with ProcessWasmPool(KERNELS, workers=1) as pool, pytest.raises(BadWasi, match="wasi=WasiConfig"):
+        pool.run(["x"])
+    with ProcessWasmPool(KERNELS, workers=1, wasi=WasiConfig()) as pool, pytest.raises(UnknownExport, match="no command"):
+        pool.run(["x"])
+
+
+REACTOR = """(module
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (import "wasi_snapshot_preview1" "args_sizes_get" (func $args (param i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (global $ready (mut i32) (i32.const 0))
+  (func (export "_initialize") (global.set $ready (i32.add (global.get $ready) (i32.const 1))))
+  (func (export "leave") (global.set $ready (i32.const 7)) (call $exit (i32.const 0)))
+  (func (export "fail") (call $exit (i32.const 9)))
+  (func (export "ready") (result i32) (global.get $ready))
+  (func (export "exit") (param i32) (call $exit (local.get 0)))
+  (func (export "argc") (result i32) (drop (call $args (i32.const 0) (i32.const 4))) (i32.load (i32.const 0))))"""
+
+
+def test_reactors(nothing_left: None) -> None:
+    with ProcessWasmPool(REACTOR, workers=1, wasi=WasiConfig(args=["a", "b"])) as pool:
+        assert [pool.call("ready"), pool.call("ready"), pool.call("argc")] == [1, 1, 2]
+        for code in (0, 5):
+            with pytest.raises(GuestExit) as caught:
+                pool.call("exit", code)
+            assert caught.value.code == code
+        assert pool.call("ready") == 1
+        assert list(pool.map("ready", *[], timeout=1)) == [] and list(pool.starmap("argc", [()] * 100)) == [2] * 100
+    with ProcessWasmPool(REACTOR, workers=1, wasi=WasiConfig(), start=("_initialize", "leave")) as pool:
+        assert pool.call("ready") == 7, "a start that exits with 0 has succeeded"
+    with pytest.raises(StartupError, match="exited with code 9"):
+        ProcessWasmPool(REACTOR, workers=1, wasi=WasiConfig(), start=("fail",))
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+def cli(*args: Any, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([sys.executable, "-m", "procpool", *map(str, args)], capture_output=True, timeout=60, **options)
+
+
+def test_the_command_line_acts_like_the_program(tmp_path: Path) -> None:
+    done = cli("run", COMMAND, "--", "upper", input=b"hello")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"HELLO", b"")
+    assert cli("run", COMMAND, "--", "exit", "42").returncode == 42
+    done = cli("run", "--env", "A=1", COMMAND, "--", "-x", "y")
+    assert done.stdout.splitlines() == [f"arg {COMMAND}".encode(), b"arg -x", b"arg y", b"env A=1"]
+    (tmp_path / "f").write_text("123")
+    assert cli("run", "--dir", f"{tmp_path}::/d", COMMAND, "--", "walk", "/d").stdout == b"/d/f 3\n"
+    assert cli("run", "--dir", f"{tmp_path}::/d:ro", COMMAND, "--", "write", "/d/g", "x").returncode == 1
+    assert cli("run", "--dir", f"{tmp_path}::/d", COMMAND, "--", "write", "/d/g", "x").returncode == 0
+    done = cli("run", COMMAND, "--", "abort")
+    assert done.returncode == 134 and b"unreachable" in done.stderr
+    done = cli("run", "--timeout", "0.3", COMMAND, "--", "spin")
+    assert done.returncode == 124 and done.stdout == b"spinning\n"
+    assert cli("run", "--dir", "/nonexistent::/d", COMMAND).returncode == 2
+
+
+def test_each_input_through_a_filter_of_its_own(tmp_path: Path) -> None:
+    inputs = []
+    for n in range(20):
+        path = tmp_path / f"in{n}"
+        path.write_text(f"text {n}")
+        inputs.append(path)
+    out = tmp_path / "out"
+    done = cli("run", "--output-dir", out, "--each", *inputs, "--", COMMAND, "upper")
+    assert done.returncode == 0, done.stderr
+    assert [(out / path.name).read_text() for path in inputs] == [f"TEXT {n}" for n in range(20)]
+    assert b"20 runs" in done.stderr
+    done = cli("run", "--each", *inputs[:2], "--", COMMAND, "exit", "3")
+    assert done.returncode == 1 and b"in0: exited with code 3" in done.stderr
