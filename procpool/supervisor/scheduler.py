@@ -14,6 +14,9 @@ from .worker import DEAD, Worker
 #: How much work to keep in a worker's pipe, in nanoseconds: enough to outlast the parent's next turn, little enough
 #: that taking it back hardly ever matters.
 TARGET_NS = 1_000_000
+#: Behind a job that takes longer than this nothing waits in the pipe: the pause until the next one is sent is lost in it,
+#: and with hundreds of busy instances nobody need look for one with room.
+LONG_NS = 8_000_000
 #: The most jobs in flight per worker, and bytes per write (half of a pipe's usual capacity).
 MAX_INFLIGHT = 512
 MAX_WRITE = 32768
@@ -37,7 +40,7 @@ class Scheduler:
         self.idle: deque[Worker] = deque()  #: used as a stack: the last used worker has the warmest caches
         #: takes an idle worker, or raises IndexError
         self.next_idle = self.idle.popleft if round_robin else self.idle.pop
-        self.busy: list[Worker] = []  #: held by the dispatcher, with jobs in flight
+        self.busy: dict[Worker, None] = {}  #: held by the dispatcher, with jobs in flight; a set in the order of their coming
         self.left: deque[Worker] = deque()  #: have done their last job, or died; for the dispatcher to end or bury
         self.space = threading.Condition()  #: notified when the queue has become shorter and somebody waits for that
         self.waiting_for_space = 0
@@ -108,7 +111,7 @@ class Scheduler:
                 self._feed_owning(depth)
                 while self.queue and self._feed_one(depth):
                     pass
-                self._room = any(len(worker.inflight) < 2 and self._open(worker) for worker in self.busy)
+                self._room = self._depth() > 1 and any(len(w.inflight) < 2 and self._open(w) for w in self.busy)
                 # A job queued before `_room` was set was not pumped by its submitter; see it now.
                 if not (self.queue and self._feed_one(depth)):
                     break
@@ -129,7 +132,7 @@ class Scheduler:
         """After replies: the worker is idle if nothing is in flight, and may be sent more."""
         with self._lock:
             if not worker.inflight and not worker.outbox and worker in self.busy:
-                self.busy.remove(worker)
+                del self.busy[worker]
                 if not worker.leaving or worker.own:
                     self.idle.append(worker)
                 else:  # not by way of `idle`, from where it would be sent a next job and never get away
@@ -139,7 +142,7 @@ class Scheduler:
     def assign(self, worker: Worker, job: Job) -> None:
         """As the holder of a worker: have it run that very job."""
         with self._lock:
-            self.busy.append(worker)
+            self.busy[worker] = None
             job.begin()
             self._send(worker, [job])
 
@@ -196,7 +199,10 @@ class Scheduler:
     def remove(self, worker: Worker) -> bool:
         """Take a worker that has died out of service; whether the caller is now its holder."""
         with self._lock:
-            for place in (self.idle, self.busy, self.left):
+            if worker in self.busy:
+                del self.busy[worker]
+                return True
+            for place in (self.idle, self.left):
                 try:
                     place.remove(worker)
                 except ValueError:
@@ -209,7 +215,7 @@ class Scheduler:
         with self._lock:
             worker.inflight.append(job)
             worker.recalling = True  # nothing may be sent until that one is answered
-            self.busy.append(worker)
+            self.busy[worker] = None
 
     def recall(self, worker: Worker) -> None:
         """Stop sending to a worker, because it is about to be sent a RECALL, until it has answered that and a job."""
@@ -219,7 +225,7 @@ class Scheduler:
 
     def _depth(self) -> int:
         """How many jobs may be in flight in one worker."""
-        if self._job_ns is None:
+        if self._job_ns is None or self._job_ns > LONG_NS:
             return 1  # nothing goes behind a job of unknown length
         return min(MAX_INFLIGHT, max(2, int(TARGET_NS / max(self._job_ns, 1))))
 
@@ -241,14 +247,14 @@ class Scheduler:
                     self.idle.remove(worker)
                 except ValueError:  # taken by a direct call, which will give it back
                     continue
-                self.busy.append(worker)
+                self.busy[worker] = None
             elif worker not in self.busy or not self._takes(worker, worker.own[0], depth):
                 continue
             jobs = self._take(worker.own, max(1, depth - len(worker.inflight)), BUFFERS - worker.batches)
             if jobs:
                 self._send(worker, jobs)
             elif not worker.inflight:
-                self.busy.remove(worker)
+                del self.busy[worker]
                 self.idle.append(worker)
             if not worker.own:
                 self._owning.discard(worker)
@@ -268,8 +274,10 @@ class Scheduler:
             if worker.state == DEAD:
                 self.leave(worker)
                 return True
-            self.busy.append(worker)
+            self.busy[worker] = None
         except IndexError:
+            if depth == 1 and not first.buffers:
+                return False
             takers = [w for w in self.busy if self._takes(w, self.queue[0], depth)]
             if not takers:
                 return False
@@ -279,7 +287,7 @@ class Scheduler:
         if jobs:
             self._send(worker, jobs)
         elif not worker.inflight:
-            self.busy.remove(worker)
+            del self.busy[worker]
             self.idle.append(worker)
         return True
 
