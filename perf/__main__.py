@@ -34,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m perf", description=__doc__.splitlines()[0])
     parser.add_argument("themes", nargs="*", metavar="THEME", help=f"of {', '.join(THEMES)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="how often each way has its turn (default 5)")
+    parser.add_argument("--values", type=int, default=3, help="how many values each turn gives (default 3)")
     parser.add_argument("--fast", action="store_true", help="two rounds, one value each: for a first look")
     parser.add_argument("--slow-peers", action="store_true", help="ray and dask too, which are slow to start")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to keep pyperf's JSON")
@@ -77,7 +78,8 @@ def _measure(themes: Iterable[str], rounds: int, options: argparse.Namespace) ->
             for number, way in enumerate(ways if round_ % 2 == 0 else ways[::-1], 1):
                 done = f"{theme}, round {round_ + 1} of {rounds}, {number} of {len(ways)}"
                 print(f"[{perf_counter() - started:6.1f} s] {done}: {way.title}", file=sys.stderr, flush=True)
-                _run_once(theme, way, 1 if options.fast else 3, found)
+                if round_ == 0 or not way.once:
+                    _run_once(theme, way, 1 if options.fast or way.once else options.values, found)
     return pyperf.BenchmarkSuite(list(found.values()))
 
 
@@ -96,7 +98,8 @@ def _run_once(theme: str, way: Way, values: int, found: dict[str, pyperf.Benchma
     with tempfile.TemporaryDirectory() as directory:
         output = os.path.join(directory, "run.json")
         command = [sys.executable, "-m", f"perf.{theme}", "--only", way.title, "--worker", "--worker-task", "0"]
-        command += ["--loops", str(way.loops), "--values", str(values), "--warmups", "1", "--quiet", "-o", output]
+        warmups = "0" if way.once else "1"
+        command += ["--loops", str(way.loops), "--values", str(values), "--warmups", warmups, "--quiet", "-o", output]
         try:
             done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=PATIENCE, check=False)
         except subprocess.TimeoutExpired:

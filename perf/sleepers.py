@@ -72,8 +72,8 @@ def theirs(count: int, p: peers.Peer) -> Timed:
 
 WAYS = [
     *(Way(JOBS, f"procpool, {20 * n:,} jobs", within(pool(n), lambda p, n=n: jobs(20 * n, p)), at=n) for n in (8, 64, 512)),  # type: ignore[misc]
-    Way(JOBS, "procpool, 100,000 jobs", within(pool(512), lambda p: jobs(100_000, p)), at=512),
-    Way(JOBS, "procpool, 1,000,000 jobs", within(pool(1024), lambda p: jobs(1_000_000, p)), at=1024),
+    Way(JOBS, "procpool, 100,000 jobs", within(pool(512), lambda p: jobs(100_000, p)), at=512, once=True),
+    Way(JOBS, "procpool, 1,000,000 jobs", within(pool(512), lambda p: jobs(1_000_000, p)), at=512, once=True),
     Way(JOBS, "threads, 2000 jobs", within(lambda: peers.threads(512), lambda p: theirs(2000, p)), role=PEER, at=512),
     Way(
         JOBS,

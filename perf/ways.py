@@ -40,6 +40,7 @@ class Way:
         role: a floor (what nothing can be faster than), ours, or a peer.
         needs: modules that must be installed.
         at: its place on the x axis, for figures that are curves.
+        once: it takes so long that one value has to do.
     """
 
     what: str
@@ -51,6 +52,7 @@ class Way:
     role: str = OURS
     needs: tuple[str, ...] = ()
     at: float | None = None
+    once: bool = False
 
     @property
     def title(self) -> str:

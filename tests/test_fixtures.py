@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from procpool.binary import read_interface
 
 def test_rebuilding_gives_the_same_interfaces(tmp_path: Path) -> None:
     pytest.importorskip("ziglang")
+    if not version("ziglang").startswith("0.14."):
+        pytest.skip("primes.zig is written for zig 0.14, which the test extra installs")
     build(tmp_path)
     for name in (*MODULES, "primes"):
         committed = read_interface((FIXTURES / f"{name}.wasm").read_bytes())
