@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -78,6 +79,42 @@ def test_a_timeout_ends_all_threads(mode: str, primes: ProcessWasmPool) -> None:
     assert primes.run(["primes", "2", "1000"], timeout=DEADLINE).stdout == b"168\n"
     if mode == "spin":
         assert primes.stats().killed == primes.stats().crashed == 0
+
+
+#: A thread exits with code 5 while the main thread reads, or reads while the main thread returns.
+READING = """(module
+  (import "wasi" "thread-spawn" (func $spawn (param i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (import "env" "memory" (memory 1 1 shared))
+  (export "memory" (memory 0))
+  (func $block (i32.store (i32.const 8) (i32.const 64)) (i32.store (i32.const 12) (i32.const 10))
+    (i32.atomic.store (i32.const 0) (i32.const 1))
+    (drop (call $read (i32.const 0) (i32.const 8) (i32.const 1) (i32.const 32))))
+  (func (export "wasi_thread_start") (param i32 i32)
+    (if (local.get 1) (then (call $block)) (else
+      (loop $wait (br_if $wait (i32.eqz (i32.atomic.load (i32.const 0)))))
+      (call $exit (i32.const 5)))))
+  (func (export "_start")
+    (drop (call $spawn (i32.const {reader})))
+    {main}))"""
+
+
+@pytest.mark.parametrize(("reader", "main", "code"), [(0, "(call $block)", 5), (1, "", 0)])
+def test_a_thread_that_reads_for_ever_holds_up_no_exit(
+    reader: int, main: str, code: int, tmp_path: Any, nothing_left: None
+) -> None:
+    if reader:  # until the reader reads
+        main = "(loop $wait (br_if $wait (i32.eqz (i32.atomic.load (i32.const 0)))))"
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    keep = os.open(fifo, os.O_RDWR)  # nothing ever comes, and no end either
+    try:
+        with ProcessWasmPool(READING.format(reader=reader, main=main), workers=1, wasi=WasiConfig()) as pool:
+            for _ in range(2):
+                assert pool.run(["x"], stdin=fifo, timeout=DEADLINE).returncode == code
+    finally:
+        os.close(keep)
 
 
 def test_shutdown_with_threads_running(nothing_left: None) -> None:

@@ -40,9 +40,7 @@ class Scheduler:
         self.idle: deque[Worker] = deque()  #: used as a stack: the last used worker has the warmest caches
         #: takes an idle worker, or raises IndexError
         self.next_idle = self.idle.popleft if round_robin else self.idle.pop
-        self.busy: dict[
-            Worker, None
-        ] = {}  #: held by the dispatcher, with jobs in flight; a set in the order of their coming
+        self.busy: dict[Worker, None] = {}  #: with jobs in flight of the dispatcher; an ordered set
         self.left: deque[Worker] = deque()  #: have done their last job, or died; for the dispatcher to end or bury
         self.space = threading.Condition()  #: notified when the queue has become shorter and somebody waits for that
         self.waiting_for_space = 0

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import wasmtime
 
-from .. import pickles
+from .. import pickles, wire
 from ..binary import FuncType
 from ..errors import GuestExit
 from ..wasi import Spec
 from . import ffi
 from .failures import as_trap
+from .jobs import Replies
 from .linkage import Linkage
 from .payloads import Payloads
 
@@ -21,8 +24,10 @@ from .payloads import Payloads
 class Commands:
     """Runs one at a time."""
 
-    def __init__(self, linkage: Linkage, payloads: Payloads) -> None:
+    def __init__(self, linkage: Linkage, payloads: Payloads, replies: Replies) -> None:
         self._linkage = linkage
+        self._replies = replies
+        self._answering = threading.Lock()
         self._payloads = payloads
         self._slots = ffi.Slots(1)
         self.stopped = False  #: the last one left the epoch raised, so no other instance of this engine can be used
@@ -42,6 +47,7 @@ class Commands:
         self.stopped = False
         self.printed = None, None
         streams.begin(spec)
+        self._linkage.on_stuck = functools.partial(self._answer_instead, taken)
         try:
             code = self._run(spec)
         except BaseException as error:
@@ -50,9 +56,28 @@ class Commands:
                 raise
             trap = found.message, found.code, [tuple(frame) for frame in found.frames]
         finally:
+            self._linkage.on_stuck = None
+            # Never given back if the command has been answered for already: the process is ending.
+            self._answering.acquire()
+            self._answering.release()
             self.printed = streams.end()
         streams.check()
         return self._payloads.result((code, trap, *self.printed), taken)
+
+    def _answer_instead(self, taken: int, error: BaseException) -> None:
+        """In a thread of the command, which has ended it: the main thread sits in a host call, so answer for it."""
+        self._answering.acquire()
+        code = error.code if isinstance(error, GuestExit) else None
+        found = as_trap(error)
+        trap = None if found is None else (found.message, found.code, [tuple(frame) for frame in found.frames])
+        result = self._payloads.result((code, trap, *self._linkage.streams.end()), taken)
+        self._replies.flush(wire.reply(wire.VALUE, result))
+        os._exit(0)
+
+    @property
+    def doomed(self) -> bool:
+        """Whether a command has left threads behind that only the end of this process can end."""
+        return self._linkage.doomed
 
     def tell(self) -> None:
         """Control thread: send what the running command has printed; it is being interrupted."""
@@ -78,7 +103,7 @@ class Commands:
                 group.close()
                 self.stopped = True
                 linkage.calls.raised = None
-            if store is not None:
+            if store is not None and not linkage.doomed:
                 store.close()
             for fd in close:
                 os.close(fd)

@@ -38,6 +38,9 @@ class Linkage:
         self.calls = HostCalls()
         self.surface: Any = None  #: what host functions get that want the calling instance
         self.groups: set[ThreadGroup] = set()  #: of threads that live
+        self.doomed = False  #: threads are left that nothing but the end of the process can end
+        #: told by a thread that has ended its group, when the main thread does not notice: it sits in a host call
+        self.on_stuck: Callable[[BaseException], None] | None = None
         self._callbacks: list[Any] = []  # what the linker refers to by address
         self._instantiate: Callable[[wasmtime.Store], wasmtime.Instance] | None = None
         self.threaded = THREAD_SPAWN in environment.types or any(

@@ -137,6 +137,8 @@ class Loop:
             if self._exactly_once or kind in (wire.SHIPPED, wire.RUN) or now - flushed > FLUSH_NS:
                 replies.flush()
                 flushed = now
+                if self._commands.doomed:  # the answer is on its way, and jobs behind it have not begun
+                    os._exit(0)
 
     def _span(self, kind: int, export: int) -> AbstractContextManager[None]:
         """The tracing of a job, if its caller traces."""

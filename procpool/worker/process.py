@@ -172,7 +172,7 @@ def _furnish(
         instances=instances,
         surface=surface,
         functions=Functions(surface, payloads),
-        commands=Commands(linkage, payloads),
+        commands=Commands(linkage, payloads, replies),
         access=Access(instances, surface, arena, settings.guest.fresh),
         arena=arena,
         board=blueprint.board[first : first + wire.BOARD_ROW],

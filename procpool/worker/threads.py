@@ -8,7 +8,6 @@ for all.  What may block for long and touches no file (`NATIVE`) is served by ea
 from __future__ import annotations
 
 import ctypes
-import os
 import struct
 import sys
 import threading
@@ -36,7 +35,7 @@ NATIVE = frozenset(
 )
 #: Thread ids are from 1 to this, https://github.com/WebAssembly/wasi-threads.
 MOST_ID = (1 << 29) - 1
-#: Seconds that threads may take to end when the group does, before the process ends instead: they sit in a host call.
+#: Seconds that threads may take to end when the group does.  Those that take longer sit in a host call.
 END_GRACE = 1.0
 #: Seconds before a new thread enters the guest.  Zig's std.Thread (0.14) notes a thread's id when `thread-spawn` has
 #: returned, and waits for ever for one that has ended by then.  wasmtime's own threads took longer to start than the
@@ -182,7 +181,9 @@ class ThreadGroup:
             # Whatever the main thread makes of being stopped, this is why.
             self._linkage.calls.raised = error
         self._linkage.engine.increment_epoch()
-        self._wake_until(self._left.is_set)  # if the main thread is not in wasm, its next call will find out
+        # If the main thread is not in the guest, its next call will find out; if it sits in a host call, it never may.
+        if not self._wake_until(self._left.is_set) and self._linkage.on_stuck is not None:
+            self._linkage.on_stuck(error)
 
     def interrupt(self) -> None:
         """Control thread: the main thread is being interrupted, and may be waiting for the others.
@@ -203,10 +204,9 @@ class ThreadGroup:
         self._linkage.groups.discard(self)
         if self._threads:
             self._linkage.engine.increment_epoch()
-            if not self._wake_until(lambda: not self._threads):
-                # They sit in a host call, which nothing can end but the end of the process.
-                os._exit(0)
-        if self._wasi_store is not None:
+            # Those that sit in a host call can be ended by nothing but the end of the process.
+            self._linkage.doomed = not self._wake_until(lambda: not self._threads)
+        if self._wasi_store is not None and not self._linkage.doomed:
             self._wasi_store.close()
             self._wasi_store = None
 
