@@ -17,7 +17,7 @@ from time import perf_counter
 
 import pyperf
 
-from . import report
+from . import published, report
 from .ways import Way
 
 THEMES = (
@@ -54,7 +54,8 @@ def main() -> None:
     if options.output:
         suite.dump(str(options.output), replace=True)
     figures = report.read(suite)
-    table = report.table(figures)
+    others = published.table(figures)
+    table = report.table(figures) + (f"\n{others}" if others else "")
     if options.table:
         options.table.write_text(table)
     else:

@@ -55,6 +55,14 @@ def numpy_add() -> Iterator[Timed]:
 
 
 @contextmanager
+def numpy_add_new() -> Iterator[Timed]:
+    import numpy
+
+    xs = numpy.arange(10 * MILLION, dtype=numpy.int32)
+    yield timed(lambda: numpy.add(xs, xs))
+
+
+@contextmanager
 def operator_add() -> Iterator[Timed]:
     xs = list(range(MILLION))
     yield timed(lambda: sum(1 for _ in map(operator.add, xs, xs)))
@@ -167,6 +175,7 @@ WAYS = [
         )
         for peer in (*peers.POOLS[1:], *peers.LOCAL)
     ),
+    Way(ARRAYS, "numpy.add", numpy_add_new, inner=10 * MILLION, role=FLOOR, needs=("numpy",)),
     Way(ARRAYS, "numpy.add, out=", numpy_add, inner=10 * MILLION, role=FLOOR, needs=("numpy",)),
     Way(
         ARRAYS,
@@ -180,7 +189,7 @@ WAYS = [
     *(Way(FIB, f"procpool map, chunksize {size}", _ours(map_fib, size)) for size in (10, 100, 500, 1000, 3000)),
     Way(FIB, "in-process, no pool", within(peers.in_process, lambda p: timed(lambda: p.gather(_fib, _FIBS))), role=PEER),
     *(
-        Way(UNEVEN, f"procpool map, {order}", _ours(_over_ideal, order))
+        Way(UNEVEN, f"procpool map, {order}", _ours(_over_ideal, order), unit="integer")
         for order in ("shuffled", "worst last", "worst first")
     ),
     *(
@@ -212,7 +221,7 @@ WAYS = [
         for power in range(8)
     ),
     *(
-        Way(EFFICIENCY, "procpool map, default chunks", _ours(_over_no_cost, seconds), at=seconds)
+        Way(EFFICIENCY, "procpool map, default chunks", _ours(_over_no_cost, seconds), unit="integer", at=seconds)
         for seconds in (3e-9, 3e-8, 3e-7, 3e-6, 3e-5, 3e-4, 3e-3, 3e-2, 1e-1)
     ),
 ]

@@ -79,7 +79,7 @@ def shown(value: float, unit: str) -> str:
     if unit == "byte":
         return f"{value / 2**20:,.3g} MiB"
     if unit == "integer":
-        return f"{value:g}"
+        return f"{round(value, 6):g}"
     for factor, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")):
         if value >= factor:
             return f"{value / factor:,.3g} {name}"
@@ -89,7 +89,7 @@ def shown(value: float, unit: str) -> str:
 def table(figures: list[Figure], only: tuple[str, ...] | None = None) -> str:
     """Markdown: a row per way, as a multiple of the floor and of ours."""
     lines = [
-        machine(),
+        f"{machine()}  Medians over rounds in which all ways took turns.",
         "",
         "| what | way | median | least..most | x floor | x procpool |",
         "| --- | --- | ---: | ---: | ---: | ---: |",

@@ -16,7 +16,7 @@ CALLABLES = "submit one callable 10,000 times and gather, each"
 LONG = "64 jobs of 4 ms"
 ROWS = [(n, n) for n in range(10_000)]
 #: Rounds of `churn` in 4 ms on the machine this was written on; elsewhere jobs are a little longer or shorter.
-STEPS = 1_900_000
+STEPS = 29_000_000
 
 
 def noop(instance: Any, a: int, b: int) -> int:

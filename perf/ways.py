@@ -23,6 +23,9 @@ import pyperf
 #: Runs a way a number of times, and says how many seconds that took; or a figure of another unit, times that number.
 Timed = Callable[[int], float]
 
+#: Stands for a figure of 0, which pyperf refuses.
+NOTHING = 1e-12
+
 FLOOR, OURS, PEER = "floor", "procpool", "peer"
 
 
@@ -79,7 +82,7 @@ def timed(run: Callable[[], object]) -> Timed:
 
 def figure(measure: Callable[[], float]) -> Timed:
     """A figure that is no time, or a time that is only part of a run."""
-    return lambda loops: sum(measure() for _ in range(loops))
+    return lambda loops: sum(max(measure(), NOTHING) for _ in range(loops))
 
 
 def plain(run: Callable[[], object]) -> Callable[[], AbstractContextManager[Timed]]:

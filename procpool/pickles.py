@@ -20,6 +20,9 @@ LARGE = 64 << 10
 _ALIGN = 64
 _MOST_ITEMS = 64  # a result with more items is not searched for large ones
 
+#: Types without anything large, or anything that only cloudpickle can pickle: it is ten times slower.
+_SMALL = frozenset({int, float, bool, str, complex, type(None)})
+
 _HEAD = struct.Struct("<BxxxIQ")  # slot, number of buffers, length of the pickle
 _BUFFER = struct.Struct("<QQB")  # offset, length, whether the receiver must copy it
 #: in place of a slot's number: the buffers follow the pickle
@@ -85,6 +88,8 @@ def dump(value: Any) -> Dumped:
         Whatever pickling it raises.
     """
     kind = type(value)
+    if kind in _SMALL or (kind is tuple and _SMALL.issuperset(map(type, value))):
+        return Dumped(pickle.dumps(value, 5), [])
     if kind in (tuple, list) and len(value) <= _MOST_ITEMS:
         value = kind([_marked(item) for item in value])
     elif kind is dict and len(value) <= _MOST_ITEMS:
