@@ -90,7 +90,7 @@ def traced() -> Iterator[Timed]:
         program = PROGRAM.format(module=str(peers.KERNELS))
         command = ["strace", "-c", sys.executable, "-c", program, str(calls)]  # without -f: the calling thread alone
         table = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-        return int(next(line.split()[2] for line in table.splitlines() if line.endswith("total")))
+        return int(next(line.split()[3] for line in table.splitlines() if line.endswith("total")))
 
     yield figure(lambda: (count(2100) - count(100)) / 2000)
 

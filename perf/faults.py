@@ -190,13 +190,21 @@ def _orphans(program: str) -> float:
                 sleep(0.1)
             process.kill()
             process.wait()
-        _, left = psutil.wait_procs(children, timeout=1)
+        sleep(1)
+        left = [child for child in children if _alive(child)]
         for child in left:
             child.kill()
-        psutil.wait_procs(left, timeout=5)
         return float(len(left))
     finally:
         script.unlink()
+
+
+def _alive(process: psutil.Process) -> bool:
+    """Neither gone nor waiting for a reaper, which containers may not have."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def _busy(process: psutil.Process) -> bool:
