@@ -111,7 +111,7 @@ def table(figures: list[Figure], only: tuple[str, ...] | None = None) -> str:
 
 
 def _ratio(value: float, base: float | None) -> str:
-    return f"{value / base:.3g}" if base else ""
+    return f"{value / base:.3g}" if base and base > 1e-9 else ""
 
 
 def update_readme(path: Path, figures: list[Figure]) -> None:
