@@ -53,7 +53,7 @@ VALUE = 5  #: what a Python callable returned, as in `pickles`
 INTERRUPTED = 2  #: stopped by INTERRUPT; empty, or what a command had printed
 EXIT = 3  #: the guest exited; the code as JSON
 RAISED = 4  #: a Python exception; see `exception_to_bytes`
-READY = 64  #: announcement: the worker has an instance and takes jobs; empty
+READY = 64  #: announcement: the worker takes jobs; its pid, as COUNT, which may come before the launcher tells
 UNFIT = 65  #: announcement: no instance could be made, with an exception as for RAISED; the worker exits
 RECALLED = 66  #: announcement: the answer to RECALL; how many jobs were given back, as COUNT
 

@@ -47,7 +47,7 @@ class Bare:
         os.close(jobs_theirs)
         os.close(replies_theirs)
         control_theirs.close()
-        assert self.control.recv(8) == wire.reply(wire.READY)
+        assert self.control.recv(16) == wire.reply(wire.READY, wire.COUNT.pack(self.process.pid))
 
     def close(self) -> None:
         if self.jobs >= 0:

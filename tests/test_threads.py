@@ -41,7 +41,8 @@ REACTOR = """(module
 
 @pytest.fixture
 def primes(nothing_left: None) -> Any:
-    pool = ProcessWasmPool(PRIMES, workers=2, wasi=WasiConfig(), kill_grace=0.3)
+    # Waking every address of its 25 MiB takes some 0.2 s, and more on a loaded machine.
+    pool = ProcessWasmPool(PRIMES, workers=2, wasi=WasiConfig(), kill_grace=4)
     pool.wait_ready(DEADLINE)
     yield pool
     pool.terminate()

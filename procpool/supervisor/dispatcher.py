@@ -651,6 +651,7 @@ class Dispatcher:
                 worker.failed += 1
             elif status == wire.READY:
                 worker.ready = True
+                worker.process.pid = worker.process.pid or wire.COUNT.unpack(payload)[0]
                 self._bad_starts = 0
                 self.scheduler.release(worker)
                 with self._news:

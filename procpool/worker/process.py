@@ -132,7 +132,7 @@ def _work(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> int:
     threads = [threading.Thread(target=_serve, args=(room, settings), daemon=True) for room in rooms[1:]]
     for thread in threads:
         thread.start()
-    replies[0].flush(wire.reply(wire.READY))
+    replies[0].flush(wire.reply(wire.READY, wire.COUNT.pack(os.getpid())))
     Loop(rooms[0], settings).serve()
     for thread in threads:
         thread.join()
@@ -185,7 +185,7 @@ def _serve(room: Room, settings: wire.Settings) -> None:
     """A further thread's life.  What ends it otherwise than by the end of its pipe ends the process."""
     try:
         attach_logs(room.replies)
-        room.replies.flush(wire.reply(wire.READY))
+        room.replies.flush(wire.reply(wire.READY, wire.COUNT.pack(os.getpid())))
         Loop(room, settings).serve()
     except (BrokenPipeError, ConnectionResetError):
         os._exit(0)
