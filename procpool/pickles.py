@@ -134,8 +134,8 @@ def load(payload: bytes | memoryview, slot: Callable[[int, int], memoryview]) ->
 
 def placed(payload: bytes) -> tuple[int, int]:
     """The slot of a payload, and the end of what lies there; (INLINE, 0) if nothing does."""
-    number, count, _ = _HEAD.unpack_from(payload)
-    if number == INLINE or not count:
+    if payload[0] == INLINE:
         return INLINE, 0
+    number, count, _ = _HEAD.unpack_from(payload)
     offset, length, _ = _BUFFER.unpack_from(payload, _HEAD.size + (count - 1) * _BUFFER.size)
     return number, offset + length

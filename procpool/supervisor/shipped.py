@@ -31,6 +31,7 @@ class Functions:
     """
 
     def __init__(self) -> None:
+        self._last: tuple[Any, Any] = None, None
         self._seen: weakref.WeakKeyDictionary[Any, Shipped] = weakref.WeakKeyDictionary()
 
     def ship(self, function: Callable[..., Any]) -> Shipped:
@@ -39,12 +40,16 @@ class Functions:
         Raises:
             Whatever pickling it raises.
         """
+        if function is self._last[0]:  # by far the commonest case, and half a microsecond less
+            last: Shipped = self._last[1]
+            return last
         try:
             shipped = self._seen.get(function)
             if shipped is None:
                 shipped = self._seen[function] = Shipped(function)
         except TypeError:
             return Shipped(function)
+        self._last = function, shipped
         return shipped
 
 
@@ -59,7 +64,7 @@ class ShippedCall(Job):
 
     def __init__(self, function: Shipped, args: tuple[Any, ...], timeout: float | None, context: bytes) -> None:
         self._args = pickles.dump(args)
-        super().__init__(function.name, self._args.pickle, timeout=timeout)
+        super().__init__(function.name, self._args.pickle, _load_inline, timeout)
         self._function = function
         self._context = context
         self._carries = False
@@ -93,16 +98,17 @@ class ShippedCall(Job):
             worker.next_buffer = (worker.next_buffer - 1) % wire.BUFFERS
 
     def answered(self, worker: Worker, status: int, payload: bytes) -> list[Job]:
-        self.read = lambda data: pickles.load(data, worker.payload_mapped)
-        left = super().answered(worker, status, payload)
         slot, end = pickles.placed(payload) if status == wire.VALUE else (pickles.INLINE, 0)
         if slot != pickles.INLINE:
+            self.read = lambda data: pickles.load(data, worker.payload_mapped)
+        left = super().answered(worker, status, payload)
+        if slot != pickles.INLINE:
+            self.read = _load_inline  # the other one refers to the worker
             worker.results_taken += 1
             worker.give_up_payload(slot, end)
         if self.buffers:
             worker.batches -= 1
             worker.give_up_payload(self._slot_of(worker), self._size)
-        self.read = _drop
         return left
 
     def _slot_of(self, worker: Worker) -> int:
@@ -110,5 +116,10 @@ class ShippedCall(Job):
         return (worker.next_buffer - worker.batches - 1) % wire.BUFFERS
 
 
-def _drop(payload: bytes) -> None:
-    """Reads nothing any more."""
+def _load_inline(payload: bytes) -> Any:
+    """The result of a payload that has nothing beside it."""
+    return pickles.load(payload, _no_slot)
+
+
+def _no_slot(number: int, size: int) -> memoryview:
+    raise AssertionError(f"nothing was to lie in slot {number}")
