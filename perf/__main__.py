@@ -18,6 +18,7 @@ from time import perf_counter
 import pyperf
 
 from . import published, report
+from .startup import DOWNLOADS
 from .ways import Way
 
 THEMES = (
@@ -50,7 +51,9 @@ def main() -> None:
     if options.source:
         suite = pyperf.BenchmarkSuite.load(str(options.source))
     else:
-        suite = _measure(options.themes or THEMES, 2 if options.fast else options.rounds, options)
+        with tempfile.TemporaryDirectory() as downloads:
+            os.environ[DOWNLOADS] = downloads
+            suite = _measure(options.themes or THEMES, 2 if options.fast else options.rounds, options)
     if options.output:
         suite.dump(str(options.output), replace=True)
     figures = report.read(suite)

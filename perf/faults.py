@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -177,9 +178,9 @@ def orphans(program: str) -> Callable[[], AbstractContextManager[Timed]]:
 
 def _orphans(program: str) -> float:
     source = (_SPIN + _PROGRAMS[program]).format(misbehave=str(MISBEHAVE)) + _TELL
-    script = Path(f"/tmp/procpool-perf-orphans-{os.getpid()}.py")
-    script.write_text(source)
-    try:
+    with tempfile.TemporaryDirectory() as directory:
+        script = Path(directory) / "program.py"
+        script.write_text(source)
         with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]) as process:
             assert process.stdout is not None
             process.stdout.readline()
@@ -195,8 +196,6 @@ def _orphans(program: str) -> float:
         for child in left:
             child.kill()
         return float(len(left))
-    finally:
-        script.unlink()
 
 
 def _alive(process: psutil.Process) -> bool:

@@ -112,6 +112,21 @@ def threads(workers: int = WORKERS) -> Iterator[Peer]:
         )
 
 
+def _of_executor(pool: Any, workers: int) -> Peer:
+    """A process pool with the interface of concurrent.futures, its workers warm."""
+
+    def gather(function: Callable[..., Any], rows: Sequence[Any]) -> list[Any]:
+        return [future.result() for future in [pool.submit(function, *row) for row in rows]]
+
+    gather(add, [(1, 2)] * 20 * workers)
+    return Peer(
+        lambda f, *a: pool.submit(f, *a).result(),
+        gather,
+        lambda f, items, chunk: list(pool.map(f, items, chunksize=chunk)),
+        lambda: list(pool._processes),
+    )
+
+
 def process_pool_executor(method: str = "spawn") -> Callable[..., AbstractContextManager[Peer]]:
     """ProcessPoolExecutor, by start method."""
 
@@ -119,13 +134,7 @@ def process_pool_executor(method: str = "spawn") -> Callable[..., AbstractContex
     def make(workers: int = WORKERS) -> Iterator[Peer]:
         context = multiprocessing.get_context(method)
         with ProcessPoolExecutor(workers, mp_context=context, initializer=load) as pool:
-            _warm(lambda: [future.result() for future in [pool.submit(add, 1, 2) for _ in range(20 * workers)]])
-            yield Peer(
-                lambda f, *a: pool.submit(f, *a).result(),
-                lambda f, rows: [future.result() for future in [pool.submit(f, *row) for row in rows]],
-                lambda f, items, chunk: list(pool.map(f, items, chunksize=chunk)),
-                lambda: list(pool._processes),
-            )
+            yield _of_executor(pool, workers)
 
     return make
 
@@ -133,7 +142,7 @@ def process_pool_executor(method: str = "spawn") -> Callable[..., AbstractContex
 @contextmanager
 def multiprocessing_pool(workers: int = WORKERS) -> Iterator[Peer]:
     with multiprocessing.get_context("spawn").Pool(workers, load) as pool:
-        _warm(lambda: pool.starmap(add, [(1, 2)] * 20 * workers))
+        pool.starmap(add, [(1, 2)] * 20 * workers)
         yield Peer(
             lambda f, *a: pool.apply(f, a),
             lambda f, rows: [result.get() for result in [pool.apply_async(f, row) for row in rows]],
@@ -148,13 +157,7 @@ def loky(workers: int = WORKERS) -> Iterator[Peer]:
 
     pool = Loky(workers, initializer=load)
     try:
-        _warm(lambda: [future.result() for future in [pool.submit(add, 1, 2) for _ in range(20 * workers)]])
-        yield Peer(
-            lambda f, *a: pool.submit(f, *a).result(),
-            lambda f, rows: [future.result() for future in [pool.submit(f, *row) for row in rows]],
-            lambda f, items, chunk: list(pool.map(f, items, chunksize=chunk)),
-            lambda: list(pool._processes),
-        )
+        yield _of_executor(pool, workers)
     finally:
         pool.shutdown()
 
@@ -165,7 +168,7 @@ def joblib(workers: int = WORKERS) -> Iterator[Peer]:
 
     with library.Parallel(n_jobs=workers) as parallel:
         run = library.delayed
-        _warm(lambda: parallel(run(add)(1, 2) for _ in range(20 * workers)))
+        parallel(run(add)(1, 2) for _ in range(20 * workers))
         yield Peer(
             lambda f, *a: parallel([run(f)(*a)])[0],
             lambda f, rows: parallel(run(f)(*row) for row in rows),
@@ -178,7 +181,7 @@ def mpire(workers: int = WORKERS) -> Iterator[Peer]:
     from mpire import WorkerPool
 
     with WorkerPool(workers, start_method="spawn", keep_alive=True) as pool:
-        _warm(lambda: pool.map(add_pair, [((1, 2),)] * 20 * workers, worker_init=load))
+        pool.map(add_pair, [((1, 2),)] * 20 * workers, worker_init=load)
         yield Peer(
             lambda f, *a: pool.apply(f, a),
             lambda f, rows: [result.get() for result in [pool.apply_async(f, row) for row in rows]],
@@ -192,7 +195,7 @@ def pebble(workers: int = WORKERS) -> Iterator[Peer]:
 
     context = multiprocessing.get_context("spawn")
     with ProcessPool(workers, initializer=load, context=context) as pool:
-        _warm(lambda: [future.result() for future in [pool.submit(add, None, 1, 2) for _ in range(20 * workers)]])
+        [future.result() for future in [pool.submit(add, None, 1, 2) for _ in range(20 * workers)]]
         yield Peer(
             lambda f, *a: pool.submit(f, None, *a).result(),
             lambda f, rows: [future.result() for future in [pool.submit(f, None, *row) for row in rows]],
@@ -210,7 +213,7 @@ def ray(workers: int = WORKERS) -> Iterator[Peer]:
         return library.remote(function).remote(*row)
 
     try:
-        _warm(lambda: library.get([run(add, (1, 2)) for _ in range(20)]))
+        library.get([run(add, (1, 2)) for _ in range(20)])
         yield Peer(lambda f, *a: library.get(run(f, a)), lambda f, rows: library.get([run(f, row) for row in rows]))
     finally:
         library.shutdown()
@@ -221,15 +224,11 @@ def dask(workers: int = WORKERS) -> Iterator[Peer]:
     from distributed import Client
 
     with Client(n_workers=workers, threads_per_worker=1, dashboard_address=None) as client:
-        _warm(lambda: client.gather([client.submit(add, 1, 2, pure=False) for _ in range(20)]))
+        client.gather([client.submit(add, 1, 2, pure=False) for _ in range(20)])
         yield Peer(
             lambda f, *a: client.submit(f, *a, pure=False).result(),
             lambda f, rows: client.gather([client.submit(f, *row, pure=False) for row in rows]),
         )
-
-
-def _warm(run: Callable[[], object]) -> None:
-    run()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from types import MappingProxyType, TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import cloudpickle
 import psutil
@@ -61,6 +61,7 @@ from .supervisor.shipped import ShippedCall
 from .supervisor.worker import READY, Process, Worker
 from .wasi import CAPTURE, THREAD_SPAWN, CompletedRun, Stdin, Stream, WasiConfig
 
+T = TypeVar("T")
 #: The most workers a pool can have: rows of the shared board, 64 bytes each.
 MAX_WORKERS = 4096
 #: The most instances per worker process: three descriptors of each travel in one message, which holds 253.
@@ -389,12 +390,7 @@ class ProcessWasmPool(Executor):
             As :meth:`call`; and MemoryError when the guest's allocator has no room.
         """
         timeout = self._timeout if timeout is None else _checked_timeout(timeout)
-        future = self.submit_bytes(export, *args, timeout=timeout, **convention)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        return _wait(self.submit_bytes(export, *args, timeout=timeout, **convention))
 
     def submit_bytes(self, export: str, /, *args: Any, timeout: float | None = None, **convention: Any) -> Future[Any]:
         """:meth:`call_bytes` as a future.  For many, ``pool.map(BytesFunction("sha256", returns=32), blobs)``."""
@@ -458,11 +454,7 @@ class ProcessWasmPool(Executor):
             text=text,
             max_output=max_output,
         )
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        return _wait(future)
 
     def submit_run(
         self,
@@ -854,6 +846,15 @@ def usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _wait(future: Future[T]) -> T:
+    """Its result; if we are interrupted while we wait, nobody needs it any more."""
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
 
 
 def _choose(name: str, value: object, *choices: str) -> None:

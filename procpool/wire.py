@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
+import mmap
 import pickle
 import struct
 import traceback
@@ -64,9 +65,8 @@ OUTPUT = 69  #: announcement: what the running command has printed; number of th
 ALL_OUTPUT = 3  #: what is captured so far, pickled: the command is being interrupted, and may never end by itself
 
 COUNT = struct.Struct("<Q")
-#: the function's digest, the length of its pickle (0: it was sent before), payload slot, large results taken so far
-SHIPPED_HEAD = struct.Struct("<16sIBxxxI")
-NO_SLOT = 255
+#: the function's digest, the length of its pickle (0: it was sent before), large results taken so far
+SHIPPED_HEAD = struct.Struct("<16sII")
 FAILED_ITEM = struct.Struct("<IB")  # index in the batch, status
 BATCH_DONE = struct.Struct("<IxxxxQ")  # reply to a batch: index it stopped at, nanoseconds it took
 
@@ -109,6 +109,12 @@ STOP = 64  #: written by the parent: stop before the next item
 #: they are first written.
 PAYLOAD_BYTES = 256 << 20
 PAYLOAD_ROW = 4 * PAYLOAD_BYTES
+
+
+def map_payload(fd: int, row: int, slot: int, size: int) -> mmap.mmap:
+    """The first ``size`` bytes of a worker's payload slot, rounded up so that it need not be mapped often."""
+    size = min(PAYLOAD_BYTES, 1 << max(20, (size - 1).bit_length()))
+    return mmap.mmap(fd, size, offset=row * PAYLOAD_ROW + slot * PAYLOAD_BYTES)
 
 
 class GuestLimits(NamedTuple):

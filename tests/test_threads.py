@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
 import pytest
 from conftest import DEADLINE, FIXTURES, eventually
 
-from procpool import BadWasi, CallTimeout, MemoryType, ProcessWasmPool, StartupError, WasiConfig, WasmTrap
+from procpool import BadWasi, CallTimeout, GuestExit, MemoryType, ProcessWasmPool, StartupError, WasiConfig, WasmTrap
 
 PRIMES = FIXTURES / "primes.wasm"
 
@@ -162,6 +163,79 @@ def test_a_trap_in_a_thread_fails_the_call_that_waits_for_it(reactor: ProcessWas
             lease.call("join", 1, timeout=DEADLINE)
     assert reactor.call("sum") == 0, "a new instance"
     assert reactor.stats().crashed == reactor.stats().killed == 0
+
+
+#: A thread calls the host with its argument, while the main thread waits for ever, or reads for ever, or is not there.
+CHECKING = """(module
+  (import "wasi" "thread-spawn" (func $spawn (param i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+  (import "env" "memory" (memory 1 1 shared))
+  (import "env" "check" (func $check (param i32)))
+  (export "memory" (memory 0))
+  (func (export "wasi_thread_start") (param i32 i32) (call $check (local.get 1)))
+  (func $wait (drop (memory.atomic.wait32 (i32.const 64) (i32.const 0) (i64.const -1))))
+  (func (export "spawn") (param i32) (result i32) (call $spawn (local.get 0)))
+  (func (export "spawn_and_wait") (param i32) (drop (call $spawn (local.get 0))) (call $wait))
+  (func (export "_start")
+    (drop (call $spawn (i32.const 0)))
+    (i32.store (i32.const 8) (i32.const 64)) (i32.store (i32.const 12) (i32.const 10))
+    (drop (call $read (i32.const 0) (i32.const 8) (i32.const 1) (i32.const 32)))
+    (call $wait)))"""
+
+
+@pytest.mark.parametrize("raised", [GuestExit(7), KeyError(7)])
+def test_what_a_host_function_raises_in_a_thread_is_what_the_caller_gets(
+    raised: Exception, tmp_path: Any, nothing_left: None
+) -> None:
+    def check(what: int) -> None:
+        raise raised
+
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    keep = os.open(fifo, os.O_RDWR)  # nothing ever comes, and no end either
+    imports = {"env": {"check": check}}
+    try:
+        with ProcessWasmPool(CHECKING, workers=1, imports=imports, wasi=WasiConfig()) as pool:
+            for _ in range(3):
+                with pytest.raises(type(raised), match="7"):
+                    pool.call("spawn_and_wait", 1, timeout=DEADLINE)
+            assert pool.stats().crashed == pool.stats().killed == 0
+            for stdin in (None, fifo):
+                if isinstance(raised, GuestExit):
+                    assert pool.run(["x"], stdin=stdin, timeout=DEADLINE).returncode == 7
+                else:
+                    with pytest.raises(KeyError, match="7"):
+                        pool.run(["x"], stdin=stdin, timeout=DEADLINE)
+    finally:
+        os.close(keep)
+
+
+def test_a_thread_that_fails_when_nobody_calls_fails_no_callers_job(
+    tmp_path: Any, caplog: pytest.LogCaptureFixture, nothing_left: None
+) -> None:
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+
+    def check(what: int) -> None:
+        with open(fifo) as wait:
+            wait.read()
+        raise KeyError(what)
+
+    def let_it_fail(_instance: Any) -> int:
+        with open(fifo, "w"):
+            pass
+        threads = [thread for thread in threading.enumerate() if thread.name.startswith("wasi-thread-")]
+        for thread in threads:
+            thread.join(DEADLINE)
+        return len(threads)
+
+    imports = {"env": {"check": check}}
+    with ProcessWasmPool(CHECKING, workers=1, imports=imports, wasi=WasiConfig()) as pool:
+        assert pool.call("spawn", 5) == 1
+        assert pool.submit(let_it_fail).result(DEADLINE) == 1
+        assert pool.call("spawn", 6) == 1, "a new instance"
+        assert "a thread of an instance failed" in caplog.text and "KeyError: 5" in caplog.text
+        assert pool.submit(let_it_fail).result(DEADLINE) == 1
 
 
 def test_waiting_defeats_no_timeout(reactor: ProcessWasmPool) -> None:

@@ -7,27 +7,26 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import pickles, wire
-from ..errors import CallTimeout, RunFailed, WasmFrame, WasmTrap
+from ..errors import CallTimeout, RunFailed, WasmTrap
 from ..wasi import CompletedRun, Spec
 from .job import Job
+from .pickled import PickledJob
 from .worker import Worker
 
 Lines = Callable[[str], object]
 
 
-class CommandRun(Job):
+class CommandRun(PickledJob):
     """One run of a command.
 
     When its time is up it is not failed at once: the worker first tells what has been printed by then, which takes it
     well below a millisecond, as the thread that does so does not run the guest.
     """
 
-    success = wire.VALUE
-
     def __init__(
         self, spec: Spec, text: bool, check: bool, lines: dict[int, Lines], timeout: float | None, context: bytes
     ) -> None:
-        super().__init__(spec.args[0] if spec.args else "the command", b"", timeout=timeout)
+        super().__init__(spec.args[0] if spec.args else "the command", b"", timeout)
         self._spec = spec
         self._text = text
         self._check = check
@@ -61,13 +60,7 @@ class CommandRun(Job):
             worker.failed += 1
             self._fail_late(*pickle.loads(payload))
             return []
-        self.read = lambda data: self._completed(pickles.load(data, worker.payload_mapped))
-        left = super().answered(worker, status, payload)
-        slot, end = pickles.placed(payload) if status == wire.VALUE else (pickles.INLINE, 0)
-        if slot != pickles.INLINE:
-            worker.results_taken += 1
-            worker.give_up_payload(slot, end)
-        return left
+        return super().answered(worker, status, payload)
 
     def crashed(self, worker: Worker) -> list[Job]:
         if self._late:
@@ -81,15 +74,15 @@ class CommandRun(Job):
         error.stdout, error.stderr = self._shown(stdout), self._shown(stderr)
         self.fail(error)
 
-    def _completed(self, result: tuple[Any, ...]) -> CompletedRun:
+    def value(self, result: tuple[Any, ...]) -> CompletedRun:
         code, trap, stdout, stderr = result
         for stream, rest in self._begun.items():
             if rest:
                 self._lines[stream](rest.decode(errors="replace"))
         out, err = self._shown(stdout), self._shown(stderr)
         if trap is not None:
-            message, name, frames = trap
-            error = WasmTrap(message, name, "_start", tuple(WasmFrame(*frame) for frame in frames))
+            error = wire.error_from_reply(wire.TRAP, trap, "_start")
+            assert isinstance(error, WasmTrap)
             error.stdout, error.stderr = out, err
             raise error
         if code and self._check:

@@ -129,7 +129,7 @@ class Dispatcher:
         self._selector.register(self._launcher.events, selectors.EVENT_READ, self._read_launcher)
         self._dying: dict[Process, float] = {}  # no longer heard of, not yet reported dead -> when to kill
         self._swept = False  # the queue has been emptied for good
-        self._forked = False
+        self.forked = False  #: this is a child of the process that made the pool
         self.terminated = False
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="procpool-dispatcher", daemon=True)
@@ -249,7 +249,7 @@ class Dispatcher:
 
     def why_closed(self) -> ProcpoolError:
         """A fresh exception for a use of the closed pool."""
-        if self._forked:
+        if self.forked:
             return PoolClosed("this pool was made before a fork; its workers belong to the parent process, make a new one")
         if self.broken is not None:
             error = StartupError(*self.broken.args)
@@ -334,7 +334,7 @@ class Dispatcher:
 
     def forsake(self) -> None:
         """In a forked child: let go of everything, touching no lock (its owner may not exist here) and no worker."""
-        self.closed = self._forked = True
+        self.closed = self.forked = True
         self._stopped = threading.Event()
         self._stopped.set()
         for process in self.processes.values():

@@ -32,11 +32,13 @@ class Export:
         self.call_header = wire.JOB.pack(size, index, wire.CALL, 0)
         self.submit_header = wire.JOB.pack(size, index, wire.SUBMIT, 0)
 
-    def frame(self, kind: int, slots: bytes, context: bytes) -> bytes:
-        """The frame of a job: CALL or SUBMIT, packed arguments, and what `capture` gave."""
-        if not context:
+    def frame(self, kind: int, slots: bytes, context: bytes, flags: int = 0) -> bytes:
+        """The frame of a job: CALL or SUBMIT, packed arguments, what `capture` gave, and further flags."""
+        if not context and not flags:
             return (self.call_header if kind == wire.CALL else self.submit_header) + slots
-        return wire.JOB.pack(len(context) + self._size, self.index, kind, wire.HAS_CONTEXT) + context + slots
+        if context:
+            flags |= wire.HAS_CONTEXT
+        return wire.JOB.pack(len(context) + self._size, self.index, kind, flags) + context + slots
 
     def result(self, status: int, payload: bytes) -> Any:
         """The value a reply stands for.

@@ -78,9 +78,8 @@ class Inheritance:
         return mmap.mmap(self._arenas, wire.ARENA_BYTES, offset=row * wire.ARENA_BYTES)
 
     def payload(self, row: int, slot: int, size: int) -> mmap.mmap:
-        """Map the first ``size`` bytes of a worker's payload slot, rounded up so that it need not be done often."""
-        size = min(wire.PAYLOAD_BYTES, 1 << max(20, (size - 1).bit_length()))
-        return mmap.mmap(self._payloads, size, offset=row * wire.PAYLOAD_ROW + slot * wire.PAYLOAD_BYTES)
+        """A worker's payload slot, at least its first ``size`` bytes."""
+        return wire.map_payload(self._payloads, row, slot, size)
 
     def close(self) -> None:
         """Close all.  A worker that still lives is killed by this."""

@@ -19,7 +19,7 @@ from ..errors import CallTimeout, LeaseEnded, PoolClosed, WorkerCrashed
 from ..job_context import capture
 from .direct import DirectCalls
 from .dispatcher import Dispatcher
-from .job import Export, Job
+from .job import Export, Job, Purge
 from .worker import DEAD, Worker
 
 #: The most bytes of memory that one frame moves: the batch buffers of the worker's arena.
@@ -107,8 +107,7 @@ class Lease:
         timeout = self._timeout if timeout is None else timeout
         deadline = None if timeout is None else monotonic() + timeout
         context = capture(self._visible, deadline=deadline)
-        flags = wire.LEASED | (wire.HAS_CONTEXT if context else 0)
-        frame = wire.JOB.pack(len(context) + len(slots), function.index, wire.CALL, flags) + context + slots
+        frame = function.frame(wire.CALL, slots, context, wire.LEASED)
         with self._using:
             reply = self._exchange(export, frame, deadline)
             worker = self._worker
@@ -188,12 +187,13 @@ class Lease:
             self._dispatcher.look_again()
 
     def __del__(self) -> None:
-        if getattr(self, "_worker", None) is not None and self._why is None and not self._dispatcher.closed:
+        worker = self._worker
+        if worker is not None and not self._dispatcher.closed:
             warnings.warn(
                 f"{self!r} was never put back; the pool takes it back now", ResourceWarning, stacklevel=2, source=self
             )
             # Not here: a finalizer may run in any thread, holding any lock.  What it did to the instance nobody knows.
-            _take_back(self._dispatcher, self._direct, self._worker)
+            _take_back(self._dispatcher, worker)
 
     def __repr__(self) -> str:
         worker = self._worker
@@ -207,7 +207,7 @@ class Lease:
             raise self._why()
         if self._dispatcher.closed:
             error = self._dispatcher.why_closed()
-            if self._worker is not None and not getattr(self._dispatcher, "_forked", False):
+            if self._worker is not None and not self._dispatcher.forked:
                 self._give_back(self._dispatcher.why_closed)
             raise error
         worker = self._worker
@@ -270,15 +270,13 @@ class Lease:
                     piece[:] = window
 
 
-def _take_back(dispatcher: Dispatcher, direct: DirectCalls, worker: Worker | None) -> None:
+def _take_back(dispatcher: Dispatcher, worker: Worker) -> None:
     """Return the worker of a lost lease; it is asked to throw its instance away as any other job would be."""
 
     def give() -> None:
-        from .job import Purge
-
-        if worker is not None and worker.state != DEAD:
+        if worker.state != DEAD:
             dispatcher.scheduler.assign(worker, Purge())
-        elif worker is not None:
+        else:
             dispatcher.scheduler.leave(worker)
 
     dispatcher.do(give)

@@ -108,7 +108,8 @@ class Scheduler:
         """Send queued jobs to workers, up to ``depth`` in flight in each, until one of the two runs out."""
         with self._lock:
             while True:
-                self._feed_owning(depth)
+                if self._owning:
+                    self._feed_owning(depth)
                 while self.queue and self._feed_one(depth):
                     pass
                 self._room = self._depth() > 1 and any(len(w.inflight) < 2 and self._open(w) for w in self.busy)

@@ -11,6 +11,7 @@ import cloudpickle
 
 from .. import pickles, wire
 from .job import Job
+from .pickled import PickledJob
 from .worker import Worker
 
 
@@ -53,18 +54,16 @@ class Functions:
         return shipped
 
 
-class ShippedCall(Job):
+class ShippedCall(PickledJob):
     """One call of a shipped function.
 
     Large arguments go into a payload slot of the worker, of which it has as many as buffers for batches, and the two are
     counted together.
     """
 
-    success = wire.VALUE
-
     def __init__(self, function: Shipped, args: tuple[Any, ...], timeout: float | None, context: bytes) -> None:
         self._args = pickles.dump(args)
-        super().__init__(function.name, self._args.pickle, _load_inline, timeout)
+        super().__init__(function.name, self._args.pickle, timeout)
         self._function = function
         self._context = context
         self._carries = False
@@ -84,7 +83,7 @@ class ShippedCall(Job):
             worker.batches += 1
         area = worker.payload(slot, self._size) if self.buffers else None
         args = self._args.inline() if area is None else self._args.place(slot, area)
-        head = wire.SHIPPED_HEAD.pack(function.digest, len(code), slot, worker.results_taken & 0xFFFFFFFF)
+        head = wire.SHIPPED_HEAD.pack(function.digest, len(code), worker.results_taken & 0xFFFFFFFF)
         payload = b"".join((self._context, head, code, args))
         flags = wire.HAS_CONTEXT if self._context else 0
         return wire.JOB.pack(len(payload), 0, wire.SHIPPED, flags) + payload
@@ -98,14 +97,7 @@ class ShippedCall(Job):
             worker.next_buffer = (worker.next_buffer - 1) % wire.BUFFERS
 
     def answered(self, worker: Worker, status: int, payload: bytes) -> list[Job]:
-        slot, end = pickles.placed(payload) if status == wire.VALUE else (pickles.INLINE, 0)
-        if slot != pickles.INLINE:
-            self.read = lambda data: pickles.load(data, worker.payload_mapped)
         left = super().answered(worker, status, payload)
-        if slot != pickles.INLINE:
-            self.read = _load_inline  # the other one refers to the worker
-            worker.results_taken += 1
-            worker.give_up_payload(slot, end)
         if self.buffers:
             worker.batches -= 1
             worker.give_up_payload(self._slot_of(worker), self._size)
@@ -114,12 +106,3 @@ class ShippedCall(Job):
     def _slot_of(self, worker: Worker) -> int:
         """The slot its arguments were in: jobs in flight use them in turn."""
         return (worker.next_buffer - worker.batches - 1) % wire.BUFFERS
-
-
-def _load_inline(payload: bytes) -> Any:
-    """The result of a payload that has nothing beside it."""
-    return pickles.load(payload, _no_slot)
-
-
-def _no_slot(number: int, size: int) -> memoryview:
-    raise AssertionError(f"nothing was to lie in slot {number}")

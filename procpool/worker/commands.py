@@ -6,7 +6,6 @@ import functools
 import os
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import wasmtime
 
@@ -15,7 +14,7 @@ from ..binary import FuncType
 from ..errors import GuestExit
 from ..wasi import Spec
 from . import ffi
-from .failures import as_trap
+from .failures import as_trap, failure
 from .jobs import Replies
 from .linkage import Linkage
 from .payloads import Payloads
@@ -43,7 +42,7 @@ class Commands:
         spec, taken = pickles.load(payload, self._payloads.slot)
         streams = self._linkage.streams
         code: int | None = None
-        trap: tuple[Any, ...] | None = None
+        trap: bytes | None = None
         self.stopped = False
         self.printed = None, None
         streams.begin(spec)
@@ -51,10 +50,9 @@ class Commands:
         try:
             code = self._run(spec)
         except BaseException as error:
-            found = as_trap(error)
-            if found is None:
+            trap = _trap_bytes(error)
+            if trap is None:
                 raise
-            trap = found.message, found.code, [tuple(frame) for frame in found.frames]
         finally:
             self._linkage.on_stuck = None
             # Never given back if the command has been answered for already: the process is ending.
@@ -67,11 +65,12 @@ class Commands:
     def _answer_instead(self, taken: int, error: BaseException) -> None:
         """In a thread of the command, which has ended it: the main thread sits in a host call, so answer for it."""
         self._answering.acquire()
-        code = error.code if isinstance(error, GuestExit) else None
-        found = as_trap(error)
-        trap = None if found is None else (found.message, found.code, [tuple(frame) for frame in found.frames])
-        result = self._payloads.result((code, trap, *self._linkage.streams.end()), taken)
-        self._replies.flush(wire.reply(wire.VALUE, result))
+        printed = self._linkage.streams.end()
+        code, trap = error.code if isinstance(error, GuestExit) else None, _trap_bytes(error)
+        if code is None and trap is None:
+            self._replies.flush(failure(error))
+        else:
+            self._replies.flush(wire.reply(wire.VALUE, self._payloads.result((code, trap, *printed), taken)))
         os._exit(0)
 
     @property
@@ -102,11 +101,16 @@ class Commands:
             if group is not None:
                 group.close()
                 self.stopped = True
-                linkage.calls.raised = None
             if store is not None and not linkage.doomed:
                 store.close()
             for fd in close:
                 os.close(fd)
+
+
+def _trap_bytes(error: BaseException) -> bytes | None:
+    """A trap as it travels; None for any other exception."""
+    found = as_trap(error)
+    return None if found is None else wire.trap_to_bytes(found)
 
 
 def configuring(linkage: Linkage, spec: Spec, close: list[int]) -> Callable[[], wasmtime.WasiConfig]:

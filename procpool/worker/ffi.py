@@ -137,19 +137,14 @@ def caller_export(caller: Any, name: str) -> Any:
 
 
 def _wasm_type(signature: FuncType) -> wasmtime.FuncType:
-    return wasmtime.FuncType(*([getattr(wasmtime.ValType, t)() for t in types] for types in signature_parts(signature)))
-
-
-def signature_parts(signature: FuncType) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Parameters and results."""
-    return signature.params, signature.results
+    params, results = ([getattr(wasmtime.ValType, t)() for t in types] for types in (signature.params, signature.results))
+    return wasmtime.FuncType(params, results)
 
 
 def _define_raw(linker: wasmtime.Linker, function: HostFunction, instance: Any, calls: HostCalls) -> Any:
     run = function.bound(instance)
     packed = function.packed
-    params, results = signature_parts(function.signature)
-    area = ctypes.c_char * (SLOT * max(len(params), len(results), 1))
+    area = ctypes.c_char * (SLOT * max(len(function.signature.params), len(function.signature.results), 1))
     at, unpack = area.from_address, function.taken.unpack_all
     quick = function.quick_result()
 
@@ -164,7 +159,7 @@ def _define_raw(linker: wasmtime.Linker, function: HostFunction, instance: Any, 
                 values[: len(data)] = data
         except BaseException as error:
             # The innermost one is the cause: a trap on the way out of a nested call must not replace it.
-            calls.raised = error
+            calls.keep(error)
             return _new_trap(b"host", 4)  # type: ignore[no-any-return]
         return None
 
@@ -194,7 +189,7 @@ def _define_public(linker: wasmtime.Linker, function: HostFunction, instance: An
             result = back.unpack(function.packed(run(*args)))
             return list(result) if isinstance(result, tuple) else result
         except BaseException as error:
-            calls.raised = error
+            calls.keep(error)
             raise
 
     linker.define_func(function.module, function.name, _wasm_type(function.signature), host, access_caller=True)

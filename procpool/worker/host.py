@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,20 +19,25 @@ class HostCalls:
     """What happens in the host functions of one instance at a time.
 
     An exception cannot pass through wasm: the trampoline keeps it here, has the guest trap, and whoever called the guest
-    raises it.  Each worker has its own, so with several calling threads each exception finds its own caller.
+    raises it.  Each worker has its own, and keeps them by thread, for the threads of a group share it: one that is being
+    stopped must not take what another raised.
     """
 
     def __init__(self) -> None:
-        self.raised: BaseException | None = None
+        self._raised: dict[int, BaseException] = {}  # by the identifier of the thread that called the guest
+        self.ended: BaseException | None = None  #: what ended the group of threads: all of them trap, and this is why
         self.making = False  #: an instance is being made: it has no exports yet
         self.caller: Any = None  #: then, the caller of the host function that runs, as ffi.py knows it
         self.failed = False  #: a guest call has failed since the instance was made; if somebody caught that, it is dirty
 
+    def keep(self, error: BaseException) -> None:
+        """A host function has raised; the guest traps for it."""
+        self._raised[threading.get_ident()] = error
+
     def take(self) -> BaseException | None:
         """The exception that made the guest trap, if one did."""
         self.failed = True
-        error, self.raised = self.raised, None
-        return error
+        return self._raised.pop(threading.get_ident(), self.ended)
 
 
 class HostFunction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from .commands import configuring
 from .driver import Drivers, signature_of_driver
 from .linkage import Linkage
 from .threads import ThreadGroup
+
+logger = logging.getLogger("procpool")
 
 #: Live threads of an instance, where no WasiConfig says otherwise.
 MAX_THREADS = 64
@@ -111,7 +114,10 @@ class Instances:
             self.warm()
             assert self._store is not None and self._instance is not None
             name, signature = self._exports[index]
-            function = self.bound[index] = self._bind(self._instance, name, signature)
+            function = self._bind(self._instance, name, signature)
+            if self._group is not None:
+                function = function._replace(run=self._group.watched(function.run))
+            self.bound[index] = function
         return function
 
     def driver(self, index: int) -> Function:
@@ -176,10 +182,16 @@ class Instances:
         group, self._group = self._group, None
         if group is not None:
             group.close()
-            self.calls.raised = None
         store, self._store, self._instance, self._memory = self._store, None, None, None
         if store is not None:
             store.close()
+
+    def discard_ended(self) -> None:
+        """Throw the instance away if a thread of it has failed, and no call for it: the next one is not to blame."""
+        error = None if self._group is None else self._group.error
+        if error is not None:
+            logger.error("a thread of an instance failed, and no call for it; the instance is replaced", exc_info=error)
+            self.discard()
 
     def _bind(self, instance: wasmtime.Instance, name: str, signature: FuncType) -> Function:
         assert self._store is not None

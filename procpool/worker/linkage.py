@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import wasmtime
 
 from .. import wire
-from ..binary import FuncType, GlobalType, MemoryType, TableType
+from ..binary import FuncType, MemoryType
 from ..wasi import THREAD_SPAWN
 from . import ffi
 from .host import HostCalls, HostFunction
+from .made import Made, instantiate_with
 from .streams import Streams
 from .threads import ThreadGroup
 
@@ -42,10 +44,17 @@ class Linkage:
         #: told by a thread that has ended its group, when the main thread does not notice: it sits in a host call
         self.on_stuck: Callable[[BaseException], None] | None = None
         self._callbacks: list[Any] = []  # what the linker refers to by address
+        self._compiled: dict[str, wasmtime.Module] = {}
         self._instantiate: Callable[[wasmtime.Store], wasmtime.Instance] | None = None
         self.threaded = THREAD_SPAWN in environment.types or any(
             isinstance(type_, MemoryType) and type_.shared for type_ in environment.types.values()
         )
+
+    def compiled(self, text: str) -> wasmtime.Module:
+        """A module of our own, compiled when it is first needed."""
+        if text not in self._compiled:
+            self._compiled[text] = wasmtime.Module(self.engine, text)
+        return self._compiled[text]
 
     def new_store(self, wasi: wasmtime.WasiConfig | None) -> wasmtime.Store:
         """A store for one instance; a store keeps every instance ever made in it."""
@@ -92,11 +101,11 @@ class Linkage:
         finally:
             self.calls.making = False
 
-    def new_linker(self, calls: HostCalls) -> tuple[wasmtime.Linker, list[Any], list[tuple[str, str, Any, Any]]]:
+    def new_linker(self, calls: HostCalls) -> tuple[wasmtime.Linker, list[Any], list[Made]]:
         """A linker with WASI and the host functions, what must live as long, and the imports made for each instance."""
         linker = wasmtime.Linker(self.engine)
         callbacks: list[Any] = []
-        made: list[tuple[str, str, Any, Any]] = []
+        made: list[Made] = []
         if self.environment.wasi is not None:
             linker.define_wasi()
             linker.allow_shadowing = True
@@ -106,7 +115,7 @@ class Linkage:
                 function = HostFunction(module, name, type_, value)
                 callbacks.append(ffi.define(linker, function, self.surface, calls))
             else:
-                made.append((module, name, type_, value))
+                made.append(Made(module, name, type_, value))
         return linker, callbacks, made
 
     def _prepare(self) -> Callable[[wasmtime.Store], wasmtime.Instance]:
@@ -116,23 +125,5 @@ class Linkage:
             return self._instantiate
         linker.allow_shadowing = True
 
-        def instantiate(store: wasmtime.Store) -> wasmtime.Instance:
-            for module, name, type_, value in made:
-                linker.define(store, module, name, new_import(store, type_, value))
-            return linker.instantiate(store, self.module)
-
-        self._instantiate = instantiate
-        return instantiate
-
-
-def new_import(store: wasmtime.Store, type_: Any, value: Any) -> Any:
-    """A new memory, table or global for one instance to import."""
-    if isinstance(value, MemoryType):
-        return wasmtime.Memory(store, wasmtime.MemoryType(wasmtime.Limits(value.minimum, value.maximum)))
-    if isinstance(value, TableType):
-        element = wasmtime.ValType.funcref() if value.element == "funcref" else wasmtime.ValType.externref()
-        return wasmtime.Table(store, wasmtime.TableType(element, wasmtime.Limits(value.minimum, value.maximum)), None)
-    assert isinstance(type_, GlobalType)
-    content = getattr(wasmtime.ValType, type_.content)()
-    number = getattr(wasmtime.Val, type_.content)(value)
-    return wasmtime.Global(store, wasmtime.GlobalType(content, type_.mutable), number)
+        self._instantiate = functools.partial(instantiate_with, linker, made, self.module)
+        return self._instantiate

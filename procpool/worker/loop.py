@@ -16,7 +16,6 @@ from .access import Access
 from .arena import Arena
 from .commands import Commands
 from .failures import failure
-from .instance import Instance
 from .instances import Instances
 from .jobs import Replies, Running, Waiting
 from .shipped import Functions
@@ -36,7 +35,6 @@ class Room(NamedTuple):
     replies: Replies
     replies_fd: int
     instances: Instances
-    surface: Instance
     functions: Functions
     access: Access
     commands: Commands
@@ -90,6 +88,7 @@ class Loop:
         """
         serve_contexts(self.current_context)
         jobs, replies, board = self._waiting.jobs, self._replies, self._board
+        threaded = self._instances.threaded
         begun = 0
         flushed = started = perf_counter_ns()
         while True:
@@ -106,6 +105,8 @@ class Loop:
             board[wire.BEGUN] = begun + 1
             self._number = begun
             self._context = self._travelled = None
+            if threaded and not flags & wire.LEASED:  # the holder of a lease is told by the next call
+                self._instances.discard_ended()
             if flags & wire.HAS_CONTEXT:
                 self._travelled = Travelled.read(payload)
                 payload = payload[self._travelled.size :]
@@ -203,6 +204,7 @@ class Loop:
         if kind == wire.ACCESS or flags & wire.LEASED:
             return  # its holder decides
         if self._fresh or instances.calls.failed or instances.outgrown():
+            instances.discard_ended()
             instances.discard()
 
     def _check(self, export: int, payload: bytes) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-
 from .. import pickles, wire
 
 _FIRST_RESULT = 2  # slots 0 and 1 are for arguments
@@ -15,7 +13,7 @@ class Payloads:
 
     def __init__(self, fd: int, row: int, limit: int) -> None:
         self._fd = fd
-        self._offset = row * wire.PAYLOAD_ROW
+        self._row = row
         self._limit = limit
         self._mapped: dict[int, memoryview] = {}
         self._placed = 0  # results put into slots so far
@@ -24,9 +22,7 @@ class Payloads:
         """A slot's memory, at least its first ``size`` bytes."""
         mapped = self._mapped.get(number)
         if mapped is None or len(mapped) < size:
-            size = min(wire.PAYLOAD_BYTES, 1 << max(20, (size - 1).bit_length()))
-            offset = self._offset + number * wire.PAYLOAD_BYTES
-            mapped = self._mapped[number] = memoryview(mmap.mmap(self._fd, size, offset=offset))
+            mapped = self._mapped[number] = memoryview(wire.map_payload(self._fd, self._row, number, size))
         return mapped
 
     def result(self, value: object, taken: int) -> bytes:

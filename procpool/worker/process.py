@@ -170,7 +170,6 @@ def _furnish(
         replies=replies,
         replies_fd=replies_fd,
         instances=instances,
-        surface=surface,
         functions=Functions(surface, payloads),
         commands=Commands(linkage, payloads, replies),
         access=Access(instances, surface, arena, settings.guest.fresh),

@@ -21,7 +21,7 @@ class Functions:
 
     def run(self, payload: bytes) -> bytes:
         """Run the call that ``payload`` describes; the payload of its result."""
-        digest, size, _, taken = wire.SHIPPED_HEAD.unpack_from(payload)
+        digest, size, taken = wire.SHIPPED_HEAD.unpack_from(payload)
         start = wire.SHIPPED_HEAD.size + size
         if size:
             self._functions[digest] = _Unloaded(payload[wire.SHIPPED_HEAD.size : start])

@@ -22,6 +22,7 @@ from ..errors import GuestExit
 from ..wasi import MODULES, THREAD_SPAWN
 from . import ffi
 from .host import HostCalls, HostFunction
+from .made import instantiate_with
 
 if TYPE_CHECKING:
     from .linkage import Linkage
@@ -35,6 +36,8 @@ NATIVE = frozenset(
 )
 #: Thread ids are from 1 to this, https://github.com/WebAssembly/wasi-threads.
 MOST_ID = (1 << 29) - 1
+#: What the names of threads begin with; their ids follow.
+NAME = "wasi-thread-"
 #: Seconds that threads may take to end when the group does.  Those that take longer sit in a host call.
 END_GRACE = 1.0
 #: Seconds before a new thread enters the guest.  Zig's std.Thread (0.14) notes a thread's id when `thread-spawn` has
@@ -60,13 +63,13 @@ class ThreadGroup:
         self._closing = False
         self.error: BaseException | None = None  #: what ended the group, if not the main thread did
         self.memory: wasmtime.SharedMemory | None = None
-        self._proxies: dict[tuple[str, str], _Proxy] = {}
+        self._memory_type = MemoryType(0)  # what the module says of it
         self._wasi_store: wasmtime.Store | None = None
         self._keep: list[Any] = []
         self._linker, callbacks, made = linkage.new_linker(linkage.calls)
         self._keep.append(callbacks)
         self._linker.allow_shadowing = True
-        self._made = [entry for entry in made if not (isinstance(entry[2], MemoryType) and entry[2].shared)]
+        self._made = [entry for entry in made if not _is_shared(entry.type)]
         store = linkage.new_store(None)
         self._define_memory(store)
         if linkage.environment.wasi is not None and wasi is not None:
@@ -81,8 +84,9 @@ class ThreadGroup:
 
     def _define_memory(self, store: wasmtime.Store) -> None:
         for (module, name), type_ in self._linkage.environment.types.items():
-            if not (isinstance(type_, MemoryType) and type_.shared):
+            if not _is_shared(type_):
                 continue
+            self._memory_type = type_
             given = self._linkage.environment.imports.get((module, name), type_)
             least, most = int(given.minimum), int(given.maximum or type_.maximum or 0)
             if self._linkage.limits.memory is not None:  # wasmtime's own limiter does not count shared memories
@@ -106,8 +110,7 @@ class ThreadGroup:
         linker = wasmtime.Linker(self._linkage.engine)
         linker.define_wasi()
         ffi.define_shared_memory(linker, store, "env", "memory", self.memory)
-        kind = next(t for t in self._linkage.environment.types.values() if isinstance(t, MemoryType) and t.shared)
-        instance = linker.instantiate(store, wasmtime.Module(self._linkage.engine, _proxy_text(wanted, kind)))
+        instance = linker.instantiate(store, self._linkage.compiled(_proxy_text(wanted, self._memory_type)))
         self._keep.append((linker, instance))
         lock = threading.Lock()
         for number, (module, name, type_) in enumerate(wanted):
@@ -117,11 +120,18 @@ class ThreadGroup:
 
     def instantiate(self, store: wasmtime.Store) -> wasmtime.Instance:
         """The instance of one thread."""
-        from .linkage import new_import
+        return instantiate_with(self._linker, self._made, self._linkage.module, store)
 
-        for module, name, type_, value in self._made:
-            self._linker.define(store, module, name, new_import(store, type_, value))
-        return self._linker.instantiate(store, self._linkage.module)
+    def watched(self, run: Callable[[], None]) -> Callable[[], None]:
+        """A call of the main thread that fails if another thread has, also if the guest came back before it noticed."""
+
+        def run_watched() -> None:
+            run()
+            if self.error is not None:
+                self._linkage.calls.failed = True
+                raise self.error
+
+        return run_watched
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -135,7 +145,7 @@ class ThreadGroup:
             # See START_DELAY: it begins to count when we are on our way back to the guest.
             gate = threading.Lock()
             gate.acquire()
-            thread = threading.Thread(target=self._run, args=(number, argument, gate), daemon=True)
+            thread = threading.Thread(target=self._run, args=(number, argument, gate), name=f"{NAME}{number}", daemon=True)
             self._threads[number] = thread
             try:
                 thread.start()
@@ -155,7 +165,7 @@ class ThreadGroup:
                 instance = self.instantiate(store)
                 slots = ffi.Slots(2)
                 signature = FuncType(("i32", "i32"))
-                run = ffi.bind(store, instance, "wasi_thread_start", signature, slots, HostCalls())
+                run = ffi.bind(store, instance, "wasi_thread_start", signature, slots, self._linkage.calls)
                 slots.bytes[:4] = number.to_bytes(4, sys.byteorder)
                 slots.bytes[16:20] = (argument & 0xFFFFFFFF).to_bytes(4, sys.byteorder)
                 run()
@@ -179,7 +189,7 @@ class ThreadGroup:
                 error = GuestExit(error.code)
             self.error = error
             # Whatever the main thread makes of being stopped, this is why.
-            self._linkage.calls.raised = error
+            self._linkage.calls.ended = error
         self._linkage.engine.increment_epoch()
         # If the main thread is not in the guest, its next call will find out; if it sits in a host call, it never may.
         if not self._wake_until(self._left.is_set) and self._linkage.on_stuck is not None:
@@ -206,6 +216,7 @@ class ThreadGroup:
             self._linkage.engine.increment_epoch()
             # Those that sit in a host call can be ended by nothing but the end of the process.
             self._linkage.doomed = not self._wake_until(lambda: not self._threads)
+        self._linkage.calls.ended = None
         if self._wasi_store is not None and not self._linkage.doomed:
             self._wasi_store.close()
             self._wasi_store = None
@@ -232,12 +243,11 @@ class ThreadGroup:
             return lambda: None
         store = wasmtime.Store(self._linkage.engine)
         store.set_epoch_deadline(1 << 40)
-        kind = next(t for t in self._linkage.environment.types.values() if isinstance(t, MemoryType) and t.shared)
         linker = wasmtime.Linker(self._linkage.engine)
         ffi.define_shared_memory(linker, store, "env", "memory", memory)
         if self._linkage.limits.fuel is not None:
             store.set_fuel(1 << 62)
-        instance = linker.instantiate(store, wasmtime.Module(self._linkage.engine, _waker_text(kind)))
+        instance = linker.instantiate(store, self._linkage.compiled(_waker_text(self._memory_type)))
         slots = ffi.Slots(1)
         run = ffi.bind(store, instance, "wake", FuncType(("i32",)), slots, HostCalls())
 
@@ -276,6 +286,10 @@ class _Proxy:
             self._run()
             results = self._results.unpack_from(self._slots.bytes)
         return results[0] if results else None
+
+
+def _is_shared(type_: Any) -> bool:
+    return isinstance(type_, MemoryType) and type_.shared
 
 
 def _memory_text(kind: MemoryType) -> str:
