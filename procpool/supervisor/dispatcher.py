@@ -266,7 +266,7 @@ class Dispatcher:
         def take_back() -> None:
             for worker in list(self.scheduler.busy):
                 waiting = job in worker.inflight and worker.inflight[0] is not job
-                if waiting and not (worker.recalling or worker.stalled or worker.outbox):
+                if waiting and not (worker.recalling or worker.outbox):
                     self.scheduler.recall(worker)
                     worker.command(wire.RECALL)
             if job in self.scheduler.queue:  # it has come back before it was cancelled
@@ -630,7 +630,7 @@ class Dispatcher:
                 return
 
     def _take_replies(self, worker: Worker, frames: list[tuple[tuple[Any, ...], bytes]]) -> None:
-        answered = False
+        answered = recalled = False
         for (_, status), payload in frames:
             if status < wire.READY:
                 # Popped before it is settled: a callback that the settling runs may submit again.
@@ -663,7 +663,7 @@ class Dispatcher:
                     self._startup.set_result(None)
             elif status == wire.RECALLED:
                 self.scheduler.take_back(worker, wire.COUNT.unpack(payload)[0])
-                answered = True
+                recalled = True
             elif status == wire.UNFIT:
                 worker.process.unfit = True
                 error = wire.error_from_reply(status, payload, None)
@@ -684,6 +684,7 @@ class Dispatcher:
             mean = worker.mean_job_ns()
             if mean is not None:
                 self.scheduler.measured(mean)
+        if answered or recalled:
             self.scheduler.answered(worker)
 
     def _read_abandoned(self, worker: Worker) -> None:
@@ -852,11 +853,12 @@ class Dispatcher:
         if worker.recalling or worker.outbox:
             return None
         average = self.scheduler.job_seconds or 0.0
-        stalled_at = worker.head_since + max(STALL_SECONDS, STALL_FACTOR * average)
+        # What was recalled may still be there: a worker that the system did not run meanwhile gives nothing back while it
+        # has yet to read what it was sent.  So it is asked again, as long as something waits in it.
+        stalled_at = max(worker.head_since, worker.recalled_at) + max(STALL_SECONDS, STALL_FACTOR * average)
         steal = hungry and (isinstance(job, Segment) or average * (len(worker.inflight) - 1) > STEAL_SECONDS)
-        if stalled_at > now and not steal:
+        if stalled_at > now and (worker.stalled or not steal):
             return stalled_at
-        if not worker.stalled:
-            self.scheduler.recall(worker)
-            worker.command(wire.RECALL)
+        self.scheduler.recall(worker)
+        worker.command(wire.RECALL)
         return None

@@ -222,6 +222,7 @@ class Scheduler:
         """Stop sending to a worker, because it is about to be sent a RECALL, until it has answered that and a job."""
         with self._lock:
             worker.recalling = True
+            worker.recalled_at = self._clock()
             worker.stalled = True
 
     def _depth(self) -> int:

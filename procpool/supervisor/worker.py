@@ -150,6 +150,7 @@ class Worker:
         self.batches = 0  #: how many of them are batches, each with a buffer of the arena
         self.next_buffer = 0  #: for the next batch
         self.recalling = False  #: a RECALL is unanswered; nothing may be sent until it is
+        self.recalled_at = 0.0  #: when the last RECALL was sent
         self.stalled = False  #: its job takes longer than expected, so nothing should wait behind it
         self.item_seen = (-1, -1), 0.0  #: at which job and item it was last seen, and since when (time.monotonic)
         self.head_since = 0.0  #: when the first job in flight became the first (time.monotonic)

@@ -41,8 +41,8 @@ class Waiting:
     def give_back(self) -> int:
         """Drop all jobs that have not begun, also those still in the pipe, and say how many they were.
 
-        The main thread holds `_reading` only while it has nothing to do; then there is nothing to give back, as it will
-        begin whatever arrives.
+        The main thread holds `_reading` only while it has nothing to do, and begins whatever arrives.  If more than one job
+        has arrived by the time it gets to run, the parent finds that out and asks again.
         """
         if not self._reading.acquire(blocking=False):
             return 0
