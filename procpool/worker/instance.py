@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -24,9 +25,18 @@ class Instance:
 
     def __init__(self, instances: Instances, exports: tuple[tuple[str, FuncType], ...]) -> None:
         self._instances = instances
-        self._codecs = {name: (index, Codec(name, type_)) for index, (name, type_) in enumerate(exports)}
-        self.exports = MappingProxyType({name: self._callable(name) for name in self._codecs})
+        self._exported = exports
         self.globals: MutableMapping[str, Any] = _Globals(instances)
+
+    # Made when first asked for: a worker that only runs exports has no use for them, and a module may have thousands.
+
+    @cached_property
+    def exports(self) -> Mapping[str, Callable[..., Any]]:
+        return MappingProxyType({name: self._callable(name) for name, _ in self._exported})
+
+    @cached_property
+    def _codecs(self) -> dict[str, tuple[int, Codec]]:
+        return {name: (index, Codec(name, type_)) for index, (name, type_) in enumerate(self._exported)}
 
     def call(self, export: str, /, *args: Any) -> Any:
         """Call an export.
