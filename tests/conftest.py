@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic, sleep
@@ -16,6 +17,8 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 KERNELS = FIXTURES / "kernels.wasm"
 MISBEHAVE = FIXTURES / "misbehave.wasm"
 SHAPES = FIXTURES / "shapes.wat"
+# A shell that starts the tests in the background has them ignore Ctrl-C, which everything they start would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 #: Seconds after which a test stops waiting for what should have happened long ago.
 DEADLINE = 20.0
 

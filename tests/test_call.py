@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 from conftest import DEADLINE, KERNELS, MISBEHAVE, SHAPES, busy_pid, eventually, worker_pids
@@ -111,6 +112,26 @@ def test_a_timeout_stops_the_guest_and_frees_the_worker(misbehave: ProcessWasmPo
     assert isinstance(caught.value, TimeoutError)
     eventually(lambda: misbehave.stats().idle == 2, "both workers to be idle again")
     assert worker_pids(misbehave) == pids, "the worker was not killed, only interrupted"
+
+
+@pytest.mark.parametrize("isolation", ["pooled", "fresh"])
+@pytest.mark.parametrize("way", ["call", "submit"])
+def test_an_interrupt_that_comes_before_its_job_begins_is_not_lost(way: str, isolation: Any, nothing_left: None) -> None:
+    with ProcessWasmPool(MISBEHAVE, workers=1, kill_grace=DEADLINE, isolation=isolation) as pool:
+        pool.wait_ready(DEADLINE)
+        (worker,) = pool.stats().workers
+        for _ in range(20):
+            os.kill(worker.pid, signal.SIGSTOP)
+            try:
+                with pytest.raises(CallTimeout):
+                    if way == "call":
+                        pool.call("spin", timeout=0.01)
+                    else:
+                        pool.submit("spin", timeout=0.01).result(DEADLINE)
+            finally:
+                os.kill(worker.pid, signal.SIGCONT)  # now either of its threads may be the first
+            assert pool.call("fine", 7, timeout=DEADLINE / 2) == 7
+        assert [pool.stats().killed, pool.stats().crashed] == [0, 0]
 
 
 def test_a_timeout_includes_waiting_for_a_worker(nothing_left: None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import signal
 import threading
 from typing import Any
 
@@ -81,6 +83,26 @@ def test_a_timeout_ends_all_threads(mode: str, primes: ProcessWasmPool) -> None:
     assert primes.run(["primes", "2", "1000"], timeout=DEADLINE).stdout == b"168\n"
     if mode == "spin":
         assert primes.stats().killed == primes.stats().crashed == 0
+
+
+def test_an_interrupt_stops_the_threads_of_its_own_job_only(nothing_left: None) -> None:
+    with ProcessWasmPool(PRIMES, workers=1, wasi=WasiConfig(), kill_grace=DEADLINE) as pool:
+        journal = pool._dispatcher.journal
+        for _ in range(5):
+            pool.wait_ready(DEADLINE)
+            (worker,) = pool.stats().workers
+            os.kill(worker.pid, signal.SIGSTOP)
+            try:
+                stopped = pool.submit_run(["primes", "2", "10", "spin"], timeout=0.01)
+                after = pool.submit_run(["primes", "3", "100000"], timeout=DEADLINE)
+                eventually(functools.partial(journal.counts.__contains__, "timeout"), "it to be interrupted")
+            finally:
+                os.kill(worker.pid, signal.SIGCONT)
+            with pytest.raises(CallTimeout):
+                stopped.result(DEADLINE)
+            assert after.result(DEADLINE).stdout == b"9592\n"
+            assert journal.counts.pop("timeout") == 1
+        assert pool.stats().killed == 0
 
 
 #: A thread exits with code 5 while the main thread reads, or reads while the main thread returns.

@@ -40,6 +40,9 @@ STALL_FACTOR = 8
 #: Taking jobs back for an idle worker costs two system calls and a thread switch on each side; below this much work, in
 #: seconds, it does not pay.
 STEAL_SECONDS = 0.0005
+#: A worker hears an interrupt only while it runs what is meant, and may be about to begin it.  So it is interrupted again
+#: after this many seconds, then after twice that, and so on until it is killed.
+INSIST_SECONDS = 0.001
 #: How long a worker whose socket has closed may take to be reported dead, in seconds, before it is killed.
 REPORT_GRACE = 1.0
 #: Replacing workers that die before they are ready: first pause and longest pause, in seconds, and how many such deaths
@@ -813,18 +816,7 @@ class Dispatcher:
             return due
         deadline = job.deadline(worker, now)
         if deadline is not None and deadline <= now:
-            running = (worker.head, job.item(worker))
-            if worker.interrupted != running:
-                worker.interrupted = running
-                worker.kill_at = now + self.limits.kill_grace
-                worker.command(wire.INTERRUPT, *running)
-                if not job.expired:
-                    self.journal.note("timeout", worker.process.pid, f"{job.name} outlived its limit")
-                job.timed_out()
-            if worker.kill_at <= now:
-                self._kill(worker.process, "it does not react to an interrupt")
-            else:
-                due.append(worker.kill_at)
+            due.extend(self._interrupt(worker, job, now))
         elif deadline is not None:
             due.append(deadline)
         sampling = job.sampling()
@@ -834,6 +826,25 @@ class Dispatcher:
         if look_again is not None:
             due.append(look_again)
         return due
+
+    def _interrupt(self, worker: Worker, job: Job, now: float) -> list[float]:
+        """Stop what the worker runs, or the worker if that takes too long; the times at which to look again."""
+        running = (worker.head, job.item(worker))
+        if worker.interrupted != running:
+            worker.interrupted = running
+            worker.kill_at = now + self.limits.kill_grace
+            worker.insist_at, worker.insistence = now, INSIST_SECONDS
+            if not job.expired:
+                self.journal.note("timeout", worker.process.pid, f"{job.name} outlived its limit")
+            job.timed_out()
+        if worker.kill_at <= now:
+            self._kill(worker.process, "it does not react to an interrupt")
+            return []
+        if worker.insist_at <= now:
+            worker.command(wire.INTERRUPT, *running)
+            worker.insist_at = now + worker.insistence
+            worker.insistence *= 2
+        return [worker.kill_at, worker.insist_at]
 
     def _share(self, worker: Worker, job: Job, now: float) -> float | None:
         """Free what waits in one worker while others could run it; when to look again."""

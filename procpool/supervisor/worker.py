@@ -156,6 +156,8 @@ class Worker:
         self.head_since = 0.0  #: when the first job in flight became the first (time.monotonic)
         self.interrupted = -1, -1  #: number of the job, and the item, that the last INTERRUPT was for
         self.kill_at = 0.0  #: when patience with that ends
+        self.insist_at = 0.0  #: when to send it again
+        self.insistence = 0.0  #: seconds from then until the time after
         self.reader = wire.FrameReader(wire.REPLY)
         self.abandoned_reader = wire.FrameReader(wire.REPLY)
         with contextlib.ExitStack() as on_failure:  # there may be no descriptors left

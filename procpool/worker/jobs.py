@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from .. import wire
@@ -60,6 +61,10 @@ class Waiting:
             self._reading.release()
 
 
+class Interrupted(Exception):
+    """Raised in a job that is being interrupted, where the guest cannot be."""
+
+
 class Running:
     """Which job runs now, and who decides how it ends.
 
@@ -71,6 +76,7 @@ class Running:
         self._engine = engine
         self._numbers: dict[Any, None] = {}
         self._raised = threading.Event()
+        self._stopping = False
         self.interrupted = -1  #: number of the last job that was interrupted
         self.begin = self._numbers.setdefault  #: main thread, before the job; or (job, item) before the item of a batch
 
@@ -81,14 +87,31 @@ class Running:
         # The epoch has to be up before the next store takes its deadline from it, or that one would be stopped too.
         self._raised.wait()
         self._raised.clear()
+        self._stopping = False
         return False
 
-    def interrupt(self, number: int, item: int, at_item: bool) -> None:
-        """Control thread: stop the job if it is running, and, for a batch, at the item that was meant."""
+    def check(self) -> None:
+        """Main thread, after a new store took its deadline from the epoch: made after the interrupt, it would not hear it.
+
+        Raises:
+            Interrupted: the job is being interrupted.
+        """
+        if self._stopping:
+            raise Interrupted
+
+    def interrupt(self, number: int, item: int, at_item: bool, tell: Callable[[], None]) -> None:
+        """Control thread: stop the job if it is running, and, for a batch, at the item that was meant.
+
+        ``tell`` is called between stopping the job and the beginning of the next one.
+        """
         if self._numbers.pop((number, item), self) is None or (at_item and self._numbers.pop(number, self) is None):
             self.interrupted = number
+            self._stopping = True  # before the epoch, which whoever makes a store looks at first; see `check`
             self._engine.increment_epoch()
-            self._raised.set()
+            try:
+                tell()
+            finally:
+                self._raised.set()
 
 
 class Replies:

@@ -13,6 +13,7 @@ from ..binary import FuncType, MemoryType
 from ..wasi import THREAD_SPAWN
 from . import ffi
 from .host import HostCalls, HostFunction
+from .jobs import Running
 from .made import Made, instantiate_with
 from .streams import Streams
 from .threads import ThreadGroup
@@ -31,12 +32,14 @@ class Linkage:
         settings: wire.Settings,
         environment: wire.Environment,
         streams: Streams,
+        running: Running,
     ) -> None:
         self.engine = engine
         self.module = module
         self.environment = environment
         self.limits = settings.limits
         self.streams = streams
+        self._running = running
         self.calls = HostCalls()
         self.surface: Any = None  #: what host functions get that want the calling instance
         self.groups: set[ThreadGroup] = set()  #: of threads that live
@@ -57,10 +60,15 @@ class Linkage:
         return self._compiled[text]
 
     def new_store(self, wasi: wasmtime.WasiConfig | None) -> wasmtime.Store:
-        """A store for one instance; a store keeps every instance ever made in it."""
+        """A store for one instance; a store keeps every instance ever made in it.
+
+        Raises:
+            Interrupted: the job that it is for is being interrupted.
+        """
         store = wasmtime.Store(self.engine)
         # Any raise of the epoch from now on stops it; without a deadline it would trap at once.
         store.set_epoch_deadline(1)
+        self._running.check()
         if self.limits.fuel is not None:
             store.set_fuel(self.limits.fuel)  # for the start function
         if wasi is not None:

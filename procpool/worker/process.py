@@ -160,13 +160,15 @@ def _furnish(
     jobs_fd, replies_fd, _ = channel
     arena = Arena(settings.arenas, row)
     payloads = Payloads(settings.payloads, row, settings.payload_bytes)
-    linkage = Linkage(blueprint.engine, blueprint.module, settings, environment, Streams(blueprint.engine, replies))
+    running = Running(blueprint.engine)
+    streams = Streams(blueprint.engine, replies)
+    linkage = Linkage(blueprint.engine, blueprint.module, settings, environment, streams, running)
     instances = Instances(linkage, settings, arena)
     surface = linkage.surface = Instance(instances, settings.exports)
     first = row * wire.BOARD_ROW
     room = Room(
         waiting=Waiting(jobs_fd),
-        running=Running(blueprint.engine),
+        running=running,
         replies=replies,
         replies_fd=replies_fd,
         instances=instances,
@@ -205,8 +207,7 @@ def _listen(room: Room) -> None:
         command, item, number = wire.CONTROL.unpack(message)
         try:
             if command == wire.INTERRUPT:
-                room.running.interrupt(number, item, room.arena.at_item(item))
-                room.commands.tell()
+                room.running.interrupt(number, item, room.arena.at_item(item), room.commands.tell)
             elif command == wire.RECALL:
                 room.replies.flush(wire.reply(wire.RECALLED, wire.COUNT.pack(room.waiting.give_back())))
             else:

@@ -162,6 +162,8 @@ class ThreadGroup:
             threading.Event().wait(START_DELAY)
             store = self._linkage.new_store(self._wasi() if self._wasi is not None else None)
             try:
+                if self._closing:  # maybe since before the store took its deadline from the epoch: it would not hear of it
+                    return
                 instance = self.instantiate(store)
                 slots = ffi.Slots(2)
                 signature = FuncType(("i32", "i32"))
