@@ -25,6 +25,7 @@ from .batch import Chunk, Segment
 from .events import Journal, PoolEvent
 from .job import Job, Purge
 from .launch import CLOSE_GRACE, LAUNCHERS, Inheritance
+from .overseer import Overseer
 from .scheduler import Scheduler
 from .worker import DEAD, READY, STARTING, STOPPING, Process, Worker
 
@@ -33,16 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("procpool")
 
-#: A submitted job with others waiting behind it in the same worker may run this long, in seconds, or this many times
-#: the average, before the others are taken back.
-STALL_SECONDS = 0.005
-STALL_FACTOR = 8
-#: Taking jobs back for an idle worker costs two system calls and a thread switch on each side; below this much work, in
-#: seconds, it does not pay.
-STEAL_SECONDS = 0.0005
-#: A worker hears an interrupt only while it runs what is meant, and may be about to begin it.  So it is interrupted again
-#: after this many seconds, then after twice that, and so on until it is killed.
-INSIST_SECONDS = 0.001
 #: How long a worker whose socket has closed may take to be reported dead, in seconds, before it is killed.
 REPORT_GRACE = 1.0
 #: Replacing workers that die before they are ready: first pause and longest pause, in seconds, and how many such deaths
@@ -74,6 +65,13 @@ def _nothing() -> None:
     pass
 
 
+def _log(record: logging.LogRecord) -> None:
+    """Log here what was logged in a worker."""
+    target = logging.getLogger(record.name)
+    if target.isEnabledFor(record.levelno):
+        target.handle(record)
+
+
 #: Pools that run, for the one thing that reaches a pool from nowhere: a fork of the process.
 _live: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 
@@ -100,6 +98,7 @@ class Dispatcher:
         self.limits = limits
         self.journal = Journal(on_event)
         self.scheduler = Scheduler(monotonic, self.look_again, limits.round_robin)
+        self._overseer = Overseer(self.scheduler, self.journal, limits.kill_grace, self._kill)
         self.processes: dict[int, Process] = {}
         self.leases: weakref.WeakSet[Lease] = weakref.WeakSet()
         self.closed = False
@@ -653,17 +652,7 @@ class Dispatcher:
                 segment.item_failed(worker, payload)
                 worker.failed += 1
             elif status == wire.READY:
-                worker.ready = True
-                worker.process.pid = worker.process.pid or wire.COUNT.unpack(payload)[0]
-                self._bad_starts = 0
-                self.scheduler.release(worker)
-                with self._news:
-                    worker.state = READY  # after that, for ready and not idle means busy to `stats`
-                    self._news.notify_all()
-                if worker.process.ready:
-                    self.journal.note("ready", worker.process.pid, f"worker {worker.process.pid} is ready")
-                if not self._startup.done():
-                    self._startup.set_result(None)
+                self._take_on(worker, wire.COUNT.unpack(payload)[0])
             elif status == wire.RECALLED:
                 self.scheduler.take_back(worker, wire.COUNT.unpack(payload)[0])
                 recalled = True
@@ -674,10 +663,7 @@ class Dispatcher:
                     self.unfit = error
                 self._start_failed(error)
             elif status == wire.LOG:
-                record = wire.record_from_bytes(payload)
-                target = logging.getLogger(record.name)
-                if target.isEnabledFor(record.levelno):
-                    target.handle(record)
+                _log(wire.record_from_bytes(payload))
             elif status == wire.OUTPUT:
                 worker.inflight[0].output(payload)
             else:
@@ -689,6 +675,20 @@ class Dispatcher:
                 self.scheduler.measured(mean)
         if answered or recalled:
             self.scheduler.answered(worker)
+
+    def _take_on(self, worker: Worker, pid: int) -> None:
+        """A worker is ready for jobs."""
+        worker.ready = True
+        worker.process.pid = worker.process.pid or pid
+        self._bad_starts = 0
+        self.scheduler.release(worker)
+        with self._news:
+            worker.state = READY  # after that, for ready and not idle means busy to `stats`
+            self._news.notify_all()
+        if worker.process.ready:
+            self.journal.note("ready", worker.process.pid, f"worker {worker.process.pid} is ready")
+        if not self._startup.done():
+            self._startup.set_result(None)
 
     def _read_abandoned(self, worker: Worker) -> None:
         """The reply to a direct call whose caller has left."""
@@ -802,74 +802,7 @@ class Dispatcher:
                 kill_at += REPORT_GRACE
             due.append(kill_at)
         for worker in list(self.scheduler.busy):
-            due.extend(self._supervise(worker, now))
+            if worker.outbox and worker.jobs_fd not in self._selector.get_map():
+                self._selector.register(worker.jobs_fd, selectors.EVENT_WRITE, lambda w=worker: self._write_outbox(w))
+            due.extend(self._overseer.look_after(worker, now))
         return max(0.0, min(due) - monotonic()) if due else None
-
-    def _supervise(self, worker: Worker, now: float) -> list[float]:
-        """Enforce limits on what the worker runs; the times at which to look again."""
-        due: list[float] = []
-        if worker.outbox and worker.jobs_fd not in self._selector.get_map():
-            self._selector.register(worker.jobs_fd, selectors.EVENT_WRITE, lambda: self._write_outbox(worker))
-        try:
-            job = worker.inflight[0]
-        except IndexError:
-            return due
-        deadline = job.deadline(worker, now)
-        if deadline is not None and deadline <= now:
-            due.extend(self._interrupt(worker, job, now))
-        elif deadline is not None:
-            due.append(deadline)
-        sampling = job.sampling()
-        if sampling is not None:
-            due.append(now + sampling)
-        look_again = self._share(worker, job, now)
-        if look_again is not None:
-            due.append(look_again)
-        return due
-
-    def _interrupt(self, worker: Worker, job: Job, now: float) -> list[float]:
-        """Stop what the worker runs, or the worker if that takes too long; the times at which to look again."""
-        running = (worker.head, job.item(worker))
-        if worker.interrupted != running:
-            worker.interrupted = running
-            worker.kill_at = now + self.limits.kill_grace
-            worker.insist_at, worker.insistence = now, INSIST_SECONDS
-            if not job.expired:
-                self.journal.note("timeout", worker.process.pid, f"{job.name} outlived its limit")
-            job.timed_out()
-        if worker.kill_at <= now:
-            self._kill(worker.process, "it does not react to an interrupt")
-            return []
-        if worker.insist_at <= now:
-            worker.command(wire.INTERRUPT, *running)
-            worker.insist_at = now + worker.insistence
-            worker.insistence *= 2
-        return [worker.kill_at, worker.insist_at]
-
-    def _share(self, worker: Worker, job: Job, now: float) -> float | None:
-        """Free what waits in one worker while others could run it; when to look again."""
-        hungry = bool(self.scheduler.idle and not self.scheduler.queue)
-        if isinstance(job, Segment):
-            if not hungry or worker.outbox:
-                return None
-            if now - worker.head_since < STEAL_SECONDS:
-                return worker.head_since + STEAL_SECONDS
-            if len(worker.inflight) == 1:
-                if job.seconds_left(worker, now) > STEAL_SECONDS:
-                    job.halt(worker)
-                # The items still to come may be longer than those so far.
-                return None if job.halted or job.stop - job.start == 1 else now + STEAL_SECONDS
-        elif len(worker.inflight) == 1:
-            return None
-        if worker.recalling or worker.outbox:
-            return None
-        average = self.scheduler.job_seconds or 0.0
-        # What was recalled may still be there: a worker that the system did not run meanwhile gives nothing back while it
-        # has yet to read what it was sent.  So it is asked again, as long as something waits in it.
-        stalled_at = max(worker.head_since, worker.recalled_at) + max(STALL_SECONDS, STALL_FACTOR * average)
-        steal = hungry and (isinstance(job, Segment) or average * (len(worker.inflight) - 1) > STEAL_SECONDS)
-        if stalled_at > now and (worker.stalled or not steal):
-            return stalled_at
-        self.scheduler.recall(worker)
-        worker.command(wire.RECALL)
-        return None
