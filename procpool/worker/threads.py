@@ -43,7 +43,8 @@ END_GRACE = 1.0
 #: Seconds before a new thread enters the guest.  Zig's std.Thread (0.14) notes a thread's id when `thread-spawn` has
 #: returned, and waits for ever for one that has ended by then.  wasmtime's own threads took longer to start than the
 #: spawner to go on; ours are woken by the very release of the GIL that lets the spawner go on, and may get its core
-#: first: 5 of 60 runs of fixtures/primes.zig hung on a loaded machine.  Nothing of ours depends on this time.
+#: first: 5 of 60 runs of a program that did not guard against it hung on a loaded machine.  The delay makes that rare;
+#: nothing of ours depends on it.
 START_DELAY = 0.001
 _PAGE = 65536
 
