@@ -51,11 +51,12 @@ from .module import compile_module
 from .supervisor.batch import item_bytes
 from .supervisor.command import CommandRun
 from .supervisor.direct import DirectCalls
-from .supervisor.dispatcher import Dispatcher, Limits
+from .supervisor.dispatcher import Dispatcher
 from .supervisor.events import PoolEvent
 from .supervisor.job import Export, Job
 from .supervisor.launch import LAUNCHERS, Inheritance, reserve_stdio
 from .supervisor.lease import Lease, Leasing
+from .supervisor.limits import Limits
 from .supervisor.shipped import Functions as ShippedFunctions
 from .supervisor.shipped import ShippedCall
 from .supervisor.worker import READY, Process, Worker
@@ -772,9 +773,8 @@ class ProcessWasmPool(Executor):
         """
         if cancel_futures:
             scheduler = self._dispatcher.scheduler
-            waiting = [
-                job for process in list(self._dispatcher.processes.values()) for w in process.workers for job in w.own
-            ]
+            processes = list(self._dispatcher.processes.present.values())
+            waiting = [job for process in processes for worker in process.workers for job in worker.own]
             for job in (*scheduler.queue, *waiting):
                 job.cancel()
         self._dispatcher.close()
@@ -796,7 +796,7 @@ class ProcessWasmPool(Executor):
     def stats(self) -> PoolStats:
         """What the pool is doing now, and has done."""
         dispatcher = self._dispatcher
-        processes = list(dispatcher.processes.values())
+        processes = list(dispatcher.processes.present.values())
         # States before the idle list: a worker becomes idle first and ready second, so one that is ready here and not in
         # the list really has something to do.
         states = [[worker.state for worker in process.workers] for process in processes]
@@ -810,8 +810,8 @@ class ProcessWasmPool(Executor):
             idle=sum(row.state == "idle" for row in rows),
             pending=dispatcher.scheduler.pending(),
             leased=len(dispatcher.leases),
-            calls=dispatcher.calls_retired + sum(row.calls for row in rows),
-            failed=dispatcher.failed_retired + failed,
+            calls=dispatcher.processes.calls_retired + sum(row.calls for row in rows),
+            failed=dispatcher.processes.failed_retired + failed,
             timeouts=counts["timeout"],
             retried=counts["retried"],
             started=counts["started"],
@@ -827,7 +827,7 @@ class ProcessWasmPool(Executor):
         if dispatcher.closed:
             return f"<ProcessWasmPool {self._name} closed>"
         idle, pending = len(dispatcher.scheduler.idle), dispatcher.scheduler.pending()
-        return f"<ProcessWasmPool {self._name} workers={len(dispatcher.processes)} idle={idle} pending={pending}>"
+        return f"<ProcessWasmPool {self._name} workers={len(dispatcher.processes.present)} idle={idle} pending={pending}>"
 
     def _no_function(self, export: object) -> NoReturn:
         if not isinstance(export, str):

@@ -3,62 +3,34 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import logging
-import math
 import os
 import selectors
-import signal
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from .. import wire
-from ..errors import PoolClosed, PoolFull, ProcpoolError, StartupError, WorkerCrashed
+from ..errors import PoolClosed, PoolFull, ProcpoolError, StartupError
 from .batch import Chunk, Segment
 from .events import Journal, PoolEvent
-from .job import Job, Purge
-from .launch import CLOSE_GRACE, LAUNCHERS, Inheritance
+from .job import Job
+from .launch import CLOSE_GRACE, Inheritance
+from .limits import Limits
 from .overseer import Overseer
+from .processes import Processes
 from .scheduler import Scheduler
-from .worker import DEAD, READY, STARTING, STOPPING, Process, Worker
+from .worker import DEAD, READY, STOPPING, Worker
 
 if TYPE_CHECKING:
     from .lease import Lease
 
 logger = logging.getLogger("procpool")
-
-#: How long a worker whose socket has closed may take to be reported dead, in seconds, before it is killed.
-REPORT_GRACE = 1.0
-#: Replacing workers that die before they are ready: first pause and longest pause, in seconds, and how many such deaths
-#: in a row, with no worker left, mean that the pool cannot work.
-BACKOFF_FIRST = 0.05
-BACKOFF_MOST = 5.0
-GIVE_UP_AFTER = 5
-#: Seconds between looks at the workers' memory, if that is limited.
-MEMORY_PERIOD = 0.25
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a pool's workers and queue may grow to."""
-
-    kill_grace: float  #: seconds from an interrupt to the kill
-    max_pending: int | None  #: jobs in the queue
-    full_timeout: float | None  #: seconds to wait when it is full; 0 to raise at once, None for ever
-    max_tasks_per_worker: float  #: calls by direct call or submit, or in batches
-    max_worker_memory: int | None  #: bytes, resident
-    min_workers: int | None = None  #: processes to keep when there is little to do; None to keep all
-    idle_expiry: float = math.inf  #: seconds after which what is unused goes: processes beyond those, instances
-    prewarm: int = 1  #: instances per process that stay however long they are unused
-    round_robin: bool = False  #: take idle workers in turn, not the last used one
-    retries: int = 0  #: how often a job is run again whose worker died
 
 
 def _nothing() -> None:
@@ -98,38 +70,27 @@ class Dispatcher:
         self.limits = limits
         self.journal = Journal(on_event)
         self.scheduler = Scheduler(monotonic, self.look_again, limits.round_robin)
-        self._overseer = Overseer(self.scheduler, self.journal, limits.kill_grace, self._kill)
-        self.processes: dict[int, Process] = {}
         self.leases: weakref.WeakSet[Lease] = weakref.WeakSet()
         self.closed = False
-        self.broken: StartupError | None = None  #: why no worker can be made
-        self.unfit: BaseException | None = None  #: what the user's own code raised at the start of a worker
-        self.calls_retired = 0  #: jobs that workers now gone had done
-        self.failed_retired = 0
         self._inheritance = inheritance
-        self._launch_type = LAUNCHERS[start_method]
-        self._launcher = self._launch_type(inheritance)
-        self._slots = list(range(inheritance.slots - 1, -1, -1))
-        self._most = workers
-        self._wanted = workers if limits.min_workers is None else min(limits.min_workers, workers)
-        self._expiry_due = monotonic() + limits.idle_expiry
-        self._started = 0
-        self._bad_starts = 0
-        self._start_at = 0.0
+        self._selector = selectors.DefaultSelector()
+        self.processes = Processes(
+            *(inheritance, start_method, workers, limits, self.scheduler, self.journal, self._selector),
+            read_replies=self._read_control,
+            wake=self.look_again,
+            on_broken=functools.partial(self.close, kill=True),
+        )
         self._startup: Future[None] = Future()  # the first worker is ready, or why none will be
         self._news = threading.Condition()  # notified after each round while somebody waits, and when the pool closes
         self._waiting_for_news = 0
         self.attentive = False  #: direct calls should wake the thread when they are done
-        self._memory_due = 0.0 if limits.max_worker_memory is not None else math.inf
         self._commands: deque[Callable[[], None]] = deque()
         self._woken = False
         self._wake_fd, self._notify_fd = os.pipe()
         os.set_blocking(self._wake_fd, False)
         os.set_blocking(self._notify_fd, False)
-        self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake_fd, selectors.EVENT_READ, self._drain_wakeups)
-        self._selector.register(self._launcher.events, selectors.EVENT_READ, self._read_launcher)
-        self._dying: dict[Process, float] = {}  # no longer heard of, not yet reported dead -> when to kill
+        self._overseer = Overseer(self.scheduler, self.journal, limits.kill_grace, self.processes.kill)
         self._swept = False  # the queue has been emptied for good
         self.forked = False  #: this is a child of the process that made the pool
         self.terminated = False
@@ -151,10 +112,7 @@ class Dispatcher:
 
     def wait_ready(self, timeout: float | None) -> None:
         """Block until as many workers as are wanted are ready."""
-        self._wait_until(lambda: self._ready() >= self._wanted, timeout, "all workers are ready")
-
-    def _ready(self) -> int:
-        return sum(process.ready and not process.leaving for process in list(self.processes.values()))
+        self._wait_until(self.processes.complete, timeout, "all workers are ready")
 
     def do(self, command: Callable[[], None]) -> None:
         """Have the dispatcher's thread run something soon."""
@@ -211,18 +169,16 @@ class Dispatcher:
         """Have that many workers from now on."""
         if self.closed:
             raise self.why_closed()
-        self._most = self._wanted = workers
+        self.processes.want(workers)
         self.do(lambda: self.journal.note("resized", None, f"{workers} workers are wanted"))
 
     def restart(self, timeout: float | None) -> None:
         """Replace all workers, each when another is ready, and wait for that."""
         if self.closed:
             raise self.why_closed()
-        old = list(self.processes.values())
-        for process in old:
-            process.outdated = True
+        old = self.processes.replace()
         self._wait_until(
-            lambda: not any(process.id in self.processes for process in old), timeout, "the workers are replaced"
+            lambda: not any(process.id in self.processes.present for process in old), timeout, "the workers are replaced"
         )
 
     def drain(self, timeout: float | None) -> None:
@@ -230,7 +186,7 @@ class Dispatcher:
         self._wait_until(self._quiet, timeout, "all jobs are done")
 
     def _quiet(self) -> bool:
-        processes = list(self.processes.values())
+        processes = list(self.processes.present.values())
         ready = [worker for process in processes for worker in process.workers if worker.state == READY]
         return not self.scheduler.pending() and all(worker in self.scheduler.idle for worker in ready)
 
@@ -253,9 +209,9 @@ class Dispatcher:
         """A fresh exception for a use of the closed pool."""
         if self.forked:
             return PoolClosed("this pool was made before a fork; its workers belong to the parent process, make a new one")
-        if self.broken is not None:
-            error = StartupError(*self.broken.args)
-            error.__cause__ = self.broken.__cause__
+        if self.processes.broken is not None:
+            error = StartupError(*self.processes.broken.args)
+            error.__cause__ = self.processes.broken.__cause__
             return error
         return PoolClosed("this pool was shut down")
 
@@ -292,7 +248,7 @@ class Dispatcher:
             self.scheduler.adopt(worker, job)
             if worker.state == DEAD:
                 self.scheduler.remove(worker)
-                self._bury(worker)
+                self.processes.bury(worker)
             else:
                 self._selector.register(worker.replies_fd, selectors.EVENT_READ, lambda: self._read_abandoned(worker))
 
@@ -301,22 +257,17 @@ class Dispatcher:
     def lost(self, worker: Worker) -> int | None:
         """For the holder of a worker whose pipe has closed: wait for its exit code, and leave the rest to us."""
         process = worker.process
-
-        def expect_its_end() -> None:  # it may have closed this pipe and live on
-            if process.id in self.processes:
-                self._dying.setdefault(process, monotonic() + REPORT_GRACE)
-
-        self.do(expect_its_end)
+        self.do(lambda: self.processes.expect_end(process))  # it may have closed this pipe and live on
         process.exited.wait(2 * CLOSE_GRACE)
         if self.join(0):
             worker.close()
         else:
-            self.do(lambda: self._bury(worker))
+            self.do(lambda: self.processes.bury(worker))
         return process.exitcode
 
     def nonsense(self, worker: Worker, error: Exception) -> None:
         """For the holder of a worker that has sent what no sound worker sends: have it killed."""
-        self.do(lambda: self._kill(worker.process, f"it sent nonsense: {error}"))
+        self.do(lambda: self.processes.kill(worker.process, f"it sent nonsense: {error}"))
 
     def close(self, kill: bool = False) -> None:
         """Let the workers finish what is queued, or kill them, then end.  Does not wait."""
@@ -339,10 +290,7 @@ class Dispatcher:
         self.closed = self.forked = True
         self._stopped = threading.Event()
         self._stopped.set()
-        for process in self.processes.values():
-            for worker in process.workers:
-                worker.close()
-        self._launcher.events.close()
+        self.processes.forsake()
         self._inheritance.close()
         self._selector.close()
 
@@ -358,12 +306,14 @@ class Dispatcher:
         try:
             while not self._finished():
                 timeout = self._keep_time()
-                self._start_missing()
+                # A pool that is shut down finishes its jobs, so it replaces the workers it needs for that.
+                if not self.closed or self.scheduler.pending():
+                    self.processes.start_missing()
                 for key, _ in self._selector.select(timeout):
                     key.data()
                 while self._commands:
                     self._commands.popleft()()
-                self._let_go()
+                self.processes.let_go()
                 if self._waiting_for_news:
                     with self._news:
                         self._news.notify_all()
@@ -373,6 +323,16 @@ class Dispatcher:
             raise
         finally:
             self._tear_down()
+
+    def _keep_time(self) -> float | None:
+        """Do what is due, and say how long nothing will be, in seconds; None for ever."""
+        now = monotonic()
+        due = self.processes.keep_time(now)
+        for worker in list(self.scheduler.busy):
+            if worker.outbox and worker.jobs_fd not in self._selector.get_map():
+                self._selector.register(worker.jobs_fd, selectors.EVENT_WRITE, lambda w=worker: self._write_outbox(w))
+            due.extend(self._overseer.look_after(worker, now))
+        return max(0.0, min(due) - monotonic()) if due else None
 
     def _drain_wakeups(self) -> None:
         # Emptied before the flag falls: the other way round, a byte written in between would be eaten while its flag
@@ -387,97 +347,9 @@ class Dispatcher:
             return True
         for lease in list(self.leases):
             lease.revoke()
-        if self.scheduler.pending() and not self.broken:
+        if self.scheduler.pending() and not self.processes.broken:
             return False
-        for process in list(self.processes.values()):
-            process.leave()
-            for worker in process.workers:
-                # Only idle workers: one in a direct call comes back to the idle list when it is done.
-                if worker.state == STARTING or self.scheduler.take_idle(worker):
-                    self._park(worker)
-        return not self.processes
-
-    def _let_go(self) -> None:
-        """End processes that are too many or outdated, as soon as there are enough others, and never in a job."""
-        staying = [process for process in self.processes.values() if process.ready and not process.leaving]
-        for process in staying:
-            process.outdated = process.outdated or process.calls >= self.limits.max_tasks_per_worker
-        staying.sort(key=lambda process: (not process.outdated, not self._idle(process)))
-        for process in staying[: max(0, len(staying) - self._wanted)]:
-            why = "recycled" if process.outdated else "retired"
-            self.journal.note(why, process.pid, f"worker {process.pid} is {why} after {process.calls} calls")
-            process.leave()
-        for process in list(self.processes.values()):
-            if process.leaving:
-                for worker in process.workers:
-                    if self.scheduler.take_idle(worker):
-                        self._park(worker)
-        while self.scheduler.left:
-            worker = self.scheduler.left.popleft()
-            if worker.state == DEAD:
-                self._bury(worker)
-            else:
-                self._park(worker)
-
-    def _idle(self, process: Process) -> bool:
-        return all(worker in self.scheduler.idle for worker in process.workers)
-
-    def _park(self, worker: Worker) -> None:
-        """Put away a worker that we hold and that has nothing to do; its process ends when the last one comes."""
-        worker.state = STOPPING
-        worker.parked = True
-        self._unwatch(worker)
-        process = worker.process
-        if process.left and not process.stopping:
-            process.stopping = True
-            for each in process.workers:
-                self._unwatch(each)
-                each.close()  # that tells it to
-            self._dying.setdefault(process, monotonic() + (REPORT_GRACE if process.reported else 0.0))
-
-    def _watch_memory(self, now: float) -> None:
-        """Have workers replaced that hold too much, and kill what holds twice that: it may not live to the next look."""
-        most = self.limits.max_worker_memory
-        if most is None or now < self._memory_due:
-            return
-        self._memory_due = now + MEMORY_PERIOD
-        for process in list(self.processes.values()):
-            try:
-                held = psutil.Process(process.pid).memory_info().rss if process.pid else 0
-            except psutil.Error:
-                continue
-            if held > most and not process.outdated:
-                logger.info("procpool: worker %d holds %d bytes and is to be replaced", process.pid, held)
-                process.outdated = True
-            if held > 2 * most:
-                self._kill(process, f"it holds {held} bytes, twice max_worker_memory")
-
-    def _grow(self) -> None:
-        """Want one more worker when there is work that none has taken."""
-        starting = any(not process.ready for process in self.processes.values())
-        waiting = self.scheduler.queue and not self.scheduler.idle
-        if self.limits.min_workers is not None and waiting and not starting and self._wanted < self._most:
-            self._wanted += 1
-
-    def _expire(self, now: float) -> None:
-        """Let go of what was not used between the last two looks: processes beyond the least, instances beyond the warm.
-
-        Looked at twice per expiry, so that an idle worker needs no clock of its own and calls need not write one.
-        """
-        if now < self._expiry_due:
-            return
-        self._expiry_due = now + self.limits.idle_expiry / 2
-        for process in list(self.processes.values()):
-            unused = process.calls == process.calls_seen and self._idle(process)
-            process.calls_seen = process.calls
-            if unused and self.limits.min_workers is not None and self._wanted > self.limits.min_workers:
-                self._wanted -= 1
-            for number, worker in enumerate(process.workers):
-                unused = worker.sent == worker.sent_seen and worker.sent != worker.purged_at
-                worker.sent_seen = worker.sent
-                if unused and number >= self.limits.prewarm and self.scheduler.take_idle(worker):
-                    worker.purged_at = worker.sent_seen = worker.sent + 1
-                    self.scheduler.assign(worker, Purge())
+        return self.processes.all_let_go()
 
     def _tear_down(self) -> None:
         error = self.why_closed()
@@ -485,20 +357,9 @@ class Dispatcher:
         self._sweep()  # first of all, so that no worker that comes free is given to a job
         for lease in list(self.leases):
             lease.revoke()
-        for process in self.processes.values():
-            for worker in process.workers:
-                self._unwatch(worker)
-        self._launcher.close()
-        for process in list(self.processes.values()):
-            process.ended(-signal.SIGKILL)
-            for worker in process.workers:
-                if self._holds(worker):
-                    worker.close()
-                for job in (*worker.inflight, *worker.own):
-                    job.fail(error)
-                worker.release()
+        self.processes.end(error)
         if not self._startup.done():
-            self._startup.set_exception(self.unfit or error)
+            self._startup.set_exception(self.processes.unfit or error)
         self._stopped.set()
         while self._commands:  # workers given back by direct calls that saw them die
             self._commands.popleft()()
@@ -522,93 +383,7 @@ class Dispatcher:
             if job.begin():
                 job.fail(self.why_closed())
 
-    # -- births --------------------------------------------------------------------------------------------------------
-
-    def _start_missing(self) -> None:
-        # A pool that is shut down finishes its jobs, so it replaces the workers it needs for that.
-        needed = not self.closed or (not self.terminated and self.scheduler.pending() > 0)
-        if not needed or self.broken or monotonic() < self._start_at:
-            return
-        while True:
-            present = [process for process in self.processes.values() if not process.leaving]
-            # One more than wanted, to be ready before an outdated one goes.
-            if len(present) >= self._wanted + any(process.outdated for process in present) or not self._slots:
-                return
-            slot = self._slots.pop()
-            try:
-                process = Process(self._started, slot, self._inheritance)
-            except OSError as error:  # no descriptors left
-                self._slots.append(slot)
-                self._start_failed(error)
-                return
-            self._started += 1
-            try:
-                self._launcher.launch(process.id, process.slot, process.their_fds)
-            except OSError as error:
-                process.close_their_fds()
-                for worker in process.workers:
-                    worker.close()
-                    worker.release()
-                self._slots.append(slot)
-                self._start_failed(error)
-                return
-            process.close_their_fds()
-            self.processes[process.id] = process
-            self.scheduler.workers += len(process.workers)
-            for worker in process.workers:
-                self._selector.register(worker.control, selectors.EVENT_READ, lambda w=worker: self._read_control(w))
-
-    def _start_failed(self, error: BaseException) -> None:
-        """A worker did not get ready: pause longer each time, and give up when none ever does."""
-        self._bad_starts += 1
-        self._start_at = monotonic() + min(BACKOFF_FIRST * 2**self._bad_starts, BACKOFF_MOST)
-        self.journal.note("start_failed", None, f"a worker could not be started ({self._bad_starts} in a row): {error}")
-        alive = any(worker.state == READY for process in self.processes.values() for worker in process.workers)
-        if not alive and (self._bad_starts >= GIVE_UP_AFTER or not isinstance(error, (OSError, WorkerCrashed))):
-            failure = StartupError(f"no worker can be started: {error}")
-            failure.__cause__ = error
-            self.broken = failure
-            self.journal.note("broken", None, f"the pool is closed: {failure}")
-            self.close(kill=True)
-
     # -- events --------------------------------------------------------------------------------------------------------
-
-    def _read_launcher(self) -> None:
-        while True:
-            try:
-                message = self._launcher.events.recv(wire.LAUNCH_EVENT.size)
-            except BlockingIOError:
-                return
-            except OSError:
-                message = b""
-            if not message:
-                self._template_died()
-                return
-            event, id, number = wire.LAUNCH_EVENT.unpack(message)
-            process = self.processes.get(id)
-            if process is None:
-                continue
-            if event == wire.LAUNCHED:
-                process.pid = number
-                self.journal.note("started", number, f"worker {number} is starting")
-            elif event == wire.LAUNCH_FAILED:
-                self._died(process, None, OSError(number, os.strerror(number)))
-            else:
-                for worker in process.workers:
-                    self._read_control(worker)  # replies sent before its end count
-                self._died(process, number)
-
-    def _template_died(self) -> None:
-        """Get a new template.  Workers that live go on; those it owed us an answer about are given up."""
-        self._selector.unregister(self._launcher.events)
-        self._launcher.close()
-        self.journal.note("template_died", None, "the template process died; starting another")
-        for process in list(self.processes.values()):
-            process.reported = False
-            if not process.pid or process in self._dying:
-                self._died(process, None)
-        self._launcher = self._launch_type(self._inheritance)
-        self._selector.register(self._launcher.events, selectors.EVENT_READ, self._read_launcher)
 
     def _read_control(self, worker: Worker) -> None:
         while worker.state not in (STOPPING, DEAD):
@@ -619,16 +394,15 @@ class Dispatcher:
             except OSError:
                 data = b""
             if not data:
-                self._unwatch(worker)
+                self.processes.unwatch(worker)
                 worker.state = STOPPING
-                grace = REPORT_GRACE if worker.process.reported else 0.0
-                self._dying.setdefault(worker.process, monotonic() + grace)
+                self.processes.expect_end(worker.process)
                 return
             try:
                 self._take_replies(worker, worker.reader.feed(data))
             except Exception as error:  # whatever it sent, it is not what a sound worker sends
-                self._unwatch(worker)
-                self._kill(worker.process, f"it sent nonsense: {error}")
+                self.processes.unwatch(worker)
+                self.processes.kill(worker.process, f"it sent nonsense: {error}")
                 return
 
     def _take_replies(self, worker: Worker, frames: list[tuple[tuple[Any, ...], bytes]]) -> None:
@@ -657,11 +431,8 @@ class Dispatcher:
                 self.scheduler.take_back(worker, wire.COUNT.unpack(payload)[0])
                 recalled = True
             elif status == wire.UNFIT:
-                worker.process.unfit = True
                 error = wire.error_from_reply(status, payload, None)
-                if not isinstance(error, ProcpoolError):
-                    self.unfit = error
-                self._start_failed(error)
+                self.processes.started_badly(worker, error, own=not isinstance(error, ProcpoolError))
             elif status == wire.LOG:
                 _log(wire.record_from_bytes(payload))
             elif status == wire.OUTPUT:
@@ -679,8 +450,7 @@ class Dispatcher:
     def _take_on(self, worker: Worker, pid: int) -> None:
         """A worker is ready for jobs."""
         worker.ready = True
-        worker.process.pid = worker.process.pid or pid
-        self._bad_starts = 0
+        self.processes.started_well(worker, pid)
         self.scheduler.release(worker)
         with self._news:
             worker.state = READY  # after that, for ready and not idle means busy to `stats`
@@ -709,100 +479,3 @@ class Dispatcher:
         if not worker.outbox:
             self._selector.unregister(worker.jobs_fd)
             self.scheduler.answered(worker)
-
-    # -- deaths --------------------------------------------------------------------------------------------------------
-
-    def _unwatch(self, worker: Worker) -> None:
-        for fd in (worker.control.fileno(), worker.jobs_fd, worker.replies_fd):
-            if fd >= 0 and fd in self._selector.get_map():
-                self._selector.unregister(fd)
-
-    def _kill(self, process: Process, why: str) -> None:
-        # Its exit has not been reported, so the pid is still its own, but for the instant between the template's
-        # waitpid and our reading of the report.
-        if process.pid and not process.exited.is_set():
-            if not process.killed and not process.stopping:
-                process.killed = True
-                self.journal.note("killed", process.pid, f"worker {process.pid} is killed: {why}")
-            try:
-                os.kill(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-
-    def _holds(self, worker: Worker) -> bool:
-        """Whether the dispatcher holds the worker, or does so from now on; if not, a direct call or a lease does."""
-        return self.scheduler.remove(worker) or worker.parked or not worker.ready
-
-    def _died(self, process: Process, exitcode: int | None, error: BaseException | None = None) -> None:
-        """A process has ended: its jobs find their ends, and a place is free."""
-        self.look_again()  # there is a place to fill, or it was the last one
-        ready = any(worker.ready for worker in process.workers)
-        for worker in process.workers:
-            self._unwatch(worker)
-        self._dying.pop(process, None)
-        del self.processes[process.id]
-        self.scheduler.workers -= len(process.workers)
-        process.ended(exitcode)
-        for worker in process.workers:
-            if self._holds(worker):
-                self._bury(worker)
-        if process.unfit or process.stopping:
-            return
-        if not ready:
-            self._start_failed(error or WorkerCrashed(process.pid, None, exitcode))
-        elif not process.killed:
-            self.journal.note("crashed", process.pid, f"worker {process.pid} died (exit code {exitcode}) and is replaced")
-
-    def _bury(self, worker: Worker) -> None:
-        """As its holder: end the jobs of a dead worker, and close its descriptors.
-
-        Jobs it had not begun go back to the front of the queue, and so do those it had finished without delivering: the
-        module has no imports, so running one again is the same to everybody.  The one it was running fails.
-        """
-        inflight = list(worker.inflight)
-        finished = worker.head
-        guilty = worker.begun - 1 - finished
-        worker.inflight.clear()
-        self.scheduler.disown(worker)
-        for position, job in reversed(list(enumerate(inflight))):
-            if position == guilty:
-                again = job.crashed(worker)
-                finished += job not in again
-                if job in again:
-                    self.journal.note("retried", worker.process.pid, f"{job.name} runs again")
-                self.scheduler.queue.extendleft(reversed(again))
-            elif not job.expired:
-                self.scheduler.queue.appendleft(job)
-        self.failed_retired += worker.failed
-        self.calls_retired += finished + worker.items
-        worker.close()
-        worker.release()
-        process = worker.process
-        process.buried += 1
-        if process.buried == len(process.workers):
-            self._slots.append(process.slot)
-        self.scheduler.pump()
-
-    # -- time ----------------------------------------------------------------------------------------------------------
-
-    def _keep_time(self) -> float | None:
-        """Do what is due, and say how long nothing will be, in seconds; None for ever."""
-        now = monotonic()
-        self._watch_memory(now)
-        self._expire(now)
-        self._grow()
-        due = [at for at in (self._start_at, self._memory_due, self._expiry_due) if now < at < math.inf]
-        for process, kill_at in list(self._dying.items()):
-            if kill_at <= now:
-                self._kill(process, "its channels are closed and it does not end")
-                # If even that is not reported, the template is stuck or gone: do without the exit code.
-                if kill_at + REPORT_GRACE <= now or not process.reported:
-                    self._died(process, None)
-                    continue
-                kill_at += REPORT_GRACE
-            due.append(kill_at)
-        for worker in list(self.scheduler.busy):
-            if worker.outbox and worker.jobs_fd not in self._selector.get_map():
-                self._selector.register(worker.jobs_fd, selectors.EVENT_WRITE, lambda w=worker: self._write_outbox(w))
-            due.extend(self._overseer.look_after(worker, now))
-        return max(0.0, min(due) - monotonic()) if due else None
