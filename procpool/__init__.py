@@ -27,7 +27,8 @@ from .errors import (
 )
 from .imports import wants_instance
 from .job_context import Context, context, current_context, state
-from .pool import PoolStats, ProcessWasmPool, WorkerStats
+from .pool import ProcessWasmPool
+from .stats import PoolStats, WorkerStats
 from .supervisor.events import PoolEvent
 from .supervisor.lease import Lease
 from .wasi import CompletedRun, WasiConfig

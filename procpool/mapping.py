@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 from .columns import WIDTH, ColumnCodec
+from .options import positive
 from .supervisor.batch import Chunk, Data, most_items
 from .supervisor.dispatcher import Dispatcher
 from .supervisor.job import Export
@@ -58,13 +59,6 @@ class MapOptions:
     def deadline(self) -> float | None:
         """When ``timeout`` ends that begins now, in the time of time.monotonic."""
         return None if self.timeout is None else monotonic() + self.timeout
-
-
-def positive(name: str, value: int | None) -> int | None:
-    """The value, if it is None or a positive int; ValueError otherwise."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"{name} must be a positive int, got {value!r}")
-    return value
 
 
 @dataclass

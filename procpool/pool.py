@@ -5,22 +5,19 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-import logging
 import math
 import os
-import resource
 import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Sequence, Sized
 from collections.abc import Mapping as MappingType
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn, TypeVar
 
 import cloudpickle
-import psutil
 
 from . import wire
 from .binary import ExternType, FuncType, Import
@@ -41,13 +38,25 @@ from .mapping import (
     RowSource,
     Source,
     job_lists,
-    positive,
     result_lists,
     source_of,
     with_progress,
 )
 from .module import Source as ModuleSource
 from .module import compile_module
+from .options import (
+    MAX_INSTANCES,
+    MAX_WORKERS,
+    checked_timeout,
+    checked_workers,
+    choice,
+    count,
+    log_levels,
+    positive,
+    resource_limits,
+    usable_cpus,
+)
+from .stats import PoolStats, observe
 from .supervisor.batch import item_bytes
 from .supervisor.command import CommandRun
 from .supervisor.direct import DirectCalls
@@ -59,47 +68,11 @@ from .supervisor.lease import Lease, Leasing
 from .supervisor.limits import Limits
 from .supervisor.shipped import Functions as ShippedFunctions
 from .supervisor.shipped import ShippedCall
-from .supervisor.worker import READY, Process, Worker
 from .wasi import CAPTURE, THREAD_SPAWN, CompletedRun, Stdin, Stream, WasiConfig
 
 T = TypeVar("T")
-#: The most workers a pool can have: rows of the shared board, 64 bytes each.
-MAX_WORKERS = 4096
-#: The most instances per worker process: three descriptors of each travel in one message, which holds 253.
-MAX_INSTANCES = 64
 #: How much of a buffer `map_array` fills at once, in bytes.  Measured: 1 MiB and 4 MiB are both slower.
 ARRAY_CHUNK_BYTES = 2 << 20
-
-
-@dataclass(frozen=True)
-class WorkerStats:
-    """One worker process at one moment."""
-
-    pid: int  #: 0 while it is being started
-    state: str  #: "starting", "idle", "busy" or "stopping"
-    calls: int  #: jobs it has finished
-    rss: int  #: resident memory in bytes, pages shared with its siblings included; 0 when it cannot be read
-
-
-@dataclass(frozen=True)
-class PoolStats:
-    """A pool at one moment.  The counters are over its whole life, workers now gone included."""
-
-    workers: tuple[WorkerStats, ...]
-    busy: int  #: workers running a job, or with a leased instance
-    idle: int  #: workers waiting for one
-    pending: int  #: jobs queued and not sent to a worker
-    leased: int  #: instances leased
-    calls: int  #: jobs finished
-    failed: int  #: those of them that ended in an exception
-    timeouts: int  #: jobs, and items of maps, interrupted because they outlived their limits
-    retried: int  #: jobs run again because their worker had died
-    started: int  #: worker processes
-    start_failures: int  #: attempts to start one that did not get as far as ready
-    crashed: int  #: workers that died without having been told to
-    killed: int  #: workers that the pool killed: they did not react, or held too much memory
-    recycled: int  #: workers replaced because of their age or size, or by `restart`
-    retired: int  #: workers that went because there were too many
 
 
 class ProcessWasmPool(Executor):
@@ -201,19 +174,16 @@ class ProcessWasmPool(Executor):
         start_method: str | None = None,
         cache: bool = True,
     ) -> None:
-        workers = _checked_workers(usable_cpus() if workers is None else workers)
-        _choose("on_full", on_full, "block", "raise")
-        _choose("isolation", isolation, "pooled", "fresh")
-        _choose("balance", balance, "least_busy", "round_robin")
+        workers = checked_workers(usable_cpus() if workers is None else workers)
+        choice("on_full", on_full, "block", "raise")
+        choice("isolation", isolation, "pooled", "fresh")
+        choice("balance", balance, "least_busy", "round_robin")
         if not kill_grace >= 0:
             raise ValueError(f"kill_grace must be a number of seconds, got {kill_grace!r}")
-        if isinstance(instances, bool) or not isinstance(instances, int) or not 1 <= instances <= MAX_INSTANCES:
-            raise ValueError(f"instances must be an int from 1 to {MAX_INSTANCES}, got {instances!r}")
-        if isinstance(prewarm, bool) or not isinstance(prewarm, int) or not 0 <= prewarm <= instances:
-            raise ValueError(f"prewarm must be an int from 0 to {instances} (instances), got {prewarm!r}")
-        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-            raise ValueError(f"retries must be an int from 0, got {retries!r}")
-        if min_workers is not None and not 1 <= _checked_workers(min_workers, "min_workers") <= workers:
+        count("instances", instances, 1, MAX_INSTANCES)
+        count("prewarm", prewarm, 0, instances)
+        count("retries", retries, 0)
+        if min_workers is not None and not 1 <= checked_workers(min_workers, "min_workers") <= workers:
             raise ValueError(f"min_workers is {min_workers}, more than the {workers} workers")
         stack = positive("max_stack", max_stack)
         guest = wire.GuestLimits(
@@ -225,11 +195,11 @@ class ProcessWasmPool(Executor):
         limits = Limits(
             kill_grace,
             positive("max_pending", max_pending),
-            0.0 if on_full == "raise" else _checked_timeout(full_timeout, "full_timeout"),
+            0.0 if on_full == "raise" else checked_timeout(full_timeout, "full_timeout"),
             positive("max_tasks_per_worker", max_tasks_per_worker) or math.inf,
             positive("max_worker_memory", max_worker_memory),
             min_workers,
-            math.inf if idle_expiry is None else _checked_timeout(idle_expiry, "idle_expiry") or math.inf,
+            math.inf if idle_expiry is None else checked_timeout(idle_expiry, "idle_expiry") or math.inf,
             prewarm,
             balance == "round_robin",
             retries,
@@ -238,7 +208,7 @@ class ProcessWasmPool(Executor):
             start_method = "forkserver" if sys.platform.startswith("linux") else "spawn"
         if start_method not in LAUNCHERS:
             raise ValueError(f"start_method must be one of {', '.join(map(repr, LAUNCHERS))}, got {start_method!r}")
-        self._timeout = _checked_timeout(timeout)
+        self._timeout = checked_timeout(timeout)
         self._name = os.path.basename(src) if isinstance(src, (str, os.PathLike)) and "(" not in str(src) else "<bytes>"
         self._functions: dict[str, Export] = {}
         self._refused: dict[str, BadArguments] = {}
@@ -256,17 +226,13 @@ class ProcessWasmPool(Executor):
             self.imports: tuple[Import, ...] = tuple(compiled.interface.imports)
             found = resolve(self.imports, imports or {}, rename_imports or {}, wasi is not None)
             functions = self._index_functions()
-            if start is None:
-                start = ("_initialize",) if self.exports.get("_initialize") == FuncType() else ()
-            for name in start:
-                if self.exports.get(name) != FuncType():
-                    raise UnknownExport(f"start names {name!r}, and the module exports no function () -> () of that name")
+            start = self._start_exports(start)
             types = {(needed.module, needed.name): needed.type for needed in self.imports}
             if THREAD_SPAWN in types and self.exports.get("wasi_thread_start") != FuncType(("i32", "i32")):
                 raise BadWasi("the module imports wasi.thread-spawn and exports no wasi_thread_start(i32, i32)")
             self._wasi = wasi
             spec = None if wasi is None else wasi.spec()
-            environment = wire.Environment(found, types, initializer, tuple(initargs), spec, tuple(start))
+            environment = wire.Environment(found, types, initializer, tuple(initargs), spec, start)
             self._visible = bool(found)  # whether Python code runs with a call
             surroundings = wire.Guest(
                 isolation == "fresh",
@@ -287,6 +253,15 @@ class ProcessWasmPool(Executor):
         except BaseException:
             self._dispatcher.terminate()
             raise
+
+    def _start_exports(self, given: Sequence[str] | None) -> tuple[str, ...]:
+        """What to call in each new instance."""
+        if given is None:
+            return ("_initialize",) if self.exports.get("_initialize") == FuncType() else ()
+        for name in given:
+            if self.exports.get(name) != FuncType():
+                raise UnknownExport(f"start names {name!r}, and the module exports no function () -> () of that name")
+        return tuple(given)
 
     def _index_functions(self) -> tuple[tuple[str, FuncType], ...]:
         exported: list[tuple[str, FuncType]] = []
@@ -322,7 +297,7 @@ class ProcessWasmPool(Executor):
             PoolClosed: the pool was shut down.
         """
         function = self._functions.get(export) or self._no_function(export)
-        timeout = bounded(self._timeout if timeout is None else _checked_timeout(timeout))
+        timeout = bounded(self._timeout if timeout is None else checked_timeout(timeout))
         if self._dispatcher.closed:
             raise self._dispatcher.why_closed()
         return self._direct.call(function, args, timeout)
@@ -360,7 +335,7 @@ class ProcessWasmPool(Executor):
             PoolFull: ``max_pending`` jobs are waiting.
             Whatever pickling a callable or its arguments raises, at once.
         """
-        timeout = bounded(self._timeout if timeout is None else _checked_timeout(timeout))
+        timeout = bounded(self._timeout if timeout is None else checked_timeout(timeout))
         if callable(export):
             if self._dispatcher.closed:
                 raise self._dispatcher.why_closed()
@@ -390,7 +365,7 @@ class ProcessWasmPool(Executor):
         Raises:
             As :meth:`call`; and MemoryError when the guest's allocator has no room.
         """
-        timeout = self._timeout if timeout is None else _checked_timeout(timeout)
+        timeout = self._timeout if timeout is None else checked_timeout(timeout)
         return _wait(self.submit_bytes(export, *args, timeout=timeout, **convention))
 
     def submit_bytes(self, export: str, /, *args: Any, timeout: float | None = None, **convention: Any) -> Future[Any]:
@@ -488,7 +463,7 @@ class ProcessWasmPool(Executor):
             stderr=base.stderr if stderr == CAPTURE else stderr,
             max_output=base.max_output if max_output is None else max_output,
         )
-        timeout = bounded(self._timeout if timeout is None else _checked_timeout(timeout))
+        timeout = bounded(self._timeout if timeout is None else checked_timeout(timeout))
         lines = {n: stream for n, stream in ((1, config.stdout), (2, config.stderr)) if callable(stream)}
         job = CommandRun(config.spec(), text, check, lines, timeout, capture(self._visible, timeout))
         self._dispatcher.submit(job)
@@ -538,7 +513,7 @@ class ProcessWasmPool(Executor):
             PoolClosed: the pool was shut down.
         """
         lease = Lease(self._dispatcher, self._direct, self._callables, self.exports, self._visible, self._timeout)
-        lease.acquire(_checked_timeout(timeout))
+        lease.acquire(checked_timeout(timeout))
         return lease
 
     def put(self, lease: Lease, discard: bool = False) -> None:
@@ -633,7 +608,7 @@ class ProcessWasmPool(Executor):
             most=MOST_OBJECTS,
             chunksize=options.chunksize,
             buffersize=options.buffersize,
-            item_timeout=self._timeout if options.item_timeout is None else _checked_timeout(options.item_timeout),
+            item_timeout=self._timeout if options.item_timeout is None else checked_timeout(options.item_timeout),
             go_on=options.return_exceptions,
             context=capture(self._visible),
         )
@@ -744,7 +719,7 @@ class ProcessWasmPool(Executor):
             ValueError: not an int from 1 to MAX_WORKERS.
             PoolClosed: the pool was shut down.
         """
-        self._dispatcher.resize(_checked_workers(workers))
+        self._dispatcher.resize(checked_workers(workers))
 
     def restart(self, timeout: float | None = None) -> None:
         """Replace all workers, one after the other, each when another is ready; no job is lost or interrupted.
@@ -795,32 +770,7 @@ class ProcessWasmPool(Executor):
 
     def stats(self) -> PoolStats:
         """What the pool is doing now, and has done."""
-        dispatcher = self._dispatcher
-        processes = list(dispatcher.processes.present.values())
-        # States before the idle list: a worker becomes idle first and ready second, so one that is ready here and not in
-        # the list really has something to do.
-        states = [[worker.state for worker in process.workers] for process in processes]
-        idle = list(dispatcher.scheduler.idle)
-        rows = tuple(_worker_stats(process, seen, idle) for process, seen in zip(processes, states, strict=True))
-        counts = dispatcher.journal.counts
-        failed = sum(worker.failed for process in processes for worker in process.workers)
-        return PoolStats(
-            workers=rows,
-            busy=sum(row.state == "busy" for row in rows),
-            idle=sum(row.state == "idle" for row in rows),
-            pending=dispatcher.scheduler.pending(),
-            leased=len(dispatcher.leases),
-            calls=dispatcher.processes.calls_retired + sum(row.calls for row in rows),
-            failed=dispatcher.processes.failed_retired + failed,
-            timeouts=counts["timeout"],
-            retried=counts["retried"],
-            started=counts["started"],
-            start_failures=counts["start_failed"],
-            crashed=counts["crashed"],
-            killed=counts["killed"],
-            recycled=counts["recycled"],
-            retired=counts["retired"],
-        )
+        return observe(self._dispatcher)
 
     def __repr__(self) -> str:
         dispatcher = self._dispatcher
@@ -841,13 +791,6 @@ class ProcessWasmPool(Executor):
         raise UnknownExport(f"the module exports no function {export!r}{hint}")
 
 
-def usable_cpus() -> int:
-    """How many CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _wait(future: Future[T]) -> T:
     """Its result; if we are interrupted while we wait, nobody needs it any more."""
     try:
@@ -857,68 +800,11 @@ def _wait(future: Future[T]) -> T:
         raise
 
 
-def _choose(name: str, value: object, *choices: str) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
-
-
-def resource_limits(given: MappingType[str, int]) -> tuple[tuple[int, int], ...]:
-    """(resource, limit) pairs for a worker process.  No core dumps unless asked for: they hold what users passed in.
-
-    Raises:
-        ValueError: there is no such resource here, or a limit is no int.
-    """
-    limits = {"CORE": 0, **given}
-    pairs = []
-    for name, most in limits.items():
-        kind = getattr(resource, f"RLIMIT_{name.upper().removeprefix('RLIMIT_')}", None)
-        if kind is None:
-            raise ValueError(f"rlimits names {name!r}, which this system does not have")
-        if isinstance(most, bool) or not isinstance(most, int) or most < -1:
-            raise ValueError(f"rlimits[{name!r}] must be an int, got {most!r}")
-        pairs.append((kind, most))
-    return tuple(pairs)
-
-
-def log_levels() -> tuple[tuple[str, int], ...]:
-    """The levels set on this process's loggers, the root's under ""."""
-    named = {
-        name: logger.level
-        for name, logger in logging.root.manager.loggerDict.items()
-        if isinstance(logger, logging.Logger) and logger.level
-    }
-    return (("", logging.root.level), *named.items())
-
-
-def _checked_workers(workers: object, name: str = "workers") -> int:
-    if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= MAX_WORKERS:
-        raise ValueError(f"{name} must be an int from 1 to {MAX_WORKERS}, got {workers!r}")
-    return workers
-
-
-def _checked_timeout(timeout: float | None, name: str = "timeout") -> float | None:
-    if timeout is not None and not timeout > 0:
-        raise ValueError(f"{name} must be a positive number of seconds, got {timeout!r}")
-    return timeout
-
-
 def _shortest(iterables: Sequence[Iterable[Any]]) -> int | None:
     """How many items there will be, if all can tell."""
     if iterables and all(isinstance(item, Sized) for item in iterables):
         return min(len(item) for item in iterables if isinstance(item, Sized))
     return None
-
-
-def _worker_stats(process: Process, states: list[str], idle: list[Worker]) -> WorkerStats:
-    try:
-        rss = psutil.Process(process.pid).memory_info().rss if process.pid else 0
-    except psutil.Error:
-        rss = 0
-    if all(state == READY for state in states):
-        state = "idle" if all(worker in idle for worker in process.workers) else "busy"
-    else:
-        state = next(state for state in states if state != READY)
-    return WorkerStats(process.pid, state, process.calls, rss)
 
 
 class _Callables(MappingType[str, Export]):

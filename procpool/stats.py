@@ -1,0 +1,82 @@
+"""What a pool is doing, and has done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psutil
+
+from .supervisor.dispatcher import Dispatcher
+from .supervisor.worker import READY, Process, Worker
+
+
+@dataclass(frozen=True)
+class WorkerStats:
+    """One worker process at one moment."""
+
+    pid: int  #: 0 while it is being started
+    state: str  #: "starting", "idle", "busy" or "stopping"
+    calls: int  #: jobs it has finished
+    rss: int  #: resident memory in bytes, pages shared with its siblings included; 0 when it cannot be read
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """A pool at one moment.  The counters are over its whole life, workers now gone included."""
+
+    workers: tuple[WorkerStats, ...]
+    busy: int  #: workers running a job, or with a leased instance
+    idle: int  #: workers waiting for one
+    pending: int  #: jobs queued and not sent to a worker
+    leased: int  #: instances leased
+    calls: int  #: jobs finished
+    failed: int  #: those of them that ended in an exception
+    timeouts: int  #: jobs, and items of maps, interrupted because they outlived their limits
+    retried: int  #: jobs run again because their worker had died
+    started: int  #: worker processes
+    start_failures: int  #: attempts to start one that did not get as far as ready
+    crashed: int  #: workers that died without having been told to
+    killed: int  #: workers that the pool killed: they did not react, or held too much memory
+    recycled: int  #: workers replaced because of their age or size, or by `restart`
+    retired: int  #: workers that went because there were too many
+
+
+def observe(dispatcher: Dispatcher) -> PoolStats:
+    """The pool of that dispatcher at this moment."""
+    processes = list(dispatcher.processes.present.values())
+    # States before the idle list: a worker becomes idle first and ready second, so one that is ready here and not in
+    # the list really has something to do.
+    states = [[worker.state for worker in process.workers] for process in processes]
+    idle = list(dispatcher.scheduler.idle)
+    rows = tuple(_worker_stats(process, seen, idle) for process, seen in zip(processes, states, strict=True))
+    counts = dispatcher.journal.counts
+    failed = sum(worker.failed for process in processes for worker in process.workers)
+    return PoolStats(
+        workers=rows,
+        busy=sum(row.state == "busy" for row in rows),
+        idle=sum(row.state == "idle" for row in rows),
+        pending=dispatcher.scheduler.pending(),
+        leased=len(dispatcher.leases),
+        calls=dispatcher.processes.calls_retired + sum(row.calls for row in rows),
+        failed=dispatcher.processes.failed_retired + failed,
+        timeouts=counts["timeout"],
+        retried=counts["retried"],
+        started=counts["started"],
+        start_failures=counts["start_failed"],
+        crashed=counts["crashed"],
+        killed=counts["killed"],
+        recycled=counts["recycled"],
+        retired=counts["retired"],
+    )
+
+
+def _worker_stats(process: Process, states: list[str], idle: list[Worker]) -> WorkerStats:
+    try:
+        rss = psutil.Process(process.pid).memory_info().rss if process.pid else 0
+    except psutil.Error:
+        rss = 0
+    if all(state == READY for state in states):
+        state = "idle" if all(worker in idle for worker in process.workers) else "busy"
+    else:
+        state = next(state for state in states if state != READY)
+    return WorkerStats(process.pid, state, process.calls, rss)
