@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 from collections.abc import Mapping
+from typing import TypeGuard
 
 #: The most workers a pool can have: rows of the shared board, 64 bytes each.
 MAX_WORKERS = 4096
@@ -26,9 +27,14 @@ def choice(name: str, value: object, *choices: str) -> None:
         raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
 
 
+def is_int(value: object, least: int, most: int | None = None) -> TypeGuard[int]:
+    """Whether it is an int from ``least`` to ``most``, and no bool."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value and (most is None or value <= most)
+
+
 def count(name: str, value: object, least: int, most: int | None = None) -> int:
     """The value, if it is an int from ``least`` to ``most``; ValueError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+    if not is_int(value, least, most):
         bounds = f"from {least}" + ("" if most is None else f" to {most}")
         raise ValueError(f"{name} must be an int {bounds}, got {value!r}")
     return value
@@ -36,7 +42,7 @@ def count(name: str, value: object, least: int, most: int | None = None) -> int:
 
 def positive(name: str, value: int | None) -> int | None:
     """The value, if it is None or a positive int; ValueError otherwise."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+    if value is not None and not is_int(value, 1):
         raise ValueError(f"{name} must be a positive int, got {value!r}")
     return value
 
@@ -65,7 +71,7 @@ def resource_limits(given: Mapping[str, int]) -> tuple[tuple[int, int], ...]:
         kind = getattr(resource, f"RLIMIT_{name.upper().removeprefix('RLIMIT_')}", None)
         if kind is None:
             raise ValueError(f"rlimits names {name!r}, which this system does not have")
-        if isinstance(most, bool) or not isinstance(most, int) or most < -1:
+        if not is_int(most, -1):
             raise ValueError(f"rlimits[{name!r}] must be an int, got {most!r}")
         pairs.append((kind, most))
     return tuple(pairs)

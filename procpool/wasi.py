@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Union
 
 from .errors import BadWasi, RunFailed
+from .options import is_int
 
 #: The modules whose functions wasmtime provides.
 MODULES = ("wasi_snapshot_preview1", "wasi_unstable")
@@ -69,7 +70,7 @@ class WasiConfig:
         stdin, stdin_path = _stdin(self.stdin)
         for name in ("max_output", "max_threads"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if not is_int(value, 1):
                 raise BadWasi(f"{name} must be a positive int, got {value!r}")
         return Spec(
             tuple(_text("argument", arg) for arg in _sequence(self.args)),

@@ -215,27 +215,31 @@ class Processes:
                 return
             slot = self._slots.pop()
             try:
-                process = Process(self._started, slot, self._inheritance)
-            except OSError as error:  # no descriptors left
-                self._slots.append(slot)
-                self._start_failed(error)
-                return
-            self._started += 1
-            try:
-                self._launcher.launch(process.id, process.slot, process.their_fds)
+                process = self._launch(slot)
             except OSError as error:
-                process.close_their_fds()
-                for worker in process.workers:
-                    worker.close()
-                    worker.release()
                 self._slots.append(slot)
                 self._start_failed(error)
                 return
-            process.close_their_fds()
             self.present[process.id] = process
             self._scheduler.workers += len(process.workers)
             for worker in process.workers:
                 self._selector.register(worker.control, selectors.EVENT_READ, lambda w=worker: self._read_replies(w))
+
+    def _launch(self, slot: int) -> Process:
+        """A process that is being started.
+
+        Raises:
+            OSError: there are no descriptors left, or it cannot be asked for.
+        """
+        process = Process(self._started, slot, self._inheritance)
+        self._started += 1
+        try:
+            self._launcher.launch(process.id, process.slot, process.their_fds)
+        except OSError:
+            process.never_ran()
+            raise
+        process.close_their_fds()
+        return process
 
     def _start_failed(self, error: BaseException) -> None:
         """A worker did not get ready: pause longer each time, and give up when none ever does."""

@@ -62,11 +62,15 @@ class Process:
             for row in range(first, first + inheritance.instances):
                 self.workers.append(Worker(self, row, inheritance))
         except OSError:  # there are no descriptors left
-            self.close_their_fds()
-            for worker in self.workers:
-                worker.close()
-                worker.release()
+            self.never_ran()
             raise
+
+    def never_ran(self) -> None:
+        """It could not be launched: close and unmap what it was to have."""
+        self.close_their_fds()
+        for worker in self.workers:
+            worker.close()
+            worker.release()
 
     @property
     def their_fds(self) -> list[int]:

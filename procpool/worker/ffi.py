@@ -123,6 +123,14 @@ def define_shared_memory(
         raise wasmtime.WasmtimeError._from_ptr(error)
 
 
+def view(pointer: Any, size: int) -> memoryview:
+    """``size`` bytes of guest memory from what ``data_ptr`` of a memory gives, without a copy."""
+    address = ctypes.cast(pointer, ctypes.c_void_p).value
+    if not size or address is None:
+        return memoryview(bytearray())
+    return memoryview((ctypes.c_ubyte * size).from_address(address)).cast("B")
+
+
 def caller_export(caller: Any, name: str) -> Any:
     """An export of the instance that is being made and has called a host function; None if it has no such export."""
     if caller is None:

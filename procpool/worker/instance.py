@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import cached_property
 from types import MappingProxyType
@@ -12,6 +11,7 @@ import wasmtime
 
 from ..binary import FuncType
 from ..codec import Codec
+from . import ffi
 from .instances import Instances
 
 
@@ -85,11 +85,7 @@ class Instance:
         if shared is not None:
             return shared
         store, memory = self._instances.exported(name, wasmtime.Memory)
-        size = memory.data_len(store)
-        address = ctypes.cast(memory.data_ptr(store), ctypes.c_void_p).value
-        if not size or address is None:
-            return memoryview(bytearray())
-        return memoryview((ctypes.c_ubyte * size).from_address(address)).cast("B")
+        return ffi.view(memory.data_ptr(store), memory.data_len(store))
 
     def grow(self, pages: int, name: str = "memory") -> int:
         """Grow a memory by pages of 64 KiB; its size before, in pages.

@@ -7,7 +7,6 @@ for all.  What may block for long and touches no file (`NATIVE`) is served by ea
 
 from __future__ import annotations
 
-import ctypes
 import struct
 import sys
 import threading
@@ -263,10 +262,7 @@ class ThreadGroup:
     def memory_view(self) -> memoryview:
         """The bytes of the shared memory."""
         assert self.memory is not None
-        address = ctypes.cast(self.memory.data_ptr(), ctypes.c_void_p).value
-        if address is None:
-            return memoryview(bytearray())
-        return memoryview((ctypes.c_ubyte * self.memory.data_len()).from_address(address)).cast("B")
+        return ffi.view(self.memory.data_ptr(), self.memory.data_len())
 
 
 class _Proxy:
@@ -301,17 +297,14 @@ def _memory_text(kind: MemoryType) -> str:
 
 def _proxy_text(wanted: list[tuple[str, str, FuncType]], kind: MemoryType) -> str:
     """A module that calls each function with what it is called with."""
-    lines = ["(module"]
+    imports, functions = [], []
     for number, (module, name, type_) in enumerate(wanted):
         signature = f"(param {' '.join(type_.params)}) (result {' '.join(type_.results)})"
-        lines.append(f'(import "{module}" "{name}" (func $w{number} {signature}))')
-    lines.append(_memory_text(kind))
-    lines.append('(export "memory" (memory 0))')
-    for number, (_, _, type_) in enumerate(wanted):
-        signature = f"(param {' '.join(type_.params)}) (result {' '.join(type_.results)})"
         gets = " ".join(f"(local.get {n})" for n in range(len(type_.params)))
-        lines.append(f'(func (export "f{number}") {signature} (call $w{number} {gets}))')
-    return "\n".join([*lines, ")"])
+        imports.append(f'(import "{module}" "{name}" (func $w{number} {signature}))')
+        functions.append(f'(func (export "f{number}") {signature} (call $w{number} {gets}))')
+    memory = [_memory_text(kind), '(export "memory" (memory 0))']
+    return "\n".join(["(module", *imports, *memory, *functions, ")"])
 
 
 def _waker_text(kind: MemoryType) -> str:
