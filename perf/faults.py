@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from time import perf_counter, sleep
+from time import monotonic, perf_counter, sleep
 from typing import Any
 
 import psutil
@@ -193,9 +193,22 @@ def _orphans(program: str) -> float:
             process.wait()
         sleep(1)
         left = [child for child in children if _alive(child)]
-        for child in left:
-            child.kill()
+        _clear_away(left)
         return float(len(left))
+
+
+def _clear_away(left: list[psutil.Process]) -> None:
+    """End what a program has left, trackers last: they unlink the semaphores of the others when those have gone."""
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            if "resource_tracker" not in " ".join(process.cmdline()):
+                process.kill()
+    deadline = monotonic() + 5
+    while any(map(_alive, left)) and monotonic() < deadline:
+        sleep(0.01)
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 
 
 def _alive(process: psutil.Process) -> bool:
