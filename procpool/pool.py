@@ -27,21 +27,9 @@ from .columns import ColumnCodec
 from .errors import BadArguments, BadWasi, UnknownExport
 from .imports import Imports, Renames, resolve
 from .job_context import bounded, capture
-from .mapping import (
-    MOST_JOBS_AHEAD,
-    MOST_OBJECTS,
-    JobMapping,
-    MapOptions,
-    Mapping,
-    MapResults,
-    Progress,
-    RowSource,
-    Source,
-    job_lists,
-    result_lists,
-    source_of,
-    with_progress,
-)
+from .maps.mapping import MOST_JOBS_AHEAD, MOST_OBJECTS, JobMapping, MapOptions, Mapping, Progress
+from .maps.results import MapResults, job_lists, result_lists, with_progress
+from .maps.sources import RowSource, Source, source_of
 from .module import Source as ModuleSource
 from .module import compile_module
 from .options import (
@@ -57,17 +45,16 @@ from .options import (
     usable_cpus,
 )
 from .stats import PoolStats, observe
-from .supervisor.batch import item_bytes
-from .supervisor.command import CommandRun
 from .supervisor.direct import DirectCalls
 from .supervisor.dispatcher import Dispatcher
 from .supervisor.events import PoolEvent
-from .supervisor.job import Export, Job
+from .supervisor.jobs.batch import item_bytes
+from .supervisor.jobs.call import Export, Job
+from .supervisor.jobs.command import CommandRun
+from .supervisor.jobs.shipped import ShippedCall, Shipper
 from .supervisor.launch import LAUNCHERS, Inheritance, reserve_stdio
 from .supervisor.lease import Lease, Leasing
 from .supervisor.limits import Limits
-from .supervisor.shipped import Functions as ShippedFunctions
-from .supervisor.shipped import ShippedCall
 from .wasi import CAPTURE, THREAD_SPAWN, CompletedRun, Stdin, Stream, WasiConfig
 
 T = TypeVar("T")
@@ -212,8 +199,8 @@ class ProcessWasmPool(Executor):
         self._name = os.path.basename(src) if isinstance(src, (str, os.PathLike)) and "(" not in str(src) else "<bytes>"
         self._functions: dict[str, Export] = {}
         self._refused: dict[str, BadArguments] = {}
-        self._callables = _Callables(self)
-        self._shipped = ShippedFunctions()
+        self._callables = _ExportTable(self)
+        self._shipped = Shipper()
         with contextlib.ExitStack() as on_failure:
             reserved = reserve_stdio()
             for fd in reserved:
@@ -649,7 +636,7 @@ class ProcessWasmPool(Executor):
             BadArguments: a dtype, a shape or ``out`` does not fit; nothing has run then.
             Whatever :meth:`call` raises for the first item that failed; what was written to ``out`` stays.
         """
-        from .arrays import ArraySource
+        from .maps.arrays import ArraySource
 
         function = self._mappable(export)
         source = ArraySource(export, function.codec.signature, arrays, out)
@@ -748,7 +735,7 @@ class ProcessWasmPool(Executor):
         """
         if cancel_futures:
             scheduler = self._dispatcher.scheduler
-            processes = list(self._dispatcher.processes.present.values())
+            processes = list(self._dispatcher.population.present.values())
             waiting = [job for process in processes for worker in process.workers for job in worker.own]
             for job in (*scheduler.queue, *waiting):
                 job.cancel()
@@ -777,7 +764,7 @@ class ProcessWasmPool(Executor):
         if dispatcher.closed:
             return f"<ProcessWasmPool {self._name} closed>"
         idle, pending = len(dispatcher.scheduler.idle), dispatcher.scheduler.pending()
-        return f"<ProcessWasmPool {self._name} workers={len(dispatcher.processes.present)} idle={idle} pending={pending}>"
+        return f"<ProcessWasmPool {self._name} workers={len(dispatcher.population.present)} idle={idle} pending={pending}>"
 
     def _no_function(self, export: object) -> NoReturn:
         if not isinstance(export, str):
@@ -807,7 +794,7 @@ def _shortest(iterables: Sequence[Iterable[Any]]) -> int | None:
     return None
 
 
-class _Callables(MappingType[str, Export]):
+class _ExportTable(MappingType[str, Export]):
     """The pool's functions, for leases: looking one up explains itself as the pool does."""
 
     def __init__(self, pool: ProcessWasmPool) -> None:

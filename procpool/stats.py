@@ -43,7 +43,7 @@ class PoolStats:
 
 def observe(dispatcher: Dispatcher) -> PoolStats:
     """The pool of that dispatcher at this moment."""
-    processes = list(dispatcher.processes.present.values())
+    processes = list(dispatcher.population.present.values())
     # States before the idle list: a worker becomes idle first and ready second, so one that is ready here and not in
     # the list really has something to do.
     states = [[worker.state for worker in process.workers] for process in processes]
@@ -57,8 +57,8 @@ def observe(dispatcher: Dispatcher) -> PoolStats:
         idle=sum(row.state == "idle" for row in rows),
         pending=dispatcher.scheduler.pending(),
         leased=len(dispatcher.leases),
-        calls=dispatcher.processes.calls_retired + sum(row.calls for row in rows),
-        failed=dispatcher.processes.failed_retired + failed,
+        calls=dispatcher.population.calls_retired + sum(row.calls for row in rows),
+        failed=dispatcher.population.failed_retired + failed,
         timeouts=counts["timeout"],
         retried=counts["retried"],
         started=counts["started"],

@@ -13,7 +13,8 @@ from conftest import DEADLINE, FIXTURES, KERNELS, eventually, worker_pids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from procpool import BytesFunction, ProcessWasmPool, UnknownExport, WorkerCrashed, pickles
+from procpool import BytesFunction, ProcessWasmPool, UnknownExport, WorkerCrashed
+from procpool.wire.values import LARGE, dump, load
 
 BYTES = FIXTURES / "bytes.wat"
 CONVENTION: dict[str, Any] = {"alloc": "malloc", "free": "release"}
@@ -68,8 +69,6 @@ def test_mistakes_are_told_from_bad_luck(nothing_left: None) -> None:
 
 
 # -- large values ------------------------------------------------------------------------------------------------------
-
-LARGE = pickles.LARGE
 
 
 @pytest.mark.parametrize("size", [0, 1, LARGE - 1, LARGE, LARGE + 1, 1 << 20, 20_000_000])
@@ -166,8 +165,8 @@ def test_memory_of_large_jobs_is_given_back(nothing_left: None) -> None:
 
 def test_files_limited_in_size(nothing_left: None) -> None:
     """Where no large file can be made, large values go through the pipes."""
-    dumped = pickles.dump((bytes(LARGE), np.arange(100_000)))
-    data, array = pickles.load(dumped.inline(), lambda slot, size: memoryview(b""))
+    dumped = dump((bytes(LARGE), np.arange(100_000)))
+    data, array = load(dumped.inline(), lambda slot, size: memoryview(b""))
     assert data == bytes(LARGE) and (array == np.arange(100_000)).all()
 
 
@@ -175,10 +174,10 @@ def test_files_limited_in_size(nothing_left: None) -> None:
 @given(st.lists(st.integers(0, 4 * LARGE), max_size=4), st.booleans())
 def test_any_mixture_of_sizes(sizes: list[int], inline: bool) -> None:
     values = [os.urandom(size) for size in sizes]
-    dumped = pickles.dump(values)
+    dumped = dump(values)
     area = memoryview(bytearray(dumped.size))
     payload = dumped.inline() if inline else dumped.place(2, area)
-    assert pickles.load(payload, lambda slot, size: area[:size]) == values
+    assert load(payload, lambda slot, size: area[:size]) == values
 
 
 def test_workers_share_nothing(nothing_left: None) -> None:

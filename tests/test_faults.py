@@ -337,7 +337,7 @@ def test_a_result_that_fails_to_unpickle_fails_alone(plain: ProcessWasmPool, not
 def test_the_template_killed_while_jobs_run(plain: ProcessWasmPool, nothing_left: None) -> None:
     running = plain.submit("spin", timeout=1.0)
     pid = busy_pid(plain)
-    os.kill(plain._dispatcher.processes._launcher._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    os.kill(plain._dispatcher.population._launcher._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
     eventually(lambda: plain._dispatcher.journal.counts["template_died"] == 1, "the template to be missed")
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(WorkerCrashed):

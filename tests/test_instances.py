@@ -74,7 +74,7 @@ def test_an_outgrown_instance_is_not_used_again(nothing_left: None) -> None:
 def test_unused_instances_are_purged_beyond_the_warm_ones(prewarm: int, expected: int, nothing_left: None) -> None:
     with ProcessWasmPool(HOST, workers=1, imports=IMPORTS, prewarm=prewarm, idle_expiry=0.1) as pool:
         assert pool.call("tick") == 1
-        (process,) = pool._dispatcher.processes.present.values()
+        (process,) = pool._dispatcher.population.present.values()
         (worker,) = process.workers
         if prewarm:
             eventually(lambda: worker.sent_seen == worker.sent, "the worker to be found unused")

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from procpool import ArgumentOutOfRange, BadArguments, CallTimeout, FuncType, ProcessWasmPool, WasmTrap, WorkerCrashed
 from procpool.codec import Codec
 from procpool.columns import ColumnCodec
-from procpool.mapping import ChunkSizes, RowSource, SequenceSource, source_of
+from procpool.maps.sizes import ChunkSizes
+from procpool.maps.sources import RowSource, SequenceSource, source_of
 
 SPIN_AT = """(module (func (export "f") (param i32) (result i32)
   (if (i32.eq (local.get 0) (i32.const {})) (then (loop (br 0)))) (local.get 0)))"""

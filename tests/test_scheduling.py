@@ -111,7 +111,7 @@ def test_what_waits_behind_a_long_job_is_taken_back_from_a_worker_that_was_not_r
     with ProcessWasmPool(MISBEHAVE, workers=1) as pool:
         pool.wait_ready(DEADLINE)
         (pid,) = worker_pids(pool)
-        (process,) = pool._dispatcher.processes.present.values()
+        (process,) = pool._dispatcher.population.present.values()
         (worker,) = process.workers
         for _ in range(10):
             for future in [pool.submit("fine", n) for n in range(500)]:  # jobs are short, so several are sent at once
@@ -134,7 +134,7 @@ def test_a_job_that_is_taken_back_does_not_lengthen_anothers_timeout(nothing_lef
         spinning = pool.submit("spin", timeout=DEADLINE)
         behind = pool.submit("fine", 1)
         eventually(lambda: pool.stats().pending == 1, "it to be taken back")
-        (process,) = pool._dispatcher.processes.present.values()
+        (process,) = pool._dispatcher.population.present.values()
         (worker,) = process.workers
         assert worker.recalled_at > worker.head_since, "the time that its job has run does not begin anew"
         spinning.cancel()

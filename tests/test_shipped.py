@@ -78,7 +78,7 @@ def test_a_function_travels_once_per_worker(nothing_left: None) -> None:
         futures = [pool.submit(size) for _ in range(500)]
         assert {future.result(DEADLINE) for future in futures} == {3_000_000}
         assert first < DEADLINE
-        (process,) = pool._dispatcher.processes.present.values()
+        (process,) = pool._dispatcher.population.present.values()
         (worker,) = process.workers
         assert len(worker.functions) == 1
 

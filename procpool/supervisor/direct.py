@@ -13,7 +13,7 @@ from ..eager import EagerReader
 from ..errors import CallTimeout, PoolClosed, WorkerCrashed
 from ..job_context import capture
 from .dispatcher import Dispatcher
-from .job import Export, Job
+from .jobs.call import Export, Job
 from .worker import Worker
 
 

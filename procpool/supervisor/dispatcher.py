@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from .. import wire
 from ..errors import PoolClosed, PoolFull, ProcpoolError, StartupError
-from .batch import Chunk, Segment
 from .events import Journal, PoolEvent
-from .job import Job
+from .jobs.batch import Chunk, Segment
+from .jobs.call import Job
 from .launch import CLOSE_GRACE, Inheritance
 from .limits import Limits
 from .overseer import Overseer
-from .processes import Processes
+from .population import Population
 from .scheduler import Scheduler
 from .worker import DEAD, READY, STOPPING, Worker
 
@@ -74,7 +74,7 @@ class Dispatcher:
         self.closed = False
         self._inheritance = inheritance
         self._selector = selectors.DefaultSelector()
-        self.processes = Processes(
+        self.population = Population(
             *(inheritance, start_method, workers, limits, self.scheduler, self.journal, self._selector),
             read_replies=self._read_control,
             wake=self.look_again,
@@ -90,7 +90,7 @@ class Dispatcher:
         os.set_blocking(self._wake_fd, False)
         os.set_blocking(self._notify_fd, False)
         self._selector.register(self._wake_fd, selectors.EVENT_READ, self._drain_wakeups)
-        self._overseer = Overseer(self.scheduler, self.journal, limits.kill_grace, self.processes.kill)
+        self._overseer = Overseer(self.scheduler, self.journal, limits.kill_grace, self.population.kill)
         self._swept = False  # the queue has been emptied for good
         self.forked = False  #: this is a child of the process that made the pool
         self.terminated = False
@@ -112,7 +112,7 @@ class Dispatcher:
 
     def wait_ready(self, timeout: float | None) -> None:
         """Block until as many workers as are wanted are ready."""
-        self._wait_until(self.processes.complete, timeout, "all workers are ready")
+        self._wait_until(self.population.complete, timeout, "all workers are ready")
 
     def do(self, command: Callable[[], None]) -> None:
         """Have the dispatcher's thread run something soon."""
@@ -169,16 +169,16 @@ class Dispatcher:
         """Have that many workers from now on."""
         if self.closed:
             raise self.why_closed()
-        self.processes.want(workers)
+        self.population.want(workers)
         self.do(lambda: self.journal.note("resized", None, f"{workers} workers are wanted"))
 
     def restart(self, timeout: float | None) -> None:
         """Replace all workers, each when another is ready, and wait for that."""
         if self.closed:
             raise self.why_closed()
-        old = self.processes.replace()
+        old = self.population.replace()
         self._wait_until(
-            lambda: not any(process.id in self.processes.present for process in old), timeout, "the workers are replaced"
+            lambda: not any(process.id in self.population.present for process in old), timeout, "the workers are replaced"
         )
 
     def drain(self, timeout: float | None) -> None:
@@ -186,7 +186,7 @@ class Dispatcher:
         self._wait_until(self._quiet, timeout, "all jobs are done")
 
     def _quiet(self) -> bool:
-        processes = list(self.processes.present.values())
+        processes = list(self.population.present.values())
         ready = [worker for process in processes for worker in process.workers if worker.state == READY]
         return not self.scheduler.pending() and all(worker in self.scheduler.idle for worker in ready)
 
@@ -209,9 +209,9 @@ class Dispatcher:
         """A fresh exception for a use of the closed pool."""
         if self.forked:
             return PoolClosed("this pool was made before a fork; its workers belong to the parent process, make a new one")
-        if self.processes.broken is not None:
-            error = StartupError(*self.processes.broken.args)
-            error.__cause__ = self.processes.broken.__cause__
+        if self.population.broken is not None:
+            error = StartupError(*self.population.broken.args)
+            error.__cause__ = self.population.broken.__cause__
             return error
         return PoolClosed("this pool was shut down")
 
@@ -248,7 +248,7 @@ class Dispatcher:
             self.scheduler.adopt(worker, job)
             if worker.state == DEAD:
                 self.scheduler.remove(worker)
-                self.processes.bury(worker)
+                self.population.bury(worker)
             else:
                 self._selector.register(worker.replies_fd, selectors.EVENT_READ, lambda: self._read_abandoned(worker))
 
@@ -257,17 +257,17 @@ class Dispatcher:
     def lost(self, worker: Worker) -> int | None:
         """For the holder of a worker whose pipe has closed: wait for its exit code, and leave the rest to us."""
         process = worker.process
-        self.do(lambda: self.processes.expect_end(process))  # it may have closed this pipe and live on
+        self.do(lambda: self.population.expect_end(process))  # it may have closed this pipe and live on
         process.exited.wait(2 * CLOSE_GRACE)
         if self.join(0):
             worker.close()
         else:
-            self.do(lambda: self.processes.bury(worker))
+            self.do(lambda: self.population.bury(worker))
         return process.exitcode
 
     def nonsense(self, worker: Worker, error: Exception) -> None:
         """For the holder of a worker that has sent what no sound worker sends: have it killed."""
-        self.do(lambda: self.processes.kill(worker.process, f"it sent nonsense: {error}"))
+        self.do(lambda: self.population.kill(worker.process, f"it sent nonsense: {error}"))
 
     def close(self, kill: bool = False) -> None:
         """Let the workers finish what is queued, or kill them, then end.  Does not wait."""
@@ -290,7 +290,7 @@ class Dispatcher:
         self.closed = self.forked = True
         self._stopped = threading.Event()
         self._stopped.set()
-        self.processes.forsake()
+        self.population.forsake()
         self._inheritance.close()
         self._selector.close()
 
@@ -308,12 +308,12 @@ class Dispatcher:
                 timeout = self._keep_time()
                 # A pool that is shut down finishes its jobs, so it replaces the workers it needs for that.
                 if not self.closed or self.scheduler.pending():
-                    self.processes.start_missing()
+                    self.population.start_missing()
                 for key, _ in self._selector.select(timeout):
                     key.data()
                 while self._commands:
                     self._commands.popleft()()
-                self.processes.let_go()
+                self.population.let_go()
                 if self._waiting_for_news:
                     with self._news:
                         self._news.notify_all()
@@ -327,7 +327,7 @@ class Dispatcher:
     def _keep_time(self) -> float | None:
         """Do what is due, and say how long nothing will be, in seconds; None for ever."""
         now = monotonic()
-        due = self.processes.keep_time(now)
+        due = self.population.keep_time(now)
         for worker in list(self.scheduler.busy):
             if worker.outbox and worker.jobs_fd not in self._selector.get_map():
                 self._selector.register(worker.jobs_fd, selectors.EVENT_WRITE, lambda w=worker: self._write_outbox(w))
@@ -347,9 +347,9 @@ class Dispatcher:
             return True
         for lease in list(self.leases):
             lease.revoke()
-        if self.scheduler.pending() and not self.processes.broken:
+        if self.scheduler.pending() and not self.population.broken:
             return False
-        return self.processes.all_let_go()
+        return self.population.all_let_go()
 
     def _tear_down(self) -> None:
         error = self.why_closed()
@@ -357,9 +357,9 @@ class Dispatcher:
         self._sweep()  # first of all, so that no worker that comes free is given to a job
         for lease in list(self.leases):
             lease.revoke()
-        self.processes.end(error)
+        self.population.end(error)
         if not self._startup.done():
-            self._startup.set_exception(self.processes.unfit or error)
+            self._startup.set_exception(self.population.unfit or error)
         self._stopped.set()
         while self._commands:  # workers given back by direct calls that saw them die
             self._commands.popleft()()
@@ -394,15 +394,15 @@ class Dispatcher:
             except OSError:
                 data = b""
             if not data:
-                self.processes.unwatch(worker)
+                self.population.unwatch(worker)
                 worker.state = STOPPING
-                self.processes.expect_end(worker.process)
+                self.population.expect_end(worker.process)
                 return
             try:
                 self._take_replies(worker, worker.reader.feed(data))
             except Exception as error:  # whatever it sent, it is not what a sound worker sends
-                self.processes.unwatch(worker)
-                self.processes.kill(worker.process, f"it sent nonsense: {error}")
+                self.population.unwatch(worker)
+                self.population.kill(worker.process, f"it sent nonsense: {error}")
                 return
 
     def _take_replies(self, worker: Worker, frames: list[tuple[tuple[Any, ...], bytes]]) -> None:
@@ -432,7 +432,7 @@ class Dispatcher:
                 recalled = True
             elif status == wire.UNFIT:
                 error = wire.error_from_reply(status, payload, None)
-                self.processes.started_badly(worker, error, own=not isinstance(error, ProcpoolError))
+                self.population.started_badly(worker, error, own=not isinstance(error, ProcpoolError))
             elif status == wire.LOG:
                 _log(wire.record_from_bytes(payload))
             elif status == wire.OUTPUT:
@@ -450,7 +450,7 @@ class Dispatcher:
     def _take_on(self, worker: Worker, pid: int) -> None:
         """A worker is ready for jobs."""
         worker.ready = True
-        self.processes.started_well(worker, pid)
+        self.population.started_well(worker, pid)
         self.scheduler.release(worker)
         with self._news:
             worker.state = READY  # after that, for ready and not idle means busy to `stats`

@@ -19,7 +19,7 @@ from ..errors import CallTimeout, LeaseEnded, PoolClosed, WorkerCrashed
 from ..job_context import capture
 from .direct import DirectCalls
 from .dispatcher import Dispatcher
-from .job import Export, Job, Purge
+from .jobs.call import Export, Job, Purge
 from .worker import DEAD, Worker
 
 #: The most bytes of memory that one frame moves: the batch buffers of the worker's arena.
@@ -66,8 +66,8 @@ class Lease:
         self._using = threading.Lock()
         self._worker: Worker | None = None
         self._why: Callable[[], Exception] | None = None  # it has ended
-        self.exports = _Exports(self, functions)
-        self.globals: MutableMapping[str, Any] = _Globals(self, types)
+        self.exports = _LeasedExports(self, functions)
+        self.globals: MutableMapping[str, Any] = _LeasedGlobals(self, types)
 
     def acquire(self, timeout: float | None) -> None:
         """Wait for an idle worker, in turn with jobs and other leases.
@@ -327,7 +327,7 @@ class Memory:
         return start, stop, False
 
 
-class _Exports(Mapping[str, Callable[..., Any]]):
+class _LeasedExports(Mapping[str, Callable[..., Any]]):
     def __init__(self, lease: Lease, functions: Mapping[str, Export]) -> None:
         self._lease = weakref.ref(lease)  # or a dropped lease would wait for the garbage collector
         self._functions = functions
@@ -351,7 +351,7 @@ class _Exports(Mapping[str, Callable[..., Any]]):
         return len(self._functions)
 
 
-class _Globals(MutableMapping[str, Any]):
+class _LeasedGlobals(MutableMapping[str, Any]):
     def __init__(self, lease: Lease, types: Mapping[str, Any]) -> None:
         self._lease = weakref.ref(lease)
         self._types = {name: type_ for name, type_ in types.items() if isinstance(type_, GlobalType)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .. import wire
-from .batch import Segment
 from .events import Journal
-from .job import Job
+from .jobs.batch import Segment
+from .jobs.call import Job
 from .scheduler import Scheduler
 from .worker import Process, Worker
 

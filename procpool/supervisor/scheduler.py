@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable
 
 from ..wire import BUFFERS
-from .job import Job
+from .jobs.call import Job
 from .worker import DEAD, Worker
 
 #: How much work to keep in a worker's pipe, in nanoseconds: enough to outlast the parent's next turn, little enough

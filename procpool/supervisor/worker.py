@@ -12,7 +12,7 @@ from typing import Final
 
 from .. import wire
 from ..eager import EagerReader
-from .job import Job
+from .jobs.call import Job
 from .launch import Inheritance
 
 STARTING: Final = "starting"

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 from .arena import Arena
+from .holder import InstanceHolder
 from .instance import Instance
-from .instances import Instances
 
 
 class Access:
     """Runs the operations of ACCESS frames."""
 
-    def __init__(self, instances: Instances, surface: Instance, arena: Arena, fresh: bool) -> None:
+    def __init__(self, instances: InstanceHolder, surface: Instance, arena: Arena, fresh: bool) -> None:
         self._instances = instances
         self._surface = surface
         self._arena = arena

@@ -12,7 +12,7 @@ import wasmtime
 from ..binary import FuncType
 from ..codec import Codec
 from . import ffi
-from .instances import Instances
+from .holder import InstanceHolder
 
 
 class Instance:
@@ -23,10 +23,10 @@ class Instance:
         globals: the exported globals by name; those that are mutable can be assigned.
     """
 
-    def __init__(self, instances: Instances, exports: tuple[tuple[str, FuncType], ...]) -> None:
+    def __init__(self, instances: InstanceHolder, exports: tuple[tuple[str, FuncType], ...]) -> None:
         self._instances = instances
         self._exported = exports
-        self.globals: MutableMapping[str, Any] = _Globals(instances)
+        self.globals: MutableMapping[str, Any] = _InstanceGlobals(instances)
 
     # Made when first asked for: a worker that only runs exports has no use for them, and a module may have thousands.
 
@@ -109,8 +109,8 @@ class Instance:
         return call
 
 
-class _Globals(MutableMapping[str, Any]):
-    def __init__(self, instances: Instances) -> None:
+class _InstanceGlobals(MutableMapping[str, Any]):
+    def __init__(self, instances: InstanceHolder) -> None:
         self._instances = instances
 
     def __getitem__(self, name: str) -> Any:

@@ -12,8 +12,8 @@ from .. import wire
 from ..binary import FuncType, MemoryType
 from ..wasi import THREAD_SPAWN
 from . import ffi
+from .channels import Running
 from .host import HostCalls, HostFunction
-from .jobs import Running
 from .made import Made, instantiate_with
 from .streams import Streams
 from .threads import ThreadGroup

@@ -7,7 +7,7 @@ import threading
 
 from .. import wire
 from ..job_context import current_context
-from .jobs import Replies
+from .channels import Replies
 
 _own = threading.local()  # the channel of the thread's own instance
 

@@ -14,11 +14,11 @@ from .. import tracing, wire
 from ..job_context import Context, Travelled, serve_contexts
 from .access import Access
 from .arena import Arena
-from .commands import Commands
+from .channels import Replies, Running, Waiting
 from .failures import failure
-from .instances import Instances
-from .jobs import Replies, Running, Waiting
-from .shipped import Functions
+from .holder import InstanceHolder
+from .shipped import ShippedFunctions
+from .wasi_run import CommandRunner
 
 #: While jobs keep coming, replies are held back at most this long.  Well above what a flush costs (a few us), well
 #: below what anyone notices.
@@ -34,10 +34,10 @@ class Room(NamedTuple):
     running: Running
     replies: Replies
     replies_fd: int
-    instances: Instances
-    functions: Functions
+    instances: InstanceHolder
+    functions: ShippedFunctions
     access: Access
-    commands: Commands
+    commands: CommandRunner
     arena: Arena
     board: memoryview  #: its row of counters
 

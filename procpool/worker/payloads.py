@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .. import pickles, wire
+from .. import wire
+from ..wire import values
 
 _FIRST_RESULT = 2  # slots 0 and 1 are for arguments
 _RESULTS = 2
@@ -30,7 +31,7 @@ class Payloads:
 
         If it has not come round to that yet, the result goes the slow way: nobody waits.
         """
-        dumped = pickles.dump(value)
+        dumped = values.dump(value)
         size = dumped.size
         if not size or size > self._limit or self._placed - taken >= _RESULTS:
             return dumped.inline()

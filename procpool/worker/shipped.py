@@ -6,12 +6,13 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from .. import pickles, wire
+from .. import wire
+from ..wire import values
 from .instance import Instance
 from .payloads import Payloads
 
 
-class Functions:
+class ShippedFunctions:
     """The functions that the parent has sent, by digest."""
 
     def __init__(self, surface: Instance, payloads: Payloads) -> None:
@@ -28,7 +29,7 @@ class Functions:
         function = self._functions[digest]
         if isinstance(function, _Unloaded):
             function = self._functions[digest] = function.load()
-        args = pickles.load(memoryview(payload)[start:], self._payloads.slot)
+        args = values.load(memoryview(payload)[start:], self._payloads.slot)
         return self._payloads.result(function(self._surface, *args), taken)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NoReturn
 
-from .process import Blueprint, die_with_parent, run_worker
+from .main import Blueprint, die_with_parent, run_worker
 
 
 def main(settings_fd: int, slot: int, *fds: int) -> NoReturn:

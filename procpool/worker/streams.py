@@ -18,7 +18,7 @@ import wasmtime
 from .. import wire
 from ..errors import OutputLimit
 from ..wasi import CAPTURE, INHERIT, Spec
-from .jobs import Replies
+from .channels import Replies
 
 _OUT, _ERR = 1, 2
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from .. import wire
-from .process import Blueprint, die_with_parent, run_worker
+from .main import Blueprint, die_with_parent, run_worker
 
 
 def main(settings_fd: int, requests_fd: int) -> NoReturn:

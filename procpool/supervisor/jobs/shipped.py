@@ -9,10 +9,11 @@ from typing import Any
 
 import cloudpickle
 
-from .. import pickles, wire
-from .job import Job
+from ... import wire
+from ...wire import values
+from ..worker import Worker
+from .call import Job
 from .pickled import PickledJob
-from .worker import Worker
 
 
 class Shipped:
@@ -24,7 +25,7 @@ class Shipped:
         self.digest = hashlib.blake2b(self.pickle, digest_size=16).digest()
 
 
-class Functions:
+class Shipper:
     """The callables seen so far.
 
     A function is pickled when it is first seen: what it refers to is sent as it was then.  Objects that cannot be
@@ -62,7 +63,7 @@ class ShippedCall(PickledJob):
     """
 
     def __init__(self, function: Shipped, args: tuple[Any, ...], timeout: float | None, context: bytes) -> None:
-        self._args = pickles.dump(args)
+        self._args = values.dump(args)
         super().__init__(function.name, self._args.pickle, timeout)
         self._function = function
         self._context = context

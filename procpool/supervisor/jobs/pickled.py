@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .. import pickles, wire
-from .job import Job
-from .worker import Worker
+from ... import wire
+from ...wire import values
+from ..worker import Worker
+from .call import Job
 
 
 def _no_slot(number: int, size: int) -> memoryview:
@@ -34,8 +35,8 @@ class PickledJob(Job):
         return result
 
     def answered(self, worker: Worker, status: int, payload: bytes) -> list[Job]:
-        slot, end = pickles.placed(payload) if status == wire.VALUE else (pickles.INLINE, 0)
-        if slot == pickles.INLINE:
+        slot, end = values.placed(payload) if status == wire.VALUE else (values.INLINE, 0)
+        if slot == values.INLINE:
             return super().answered(worker, status, payload)
         self._slot = worker.payload_mapped
         left = super().answered(worker, status, payload)
@@ -45,4 +46,4 @@ class PickledJob(Job):
         return left
 
     def read(self, payload: bytes) -> Any:
-        return self.value(pickles.load(payload, self._slot))
+        return self.value(values.load(payload, self._slot))

@@ -15,7 +15,7 @@ import psutil
 from .. import wire
 from ..errors import StartupError, WorkerCrashed
 from .events import Journal
-from .job import Purge
+from .jobs.call import Purge
 from .launch import LAUNCHERS, Inheritance
 from .limits import Limits
 from .scheduler import Scheduler
@@ -34,7 +34,7 @@ GIVE_UP_AFTER = 5
 MEMORY_PERIOD = 0.25
 
 
-class Processes:
+class Population:
     """The processes of one pool.  For the dispatcher's thread, but for `ready`, `want` and `replace`.
 
     Args:

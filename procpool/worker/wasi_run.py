@@ -9,18 +9,19 @@ from collections.abc import Callable
 
 import wasmtime
 
-from .. import pickles, wire
+from .. import wire
 from ..binary import FuncType
 from ..errors import GuestExit
 from ..wasi import Spec
+from ..wire import values
 from . import ffi
+from .channels import Replies
 from .failures import as_trap, failure
-from .jobs import Replies
 from .linkage import Linkage
 from .payloads import Payloads
 
 
-class Commands:
+class CommandRunner:
     """Runs one at a time."""
 
     def __init__(self, linkage: Linkage, payloads: Payloads, replies: Replies) -> None:
@@ -39,7 +40,7 @@ class Commands:
             OutputLimit: it printed too much.
             Whatever a host function raised that it called.
         """
-        spec, taken = pickles.load(payload, self._payloads.slot)
+        spec, taken = values.load(payload, self._payloads.slot)
         streams = self._linkage.streams
         code: int | None = None
         trap: bytes | None = None

@@ -6,12 +6,13 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from .. import pickles, wire
-from ..errors import CallTimeout, RunFailed, WasmTrap
-from ..wasi import CompletedRun, Spec
-from .job import Job
+from ... import wire
+from ...errors import CallTimeout, RunFailed, WasmTrap
+from ...wasi import CompletedRun, Spec
+from ...wire import values
+from ..worker import Worker
+from .call import Job
 from .pickled import PickledJob
-from .worker import Worker
 
 Lines = Callable[[str], object]
 
@@ -36,7 +37,7 @@ class CommandRun(PickledJob):
         self._late = False
 
     def place(self, worker: Worker) -> bytes:
-        payload = self._context + pickles.dump((self._spec, worker.results_taken & 0xFFFFFFFF)).inline()
+        payload = self._context + values.dump((self._spec, worker.results_taken & 0xFFFFFFFF)).inline()
         return wire.JOB.pack(len(payload), 0, wire.RUN, wire.HAS_CONTEXT if self._context else 0) + payload
 
     def timed_out(self) -> None:

@@ -15,10 +15,10 @@ from ..codec import SLOT
 from ..errors import GuestExit
 from . import ffi
 from .arena import Arena
-from .commands import configuring
 from .driver import Drivers, signature_of_driver
 from .linkage import Linkage
 from .threads import ThreadGroup
+from .wasi_run import configuring
 
 logger = logging.getLogger("procpool")
 
@@ -34,7 +34,7 @@ class Function(NamedTuple):
     results: memoryview
 
 
-class Instances:
+class InstanceHolder:
     """Hands out the exports of an instance that no failed call has touched.
 
     There is one instance at a time.  It is made on first use and reused until :meth:`discard`.

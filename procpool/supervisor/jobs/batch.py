@@ -11,11 +11,11 @@ from collections import Counter
 from concurrent.futures import Future
 from typing import Protocol
 
-from .. import wire
-from ..columns import WIDTH
-from ..errors import CallTimeout, WorkerCrashed
-from .job import Export, Job
-from .worker import Worker
+from ... import wire
+from ...columns import WIDTH
+from ...errors import CallTimeout, WorkerCrashed
+from ..worker import Worker
+from .call import Export, Job
 
 _U32_SLOT = struct.Struct("<I12x")
 _U32 = struct.Struct("<I")

@@ -21,17 +21,17 @@ from .. import wire
 from ..engine import loading_engine
 from .access import Access
 from .arena import Arena
-from .commands import Commands
+from .channels import Replies, Running, Waiting
 from .failures import unfit
+from .holder import InstanceHolder
 from .instance import Instance
-from .instances import Instances
-from .jobs import Replies, Running, Waiting
 from .linkage import Linkage
 from .logs import attach_logs, forward_logs
 from .loop import Loop, Room
 from .payloads import Payloads
-from .shipped import Functions
+from .shipped import ShippedFunctions
 from .streams import Streams
+from .wasi_run import CommandRunner
 
 #: Stack that Python needs beside wasm's, in bytes.
 _STACK_BESIDE_WASM = 4 << 20
@@ -163,7 +163,7 @@ def _furnish(
     running = Running(blueprint.engine)
     streams = Streams(blueprint.engine, replies)
     linkage = Linkage(blueprint.engine, blueprint.module, settings, environment, streams, running)
-    instances = Instances(linkage, settings, arena)
+    instances = InstanceHolder(linkage, settings, arena)
     surface = linkage.surface = Instance(instances, settings.exports)
     first = row * wire.BOARD_ROW
     room = Room(
@@ -172,8 +172,8 @@ def _furnish(
         replies=replies,
         replies_fd=replies_fd,
         instances=instances,
-        functions=Functions(surface, payloads),
-        commands=Commands(linkage, payloads, replies),
+        functions=ShippedFunctions(surface, payloads),
+        commands=CommandRunner(linkage, payloads, replies),
         access=Access(instances, surface, arena, settings.guest.fresh),
         arena=arena,
         board=blueprint.board[first : first + wire.BOARD_ROW],

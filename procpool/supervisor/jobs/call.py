@@ -8,12 +8,12 @@ from concurrent.futures import Future, InvalidStateError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any
 
-from .. import wire
-from ..codec import Codec
-from ..errors import CallTimeout, WorkerCrashed
+from ... import wire
+from ...codec import Codec
+from ...errors import CallTimeout, WorkerCrashed
 
 if TYPE_CHECKING:
-    from .worker import Worker
+    from ..worker import Worker
 
 
 class Export:

@@ -10,9 +10,9 @@ try:
 except ImportError:
     raise ImportError("map_array and ufunc need numpy: pip install 'procpool[numpy]'") from None
 
-from .binary import FuncType
-from .errors import BadArguments
-from .mapping import Piece
+from ..binary import FuncType
+from ..errors import BadArguments
+from .sources import Piece
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "i32": np.dtype("<i4"),

@@ -1,0 +1,1 @@
+"""Maps: one export or callable over many items."""

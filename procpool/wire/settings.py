@@ -1,0 +1,63 @@
+"""What a worker is told at birth."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..binary import FuncType
+
+
+class GuestLimits(NamedTuple):
+    """What an instance may use."""
+
+    memory: int | None = None  #: bytes per linear memory; a table may have an element for every 8 of them
+    fuel: int | None = None  #: per call
+    stack: int | None = None  #: bytes of wasm stack
+    recycle: int | None = None  #: bytes of grown memory beyond which an instance is not used again
+
+
+class Guest(NamedTuple):
+    """How instances are made and kept, and what surrounds them."""
+
+    fresh: bool = False  #: a new instance for every call
+    prewarm: int = 1  #: how many of a process's instances are made before it is ready
+    exactly_once: bool = False  #: calls have effects outside the instance, so none may ever be run again
+    environment: bytes = b""  #: pickled Environment
+    rlimits: tuple[tuple[int, int], ...] = ()  #: (resource, limit) pairs for the process
+    log_levels: tuple[tuple[str, int], ...] = ()  #: of the parent's loggers
+
+
+class Environment(NamedTuple):
+    """What the user's own code adds to a worker; unpickled in each, since importing may start threads."""
+
+    imports: dict[tuple[str, str], Any]  #: (module, name) -> host function, number, or memory or table type
+    types: dict[tuple[str, str], Any]  #: (module, name) -> type of the import
+    initializer: Any = None
+    initargs: tuple[Any, ...] = ()
+    wasi: Any = None  #: WasiConfig
+    start: tuple[str, ...] = ()  #: exports to call once in every new instance
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a worker is told at birth, pickled into an anonymous file.
+
+    Descriptors are inherited under their numbers.
+    """
+
+    artifact: int  #: the compiled module
+    board: int
+    arenas: int  #: all workers' arenas, one behind the other
+    payloads: int  #: all workers' payload slots, likewise
+    lifeline: int  #: read end of a pipe whose write end only the parent has
+    exports: tuple[tuple[str, FuncType], ...]  #: the functions, in the order of their indexes
+    limits: GuestLimits
+    slots: int  #: the largest number of values any of them takes or returns
+    instances: int  #: per process
+    guest: Guest
+    payload_bytes: int  #: the most that may be put into a payload slot; 0 if there are none
+
+    def dump(self) -> bytes:
+        return pickle.dumps(self)
