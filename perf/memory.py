@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 import psutil
 
 from procpool import ProcessWasmPool
+from procpool.options import StartMethod
 
 from . import peers
 from .ways import PEER, Timed, Way, figure, run
@@ -25,7 +26,7 @@ def _children() -> list[int]:
     return [child.pid for child in psutil.Process().children(recursive=True)]
 
 
-def ours(workers: int, method: str, one: bool) -> Callable[[], AbstractContextManager[Timed]]:
+def ours(workers: int, method: StartMethod, one: bool) -> Callable[[], AbstractContextManager[Timed]]:
     @contextmanager
     def make() -> Iterator[Timed]:
         with ProcessWasmPool(peers.KERNELS, workers, start_method=method) as pool:

@@ -21,6 +21,7 @@ import wasmtime
 from procpool import FuncType, ProcessWasmPool
 from procpool.binary import read_interface
 from procpool.engine import compiling_engine, loading_engine
+from procpool.options import StartMethod
 
 from . import floors, peers
 from .ways import FLOOR, PEER, Timed, Way, plain, run, timed
@@ -30,7 +31,7 @@ LARGE = "first result, 8 workers, module of 14 MB, wasmtime's cache warm"
 WORKERS = (1, 2, 4, 8, 16, 32)
 
 
-def ours(workers: int, method: str) -> None:
+def ours(workers: int, method: StartMethod) -> None:
     with ProcessWasmPool(peers.KERNELS, workers, start_method=method) as pool:
         pool.wait_ready()
         pool.call("add", 1, 2)

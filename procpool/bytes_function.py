@@ -16,6 +16,8 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+from .checks import is_int, shown
+
 Returns = int | str | None
 
 _PAIR = struct.Struct("<II")
@@ -49,10 +51,10 @@ class BytesFunction:
     align: int = 8
 
     def __post_init__(self) -> None:
-        sized = isinstance(self.returns, int) and not isinstance(self.returns, bool) and self.returns >= 0
-        if self.returns is not None and not sized and self.returns not in _CONVENTIONS:
+        known = isinstance(self.returns, str) and self.returns in _CONVENTIONS
+        if self.returns is not None and not known and not is_int(self.returns, 0):
             choice = ", ".join(map(repr, _CONVENTIONS))
-            raise ValueError(f"returns must be {choice}, a number of bytes, or None; got {self.returns!r}")
+            raise ValueError(f"returns must be {choice}, a number of bytes, or None; got {shown(self.returns)}")
 
     def __str__(self) -> str:
         return self.export

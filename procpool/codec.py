@@ -79,45 +79,54 @@ class Codec:
             raise BadArguments(
                 f"{self.export} takes {len(params)} argument{'s'[: len(params) != 1]}, {self.signature}, got {len(args)}"
             )
-        return [self._convert_one(i, value, kind) for i, (value, kind) in enumerate(zip(args, params, strict=False))]
+        return [
+            converted(f"{self.export}: argument {position}", value, kind)
+            for position, (value, kind) in enumerate(zip(args, params, strict=False))
+        ]
 
-    def _convert_one(self, position: int, value: Any, kind: str) -> int | float | bytes:
-        if kind == "v128":
-            if isinstance(value, (bytes, bytearray, memoryview)) and len(bytes(value)) == SLOT:
-                return bytes(value)
-            self._refuse(position, value, "a v128 as 16 bytes")
-        # numpy's bool is no subclass of bool, and has both __index__-like and __float__ conversions
-        if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
-            self._refuse(position, value, f"an {kind}, and a bool is not a number here; use int(...)")
-        if kind in _BITS:
-            try:
-                number = operator.index(value)
-            except TypeError:
-                self._refuse(position, value, f"an {kind}, so an int")
-            bits = _BITS[kind]
-            if not -(1 << bits - 1) <= number < 1 << bits:
-                raise ArgumentOutOfRange(
-                    f"{self.export}: argument {position} is {_shown(value)}, out of range for {kind}"
-                    f" (from -2**{bits - 1} to 2**{bits}-1)"
-                )
-            return number - (1 << bits) if number >> bits - 1 > 0 else number
-        if isinstance(value, (str, bytes, bytearray)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
-            self._refuse(position, value, f"an {kind}, so a float or an int")
+
+def converted(what: str, value: Any, kind: str) -> int | float | bytes:
+    """A value of the user's as one of the wasm type ``kind``, by the rules of :class:`Codec`.
+
+    Args:
+        what: what the value is for, for the text of an exception.
+
+    Raises:
+        BadArguments: its type does not fit.
+        ArgumentOutOfRange: it does not fit into the type's bits.
+    """
+    if kind == "v128":
+        if isinstance(value, (bytes, bytearray, memoryview)) and len(bytes(value)) == SLOT:
+            return bytes(value)
+        _refuse(what, value, "a v128 as 16 bytes")
+    # numpy's bool is no subclass of bool, and has both __index__-like and __float__ conversions
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+        _refuse(what, value, f"an {kind}, and a bool is not a number here; use int(...)")
+    if kind in _BITS:
         try:
-            converted = float(value)
-            struct.pack("<f" if kind == "f32" else "<d", converted)
-        except OverflowError:
+            number = operator.index(value)
+        except TypeError:
+            _refuse(what, value, f"an {kind}, so an int")
+        bits = _BITS[kind]
+        if not -(1 << bits - 1) <= number < 1 << bits:
             raise ArgumentOutOfRange(
-                f"{self.export}: argument {position} is {_shown(value)}, too large for {kind}"
-            ) from None
-        except (TypeError, ValueError):
-            self._refuse(position, value, f"an {kind}, so a float or an int")
-        return converted
+                f"{what} is {_shown(value)}, out of range for {kind} (from -2**{bits - 1} to 2**{bits}-1)"
+            )
+        return number - (1 << bits) if number >> bits - 1 > 0 else number
+    if isinstance(value, (str, bytes, bytearray)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+        _refuse(what, value, f"an {kind}, so a float or an int")
+    try:
+        real = float(value)
+        struct.pack("<f" if kind == "f32" else "<d", real)
+    except OverflowError:
+        raise ArgumentOutOfRange(f"{what} is {_shown(value)}, too large for {kind}") from None
+    except (TypeError, ValueError):
+        _refuse(what, value, f"an {kind}, so a float or an int")
+    return real
 
-    def _refuse(self, position: int, value: Any, expected: str) -> NoReturn:
-        raise BadArguments(
-            f"{self.export}: argument {position} is {_shown(value)} ({type(value).__name__}), expected {expected}"
-        )
+
+def _refuse(what: str, value: Any, expected: str) -> NoReturn:
+    raise BadArguments(f"{what} is {_shown(value)} ({type(value).__name__}), expected {expected}")
 
 
 def _shown(value: Any) -> str:

@@ -42,7 +42,7 @@ class Packed(NamedTuple):
 
     columns: list[bytes]
     fit: int
-    error: BadArguments | None  #: what is wrong with the item after those
+    error: Exception | None  #: what is wrong with the item after those
 
 
 class ColumnCodec:
@@ -68,13 +68,13 @@ class ColumnCodec:
         """Pack argument tuples, which may be ragged."""
         try:
             columns = list(zip(*rows, strict=True))
-        except (TypeError, ValueError):
+        except Exception:  # they are ragged, or no rows at all, or their own code raises: see one by one
             columns = []
         return self.pack_columns(columns, first) if columns else self._pack_each(rows, first)
 
     def _pack_each(self, rows: Sequence[Sequence[Any]], first: int) -> Packed:
         slots: list[bytes] = []
-        error: BadArguments | None = None
+        error: Exception | None = None
         for index, row in enumerate(rows):
             try:
                 slots.append(self._codec.pack(tuple(row)))
@@ -83,6 +83,9 @@ class ColumnCodec:
                 break
             except TypeError:
                 error = BadArguments(f"item {first + index}: {row!r} is no tuple of arguments")
+                break
+            except Exception as raised:  # by the item's own __iter__, __index__ or __float__
+                error = raised
                 break
         return Packed([b"".join([row[start:stop] for row in slots]) for start, stop in self._cuts], len(slots), error)
 

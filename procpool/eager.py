@@ -56,6 +56,6 @@ class EagerReader:
         os.set_blocking(self.fd, True)
         return os.read(self.fd, self._size)
 
-    def wait(self, milliseconds: float) -> bool:
-        """Whether a read would return at once, after at most that time."""
+    def wait(self, milliseconds: float | None) -> bool:
+        """Whether a read would return at once, after at most that time; None for any time."""
         return bool(self._poll.poll(milliseconds))

@@ -135,10 +135,11 @@ class WorkerCrashed(ProcpoolError):
 
     def __init__(self, pid: int, export: str | None, exitcode: int | None):
         self.pid = pid
-        self.export = export
+        self.export = export  #: None: it died while it was being started
         #: the exit code, negative for a signal as in :mod:`subprocess`; None when nobody could tell
         self.exitcode = exitcode
-        super().__init__(f"worker {pid} {self._how()} while running {export!r}; the pool has replaced it")
+        when = "before it was ready" if export is None else f"while running {export!r}; the pool has replaced it"
+        super().__init__(f"worker {pid} {self._how()} {when}")
 
     @property
     def signal(self) -> signal.Signals | None:

@@ -16,6 +16,9 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
 from . import tracing, wire
+from .deadline import Deadline
+
+_NEVER = Deadline.NEVER
 
 #: A place for what an initializer wants to keep for host functions and shipped callables: one per worker process.
 state = SimpleNamespace()
@@ -83,15 +86,21 @@ def serve_contexts(job: Callable[[], Context]) -> None:
     _job.set(job)
 
 
-def bounded(timeout: float | None) -> float | None:
-    """The timeout for a job submitted here: not beyond the deadline of the job that submits it."""
+def deadline_of(timeout: float | None, default: float | None) -> Deadline:
+    """The deadline of a job submitted here and now: not beyond that of the job that submits it.
+
+    Args:
+        timeout, default: as for :meth:`Deadline.after`.
+
+    Raises:
+        ValueError, TypeError: ``timeout`` is no positive number.
+    """
+    deadline = _NEVER if timeout is None and default is None else Deadline.after(timeout, default)
     job = _job.get()
     if job is None:
-        return timeout
-    remaining = job().remaining()
-    if remaining is None:
-        return timeout
-    return max(1e-6, remaining if timeout is None else min(timeout, remaining))
+        return deadline
+    limit = job().deadline
+    return deadline if limit is None else deadline.sooner(Deadline(limit, max(0.0, limit - monotonic())))
 
 
 def capture(visible: bool, timeout: float | None = None, deadline: float | None = None) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import tempfile
 from dataclasses import dataclass
@@ -79,9 +81,17 @@ def compile_module(source: Source, cache: bool = True, fuel: bool = False, stack
 
 
 def anonymous_file(content: bytes | bytearray) -> int:
-    """A descriptor of a file that has no name, so that it is gone with its last user however that user ends."""
+    """A descriptor of a file that has no name, so that it is gone with its last user however that user ends.
+
+    Where the system can, it never gets shorter: who has mapped what is cut off would die of it (SIGBUS).
+
+    Raises:
+        OSError: there are no descriptors left, or the content is longer than a file may be.
+    """
     if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("procpool")
+        fd = os.memfd_create("procpool", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        with contextlib.suppress(OSError, AttributeError):
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
     else:
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())

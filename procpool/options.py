@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import resource
-from collections.abc import Mapping
-from typing import TypeGuard
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from . import wire
+from .checks import boolean, choice, count, is_int, positive, seconds, shown
+from .wasi import WasiConfig
 
 #: The most workers a pool can have: rows of the shared board, 64 bytes each.
 MAX_WORKERS = 4096
 #: The most instances per worker process: three descriptors of each travel in one message, which holds 253.
 MAX_INSTANCES = 64
+
+Isolation = Literal["pooled", "fresh"]
+Balance = Literal["least_busy", "round_robin"]
+OnFull = Literal["block", "raise"]
+StartMethod = Literal["forkserver", "spawn"]
 
 
 def usable_cpus() -> int:
@@ -21,30 +34,9 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def choice(name: str, value: object, *choices: str) -> None:
-    """ValueError if the value is none of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
-
-
-def is_int(value: object, least: int, most: int | None = None) -> TypeGuard[int]:
-    """Whether it is an int from ``least`` to ``most``, and no bool."""
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value and (most is None or value <= most)
-
-
-def count(name: str, value: object, least: int, most: int | None = None) -> int:
-    """The value, if it is an int from ``least`` to ``most``; ValueError otherwise."""
-    if not is_int(value, least, most):
-        bounds = f"from {least}" + ("" if most is None else f" to {most}")
-        raise ValueError(f"{name} must be an int {bounds}, got {value!r}")
-    return value
-
-
-def positive(name: str, value: int | None) -> int | None:
-    """The value, if it is None or a positive int; ValueError otherwise."""
-    if value is not None and not is_int(value, 1):
-        raise ValueError(f"{name} must be a positive int, got {value!r}")
-    return value
+def default_start_method() -> StartMethod:
+    """Forking is safe, and much the faster, on Linux; elsewhere system libraries do not stand it."""
+    return "forkserver" if sys.platform.startswith("linux") else "spawn"
 
 
 def checked_workers(workers: object, name: str = "workers") -> int:
@@ -52,11 +44,129 @@ def checked_workers(workers: object, name: str = "workers") -> int:
     return count(name, workers, 1, MAX_WORKERS)
 
 
-def checked_timeout(timeout: float | None, name: str = "timeout") -> float | None:
-    """The value, if it is None or a positive number; ValueError otherwise."""
-    if timeout is not None and not timeout > 0:
-        raise ValueError(f"{name} must be a positive number of seconds, got {timeout!r}")
-    return timeout
+def checked_timeout(timeout: object, name: str = "timeout") -> float | None:
+    """Seconds as a float; None for no limit.
+
+    Raises:
+        TypeError: it is neither None nor a real number.
+        ValueError: it is nan, 0 or negative.
+    """
+    if timeout is None:
+        return None
+    limit = seconds(name, timeout)
+    return None if limit == math.inf else limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolOptions:
+    """All that a pool is told but the module: the keywords of :class:`ProcessWasmPool`, which says what each is for.
+
+    What has no limit is math.inf here, or None where the field says so.
+
+    Raises:
+        ValueError, TypeError: a value is none of those expected; names the option, the value and what is expected.
+    """
+
+    workers: int = field(default_factory=usable_cpus)  #: processes
+    timeout: float | None = None  #: seconds for each job that says nothing else; None for no limit
+    instances: int = 1  #: per process
+    imports: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rename_imports: Mapping[Any, Any] = field(default_factory=dict)
+    isolation: Isolation = "pooled"
+    prewarm: int = 1  #: instances per process that are there from the start and never expire
+    recycle_memory: int | None = None  #: bytes of grown memory beyond which an instance is not used again
+    idle_expiry: float = math.inf  #: seconds after which what is unused goes: processes beyond the least, instances
+    min_workers: int | None = None  #: processes to keep when there is little to do; None to keep all
+    initializer: Callable[..., object] | None = None
+    initargs: Sequence[Any] = ()
+    start: Sequence[str] | None = None  #: exports to call once in a new instance; None for the usual one
+    wasi: WasiConfig | None = None
+    balance: Balance = "least_busy"
+    retries: int = 0  #: how often a job is run again whose worker died
+    rlimits: Mapping[str, int] = field(default_factory=dict)
+    max_stack: int | None = None  #: bytes of wasm stack
+    on_event: Callable[[Any], None] | None = None
+    kill_grace: float = 1.0  #: seconds from an interrupt to the kill; 0 to kill at once
+    memory_limit: int | None = None  #: bytes of each linear memory
+    fuel: int | None = None  #: per call
+    max_pending: int | None = None  #: jobs in the queue; None for any number
+    on_full: OnFull = "block"
+    full_timeout: float | None = None  #: seconds to wait when it is full; 0 with ``on_full="raise"``, None for ever
+    max_tasks_per_worker: float = math.inf  #: calls after which a process is replaced
+    max_worker_memory: int | None = None  #: bytes, resident
+    start_method: StartMethod = field(default_factory=default_start_method)
+    start_timeout: float = 60.0  #: seconds a process may take to become ready
+    cache: bool = True
+
+    def __post_init__(self) -> None:
+        checked_workers(self.workers)
+        count("instances", self.instances, 1, MAX_INSTANCES)
+        count("prewarm", self.prewarm, 0, self.instances)
+        count("retries", self.retries, 0)
+        if self.min_workers is not None and checked_workers(self.min_workers, "min_workers") > self.workers:
+            raise ValueError(f"min_workers is {self.min_workers}, more than the {self.workers} workers")
+        choice("isolation", self.isolation, *get_args(Isolation))
+        choice("balance", self.balance, *get_args(Balance))
+        choice("on_full", self.on_full, *get_args(OnFull))
+        choice("start_method", self.start_method, *get_args(StartMethod))
+        for name in ("memory_limit", "fuel", "max_stack", "recycle_memory", "max_pending", "max_worker_memory"):
+            positive(name, getattr(self, name))
+        if self.max_tasks_per_worker != math.inf:
+            positive("max_tasks_per_worker", self.max_tasks_per_worker)  # type: ignore[arg-type]  # anything may be there
+        boolean("cache", self.cache)
+        for name, function in (("initializer", self.initializer), ("on_event", self.on_event)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be callable, got {shown(function)}")
+        if self.wasi is not None and not isinstance(self.wasi, WasiConfig):
+            raise TypeError(f"wasi must be a WasiConfig, got {shown(self.wasi)}")
+        for name in ("imports", "rename_imports", "rlimits"):
+            self._freeze(name, MappingProxyType(dict(_mapping(name, getattr(self, name)))))
+        for module, names in self.imports.items():
+            _mapping(f"imports[{module!r}]", names)
+        self._freeze("initargs", _sequence("initargs", self.initargs))
+        if self.start is not None:
+            self._freeze("start", _sequence("start", self.start))
+        resource_limits(self.rlimits)
+        self._freeze("timeout", checked_timeout(self.timeout))
+        self._freeze("idle_expiry", seconds("idle_expiry", self.idle_expiry))
+        self._freeze("start_timeout", seconds("start_timeout", self.start_timeout))
+        self._freeze("kill_grace", seconds("kill_grace", self.kill_grace, zero=True))
+        waits = self.on_full == "block"
+        self._freeze("full_timeout", checked_timeout(self.full_timeout, "full_timeout") if waits else 0.0)
+
+    def _freeze(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    @property
+    def round_robin(self) -> bool:
+        """Take idle workers in turn, not the last used one."""
+        return self.balance == "round_robin"
+
+    def guest_limits(self) -> wire.GuestLimits:
+        """What travels to a worker about what an instance may use."""
+        return wire.GuestLimits(self.memory_limit, self.fuel, self.max_stack, self.recycle_memory)
+
+    def guest(self, environment: bytes, exactly_once: bool) -> wire.Guest:
+        """What travels to a worker about how instances are made.
+
+        Args:
+            environment: pickled wire.Environment.
+            exactly_once: no call may be run again after its worker died, because it has effects outside.
+        """
+        fresh = self.isolation == "fresh"
+        return wire.Guest(fresh, self.prewarm, exactly_once, environment, resource_limits(self.rlimits), log_levels())
+
+
+def _mapping(name: str, value: object) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping, got {shown(value)}")
+    return value
+
+
+def _sequence(name: str, value: object) -> tuple[Any, ...]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a sequence, got {shown(value)}")
+    return tuple(value)
 
 
 def resource_limits(given: Mapping[str, int]) -> tuple[tuple[int, int], ...]:
@@ -68,11 +178,11 @@ def resource_limits(given: Mapping[str, int]) -> tuple[tuple[int, int], ...]:
     limits = {"CORE": 0, **given}
     pairs = []
     for name, most in limits.items():
-        kind = getattr(resource, f"RLIMIT_{name.upper().removeprefix('RLIMIT_')}", None)
+        kind = getattr(resource, f"RLIMIT_{str(name).upper().removeprefix('RLIMIT_')}", None)
         if kind is None:
             raise ValueError(f"rlimits names {name!r}, which this system does not have")
         if not is_int(most, -1):
-            raise ValueError(f"rlimits[{name!r}] must be an int, got {most!r}")
+            raise ValueError(f"rlimits[{name!r}] must be an int from -1, for no limit, got {shown(most)}")
         pairs.append((kind, most))
     return tuple(pairs)
 

@@ -3,63 +3,71 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import functools
 import math
 import os
-import sys
 import weakref
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from collections.abc import Mapping as MappingType
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 from difflib import get_close_matches
 from types import MappingProxyType, TracebackType
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import cloudpickle
 
 from . import wire
 from .binary import ExternType, FuncType, Import
 from .bytes_function import BytesFunction
+from .checks import boolean, is_int, shown
 from .codec import Codec
 from .columns import ColumnCodec
-from .errors import BadArguments, BadWasi, UnknownExport
+from .deadline import Deadline
+from .errors import BadArguments, BadWasi, CallTimeout, PoolFull, UnknownExport
 from .imports import Imports, Renames, resolve
-from .job_context import bounded, capture
-from .maps.mapping import MOST_JOBS_AHEAD, MOST_OBJECTS, JobMapping, MapOptions, Mapping, Progress
-from .maps.results import MapResults, job_lists, result_lists, with_progress
-from .maps.sources import RowSource, Source, source_of
+from .job_context import capture, deadline_of
+from .maps.callable_map import CallableMap
+from .maps.course import Course, MapsUnderWay
+from .maps.export_map import ArrayMap, ExportMap
+from .maps.options import MapOptions, Progress
+from .maps.results import AsyncMapResults, MapResults, Waiting
+from .maps.sources import Columns, Given, Rows
 from .module import Source as ModuleSource
 from .module import compile_module
 from .options import (
-    MAX_INSTANCES,
     MAX_WORKERS,
+    Balance,
+    Isolation,
+    OnFull,
+    PoolOptions,
+    StartMethod,
     checked_timeout,
     checked_workers,
-    choice,
-    count,
-    log_levels,
-    positive,
-    resource_limits,
+    default_start_method,
     usable_cpus,
 )
 from .stats import PoolStats, observe
+from .supervisor.awaiting import ended_async, running_loop, wait_async, wait_for
 from .supervisor.direct import DirectCalls
 from .supervisor.dispatcher import Dispatcher
 from .supervisor.events import PoolEvent
-from .supervisor.jobs.batch import item_bytes
 from .supervisor.jobs.call import Export, Job
 from .supervisor.jobs.command import CommandRun
 from .supervisor.jobs.shipped import ShippedCall, Shipper
-from .supervisor.launch import LAUNCHERS, Inheritance, reserve_stdio
-from .supervisor.lease import Lease, Leasing
-from .supervisor.limits import Limits
+from .supervisor.launch import Inheritance, reserve_stdio
+from .supervisor.lease import Lease, Request
+from .supervisor.leasing import Leasing
 from .wasi import CAPTURE, THREAD_SPAWN, CompletedRun, Stdin, Stream, WasiConfig
 
+if TYPE_CHECKING:
+    import asyncio
+
 T = TypeVar("T")
-#: How much of a buffer `map_array` fills at once, in bytes.  Measured: 1 MiB and 4 MiB are both slower.
-ARRAY_CHUNK_BYTES = 2 << 20
+J = TypeVar("J", bound=Job)
+#: What is waited for, for messages.
+_READY, _REPLACED = "all workers are ready", "the workers are replaced"
+_DRAINED, _ENDED = "all jobs are done", "all processes have ended"
 
 
 class ProcessWasmPool(Executor):
@@ -71,7 +79,8 @@ class ProcessWasmPool(Executor):
     Args:
         src: the module: bytes (binary or text), WAT text, or the path of a ``.wasm`` or ``.wat`` file.
         workers: how many processes; by default as many as this process may use CPUs.
-        timeout: seconds each job may run, unless the call says otherwise; None for no limit.
+        timeout: seconds each job has from when it is given to the pool, waiting for a worker included, unless the call says
+            otherwise; None for no limit.
         kill_grace: seconds an interrupted job may take to stop before its worker is killed.
         memory_limit: bytes that each linear memory of an instance may grow to; beyond, ``memory.grow`` fails.
         fuel: how much a call may burn, about one unit per wasm instruction; then it traps with code OUT_OF_FUEL.  In a map,
@@ -102,10 +111,12 @@ class ProcessWasmPool(Executor):
             CORE is 0 unless given.
         max_stack: bytes of wasm stack; a deeper recursion traps.
         on_event: called with a :class:`PoolEvent` when a worker starts, gets ready, crashes, is killed, replaced, or a call
-            times out.  Runs in the pool's own thread, so it must not wait for the pool.
+            times out.  Runs in a thread for such code, one event after the other.
         on_full: what ``submit`` does when so many wait: ``"block"`` until there is room, for ``full_timeout`` seconds at
-            most, or ``"raise"`` PoolFull.  A callback of a future is never blocked.
+            most, or ``"raise"`` PoolFull.
         max_tasks_per_worker: calls after which a worker is replaced; the new one is ready before the old one goes.
+        start_timeout: seconds a worker may take to become ready, initializer and start functions included; one that takes
+            longer is killed.
         max_worker_memory: resident bytes, looked at four times a second, beyond which a worker is likewise replaced; it is
             killed at twice that.
         start_method: ``"forkserver"`` (forks ready workers from a template process; default on Linux) or ``"spawn"`` (a
@@ -119,8 +130,20 @@ class ProcessWasmPool(Executor):
         UnknownExport: ``start`` names no function without parameters.
         Whatever ``initializer`` raises.
         OSError: the file cannot be read.
-        StartupError: no worker could be started; the cause is attached.
+        StartupError: no worker could be started, or none was ready within ``start_timeout``; the cause is attached.
         ValueError, TypeError: another argument is out of its range.
+
+    **Timeouts.**  All are seconds: any positive real number (a float, an int, a Decimal, one of numpy's) of any size, and
+    ``math.inf`` for no limit.  The ``timeout`` of a method counts from when it is called, so it includes waiting for a
+    worker, and for room in the queue.  None is the pool's own ``timeout`` where a method runs something or leases an
+    instance; to methods that wait for the pool itself (`wait_ready`, `drain`, `restart`, `shutdown`) it is no limit.
+
+    **Asyncio.**  Each method that blocks has a twin that does not: `acall`, `acall_bytes`, `arun`, `amap`, `aget`, `aput`,
+    `await_ready`, `adrain`, `arestart`, `ashutdown`, ``async with pool.instance()``, ``async with pool``.  A twin takes the
+    same keywords; cancelling the task cancels what it waits for.  They work under asyncio, uvloop and anyio on asyncio.
+    Under trio, run the blocking ones in threads: ``await trio.to_thread.run_sync(pool.call, "add", 1, 2)``.  A job that
+    raises StopIteration, which no coroutine can raise, arrives as a RuntimeError with that as its cause, as in PEP 479.
+    For ``loop.run_in_executor(pool, ...)`` see `function`.
 
     Returns when the first worker is ready.  Leaving the ``with`` block waits for what was submitted; after an
     exception, what has not begun is cancelled, and after KeyboardInterrupt or SystemExit, running jobs are killed too.
@@ -136,7 +159,7 @@ class ProcessWasmPool(Executor):
         instances: int = 1,
         imports: Imports | None = None,
         rename_imports: Renames | None = None,
-        isolation: str = "pooled",
+        isolation: Isolation = "pooled",
         prewarm: int = 1,
         recycle_memory: int | None = None,
         idle_expiry: float | None = None,
@@ -145,7 +168,7 @@ class ProcessWasmPool(Executor):
         initargs: Sequence[Any] = (),
         start: Sequence[str] | None = None,
         wasi: WasiConfig | None = None,
-        balance: str = "least_busy",
+        balance: Balance = "least_busy",
         retries: int = 0,
         rlimits: MappingType[str, int] | None = None,
         max_stack: int | None = None,
@@ -154,87 +177,85 @@ class ProcessWasmPool(Executor):
         memory_limit: int | None = None,
         fuel: int | None = None,
         max_pending: int | None = None,
-        on_full: str = "block",
+        on_full: OnFull = "block",
         full_timeout: float | None = None,
         max_tasks_per_worker: int | None = None,
         max_worker_memory: int | None = None,
-        start_method: str | None = None,
+        start_method: StartMethod | None = None,
+        start_timeout: float = 60.0,
         cache: bool = True,
     ) -> None:
-        workers = checked_workers(usable_cpus() if workers is None else workers)
-        choice("on_full", on_full, "block", "raise")
-        choice("isolation", isolation, "pooled", "fresh")
-        choice("balance", balance, "least_busy", "round_robin")
-        if not kill_grace >= 0:
-            raise ValueError(f"kill_grace must be a number of seconds, got {kill_grace!r}")
-        count("instances", instances, 1, MAX_INSTANCES)
-        count("prewarm", prewarm, 0, instances)
-        count("retries", retries, 0)
-        if min_workers is not None and not 1 <= checked_workers(min_workers, "min_workers") <= workers:
-            raise ValueError(f"min_workers is {min_workers}, more than the {workers} workers")
-        stack = positive("max_stack", max_stack)
-        guest = wire.GuestLimits(
-            positive("memory_limit", memory_limit),
-            positive("fuel", fuel),
-            stack,
-            positive("recycle_memory", recycle_memory),
+        options = PoolOptions(
+            workers=usable_cpus() if workers is None else workers,
+            timeout=timeout,
+            instances=instances,
+            imports={} if imports is None else imports,
+            rename_imports={} if rename_imports is None else rename_imports,
+            isolation=isolation,
+            prewarm=prewarm,
+            recycle_memory=recycle_memory,
+            idle_expiry=math.inf if idle_expiry is None else idle_expiry,
+            min_workers=min_workers,
+            initializer=initializer,
+            initargs=initargs,
+            start=start,
+            wasi=wasi,
+            balance=balance,
+            retries=retries,
+            rlimits={} if rlimits is None else rlimits,
+            max_stack=max_stack,
+            on_event=on_event,
+            kill_grace=kill_grace,
+            memory_limit=memory_limit,
+            fuel=fuel,
+            max_pending=max_pending,
+            on_full=on_full,
+            full_timeout=full_timeout,
+            max_tasks_per_worker=math.inf if max_tasks_per_worker is None else max_tasks_per_worker,
+            max_worker_memory=max_worker_memory,
+            start_method=default_start_method() if start_method is None else start_method,
+            start_timeout=start_timeout,
+            cache=cache,
         )
-        limits = Limits(
-            kill_grace,
-            positive("max_pending", max_pending),
-            0.0 if on_full == "raise" else checked_timeout(full_timeout, "full_timeout"),
-            positive("max_tasks_per_worker", max_tasks_per_worker) or math.inf,
-            positive("max_worker_memory", max_worker_memory),
-            min_workers,
-            math.inf if idle_expiry is None else checked_timeout(idle_expiry, "idle_expiry") or math.inf,
-            prewarm,
-            balance == "round_robin",
-            retries,
-        )
-        if start_method is None:
-            start_method = "forkserver" if sys.platform.startswith("linux") else "spawn"
-        if start_method not in LAUNCHERS:
-            raise ValueError(f"start_method must be one of {', '.join(map(repr, LAUNCHERS))}, got {start_method!r}")
-        self._timeout = checked_timeout(timeout)
+        self._options = options
+        self._timeout = options.timeout
+        self._retries = options.retries
         self._name = os.path.basename(src) if isinstance(src, (str, os.PathLike)) and "(" not in str(src) else "<bytes>"
         self._functions: dict[str, Export] = {}
         self._refused: dict[str, BadArguments] = {}
         self._callables = _ExportTable(self)
         self._shipped = Shipper()
+        self._maps = MapsUnderWay()
         with contextlib.ExitStack() as on_failure:
             reserved = reserve_stdio()
             for fd in reserved:
                 on_failure.callback(os.close, fd)
-            compiled = compile_module(src, cache, fuel=fuel is not None, stack=stack)
+            compiled = compile_module(src, options.cache, fuel=options.fuel is not None, stack=options.max_stack)
             on_failure.callback(os.close, compiled.artifact)
             #: what the module exports, by name: signatures of functions, and memories, tables and globals
             self.exports: MappingType[str, ExternType] = MappingProxyType(compiled.interface.exports)
             #: what it imports
             self.imports: tuple[Import, ...] = tuple(compiled.interface.imports)
-            found = resolve(self.imports, imports or {}, rename_imports or {}, wasi is not None)
+            found = resolve(self.imports, options.imports, options.rename_imports, options.wasi is not None)
             functions = self._index_functions()
-            start = self._start_exports(start)
+            first = self._start_exports(options.start)
             types = {(needed.module, needed.name): needed.type for needed in self.imports}
             if THREAD_SPAWN in types and self.exports.get("wasi_thread_start") != FuncType(("i32", "i32")):
                 raise BadWasi("the module imports wasi.thread-spawn and exports no wasi_thread_start(i32, i32)")
-            self._wasi = wasi
-            spec = None if wasi is None else wasi.spec()
-            environment = wire.Environment(found, types, initializer, tuple(initargs), spec, start)
+            self._wasi = options.wasi
+            spec = None if self._wasi is None else self._wasi.spec()
+            environment = wire.Environment(found, types, options.initializer, tuple(options.initargs), spec, first)
             self._visible = bool(found)  # whether Python code runs with a call
-            surroundings = wire.Guest(
-                isolation == "fresh",
-                prewarm,
-                bool(self.imports),
-                cloudpickle.dumps(environment),
-                resource_limits(rlimits or {}),
-                log_levels(),
-            )
-            inheritance = Inheritance(compiled.artifact, functions, guest, surroundings, instances, MAX_WORKERS, reserved)
+            guest = options.guest(cloudpickle.dumps(environment), bool(self.imports))
+            limits = options.guest_limits()
+            inheritance = Inheritance(compiled.artifact, functions, limits, guest, options.instances, MAX_WORKERS, reserved)
+            on_failure.pop_all()  # they are the inheritance's now
+            on_failure.callback(inheritance.close)
+            self._dispatcher = Dispatcher(inheritance, options)
             on_failure.pop_all()
-        self._dispatcher = Dispatcher(inheritance, start_method, workers, limits, on_event)
         self._direct = DirectCalls(self._dispatcher, self._visible)
         # Not at exit, where the dispatcher sees to itself: then nobody is left to want the results.
-        weakref.finalize(self, self._dispatcher.close).atexit = False
+        weakref.finalize(self, self._dispatcher.close_soon).atexit = False
         try:
             self._dispatcher.wait_started()
         except BaseException:
@@ -270,7 +291,7 @@ class ProcessWasmPool(Executor):
 
         Args:
             args: one per parameter: ints for i32 and i64, ints or floats for f32 and f64, 16 bytes for v128.
-            timeout: seconds from now, waiting for a worker included.
+            timeout: seconds from now; None for the pool's, math.inf for no limit.
 
         Returns:
             None, the value, or a tuple of several.  Integers come back signed.
@@ -282,12 +303,33 @@ class ProcessWasmPool(Executor):
             CallTimeout: time is up.  The guest is stopped, and the worker serves others again.
             WorkerCrashed: the worker died while running it.
             PoolClosed: the pool was shut down.
+            ValueError, TypeError: ``timeout`` is no positive number.
         """
-        function = self._functions.get(export) or self._no_function(export)
-        timeout = bounded(self._timeout if timeout is None else checked_timeout(timeout))
+        deadline = deadline_of(timeout, self._timeout)
+        function = (self._functions.get(export) if isinstance(export, str) else None) or self._function(export)
         if self._dispatcher.closed:
             raise self._dispatcher.why_closed()
-        return self._direct.call(function, args, timeout)
+        return self._direct.call(function, args, deadline)
+
+    async def acall(
+        self,
+        export: str | Callable[..., Any],
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        priority: int = 0,
+        key: Hashable = None,
+        retries: int | None = None,
+    ) -> Any:
+        """:meth:`call` for asyncio, and :meth:`submit`: takes a callable and the other keywords as well.
+
+        For a future of asyncio's, ``asyncio.create_task(pool.acall("add", 1, 2))``: it waits for room in the queue without
+        blocking the loop, which `submit` cannot.
+        """
+        loop = running_loop("pool.call, ...")
+        deadline = deadline_of(timeout, self._timeout)
+        job = self._call_job(export, args, deadline, priority, key, retries)
+        return await self._run(job, deadline, loop)
 
     def submit(  # type: ignore[override]  # Executor's takes keywords for the function; an export has none
         self,
@@ -306,10 +348,11 @@ class ProcessWasmPool(Executor):
                 :class:`~procpool.worker.instance.Instance`.  It is sent once per worker (by cloudpickle, so lambdas and
                 functions of ``__main__`` work too), as it was when it was first given.
             args: the arguments; for a callable, anything that pickles.  Large bytes and arrays go through shared memory.
-            timeout: seconds the job may run once a worker turns to it.
+            timeout: seconds from now, queueing included; None for the pool's, math.inf for no limit.
             priority: jobs of higher priority go first; among equals, the one submitted first.
             key: jobs with the same key run in the order they were submitted, one after the other, on the same worker and
-                instance as long as it lives.  Jobs with other keys, and without, are not held up.
+                instance as long as it lives.  Jobs with other keys, and without, are not held up.  Compared in the calling
+                thread only.
             retries: how often to run it again if its worker dies; by default the pool's.
 
         Returns:
@@ -320,25 +363,100 @@ class ProcessWasmPool(Executor):
         Raises:
             UnknownExport, BadArguments, PoolClosed: at once, as :meth:`call`.
             PoolFull: ``max_pending`` jobs are waiting.
-            Whatever pickling a callable or its arguments raises, at once.
+            CallTimeout: there was no room in the queue in time.
+            ValueError, TypeError: a keyword is none of those above; names it.
+            Whatever pickling a callable or its arguments raises, or comparing the key with itself, at once.
         """
-        timeout = bounded(self._timeout if timeout is None else checked_timeout(timeout))
-        if callable(export):
-            if self._dispatcher.closed:
-                raise self._dispatcher.why_closed()
-            job: Job = ShippedCall(self._shipped.ship(export), args, timeout, capture(True, timeout))
+        deadline = deadline_of(timeout, self._timeout)
+        job = self._call_job(export, args, deadline, priority, key, retries)
+        return self._submit(job, deadline)
+
+    def _call_job(
+        self,
+        export: str | Callable[..., Any],
+        args: tuple[Any, ...],
+        deadline: Deadline,
+        priority: int = 0,
+        key: Hashable = None,
+        retries: int | None = None,
+        limit: float | None = None,
+    ) -> Job:
+        """A job to submit; ``limit`` is how long it may run, in seconds, however long it was queued."""
+        if type(priority) is not int and not is_int(priority):
+            raise TypeError(f"priority must be an int, got {shown(priority)}")
+        if retries is not None and not is_int(retries, 0):
+            raise ValueError(f"retries must be an int from 0, or None for the pool's, got {shown(retries)}")
+        at = None if deadline is Deadline.NEVER else deadline.at
+        function = self._functions.get(export) if isinstance(export, str) else None
+        if function is None and callable(export) and not isinstance(export, ExportFunction):
+            self._check_open()
+            job: Job = ShippedCall(self._shipped.ship(export), args, limit, capture(True, limit, at))
         else:
-            function = self._functions.get(export) or self._no_function(export)
-            frame = function.frame(wire.SUBMIT, function.pack(args), capture(self._visible, timeout))
-            job = Job(function.name, frame, function.codec.unpack, timeout)
+            function = function or self._function(export)
+            frame = function.frame(wire.SUBMIT, function.pack(args), capture(self._visible, limit, at))
+            job = Job(function.name, frame, function.codec.unpack, limit)
         if priority:
             job.priority = priority
         if key is not None:
-            hash(key)
-            job.key = key
-        job.retries = self._dispatcher.limits.retries if retries is None else retries
-        self._dispatcher.submit(job)
+            self._check_open()
+            job.key = self._dispatcher.keys.hold(key)
+        job.retries = self._retries if retries is None else retries
         return job
+
+    def _submit(self, job: J, deadline: Deadline) -> J:
+        """Queue a job, when there is room."""
+        try:
+            self._dispatcher.submit(job, deadline)
+        except BaseException:
+            self._forget(job)
+            raise
+        return job
+
+    async def _run(self, job: Job, deadline: Deadline, loop: asyncio.AbstractEventLoop) -> Any:
+        """What a job ends in; if we are cancelled while we wait, it is too."""
+        await self._offer(job, deadline, loop)
+        # The dispatcher keeps the time of jobs, so there is none to keep here.
+        return await wait_async(job, Deadline.NEVER, "the job is done", loop)
+
+    async def _offer(self, job: Job, deadline: Deadline, loop: asyncio.AbstractEventLoop) -> None:
+        """Queue a job, when there is room."""
+        try:
+            taken = self._dispatcher.offer(job, deadline)
+        except BaseException:
+            self._forget(job)
+            raise
+        if taken is None:
+            return
+        full = Deadline.after(self._options.full_timeout)
+        try:
+            if not await ended_async(taken, deadline.sooner(full), loop):
+                if deadline.passed():
+                    raise CallTimeout(f"{job.name} found no room in the queue in time")
+                most = self._options.max_pending
+                raise PoolFull(f"{most} jobs are waiting already, and max_pending={most}")
+            taken.result()
+        except BaseException:
+            if taken.cancel() or taken.exception() is not None:
+                self._forget(job)
+            else:  # it was taken in this moment
+                job.cancel()
+            raise
+
+    def _forget(self, job: Job) -> None:
+        """A job was not taken."""
+        if job.key is not None and not job.done():
+            self._dispatcher.keys.release(job.key)
+
+    def function(self, export: str) -> ExportFunction:
+        """An export as a callable: ``pool.function("add")(1, 2)`` is ``pool.call("add", 1, 2)``.
+
+        For those who insist on callables, as asyncio in debug mode does: ``loop.run_in_executor(pool,
+        pool.function("add"), 1, 2)``.  Given to this pool's `submit` and the like, it stands for the export's name.
+
+        Raises:
+            UnknownExport: there is no such function.
+        """
+        return ExportFunction(self, self._function(export).name)
 
     def call_bytes(self, export: str, /, *args: Any, timeout: float | None = None, **convention: Any) -> Any:
         """Call an export that takes bytes by pointer and length, and wait for its result.
@@ -346,24 +464,32 @@ class ProcessWasmPool(Executor):
         ``pool.call_bytes("sha256", data, returns=32)``.  Bytes-like arguments are put into the guest's memory.
 
         Args:
-            timeout: seconds from now.
+            timeout: as for :meth:`call`.
             convention: how the module allocates and returns, see :class:`BytesFunction`.
 
         Raises:
             As :meth:`call`; and MemoryError when the guest's allocator has no room.
         """
-        timeout = self._timeout if timeout is None else checked_timeout(timeout)
-        return _wait(self.submit_bytes(export, *args, timeout=timeout, **convention))
+        return _result(self.submit_bytes(export, *args, timeout=timeout, **convention))
+
+    async def acall_bytes(self, export: str, /, *args: Any, timeout: float | None = None, **convention: Any) -> Any:
+        """:meth:`call_bytes` for asyncio."""
+        loop = running_loop("functools.partial(pool.call_bytes, ...)")
+        deadline = deadline_of(timeout, self._timeout)
+        job = self._call_job(self._bytes_function(export, convention), args, deadline)
+        return await self._run(job, deadline, loop)
 
     def submit_bytes(self, export: str, /, *args: Any, timeout: float | None = None, **convention: Any) -> Future[Any]:
         """:meth:`call_bytes` as a future.  For many, ``pool.map(BytesFunction("sha256", returns=32), blobs)``."""
-        if export not in self._functions:
-            self._no_function(export)
-        function = BytesFunction(export, **convention)
+        deadline = deadline_of(timeout, self._timeout)
+        return self._submit(self._call_job(self._bytes_function(export, convention), args, deadline), deadline)
+
+    def _bytes_function(self, export: str, convention: MappingType[str, Any]) -> BytesFunction:
+        function = BytesFunction(self._function(export).name, **convention)
         for name in (function.alloc, function.free):
             if name is not None and name not in self._functions:
                 raise UnknownExport(f"the module exports no function {name!r} to allocate or free with; name its own")
-        return self.submit(function, *args, timeout=timeout)
+        return function
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
@@ -391,7 +517,7 @@ class ProcessWasmPool(Executor):
             stdin, env, preopens, stdout, stderr, max_output: see :class:`WasiConfig`; ``env`` and ``preopens`` add to the
                 pool's.
             cwd: a host directory that the guest sees, and may write, as its working directory ``.``.
-            timeout: seconds it may run.
+            timeout: seconds from now, waiting for a worker included; None for the pool's, math.inf for no limit.
             check: raise if the exit code is not 0.
             text: stdout and stderr as str instead of bytes; what is not UTF-8 becomes U+FFFD.
 
@@ -399,25 +525,38 @@ class ProcessWasmPool(Executor):
             UnknownExport: the module is no command: it exports no ``_start``.
             BadWasi: something cannot be given to it.
             WasmTrap: it trapped; ``stdout`` and ``stderr`` of the exception hold what it had printed.
-            CallTimeout: time is up; likewise.
+            CallTimeout: time is up; likewise, None if it had not begun.
             OutputLimit: it printed more than ``max_output``; likewise.
             RunFailed: ``check`` was asked for; likewise.
             WorkerCrashed, PoolClosed: as :meth:`call`.
+            ValueError, TypeError: ``timeout`` is no positive number, ``check`` or ``text`` is neither True nor False.
         """
-        future = self.submit_run(
-            args,
-            stdin=stdin,
-            env=env,
-            cwd=cwd,
-            preopens=preopens,
-            stdout=stdout,
-            stderr=stderr,
-            timeout=timeout,
-            check=check,
-            text=text,
-            max_output=max_output,
-        )
-        return _wait(future)
+        deadline = deadline_of(timeout, self._timeout)
+        config = self._configure(args, stdin, env, cwd, preopens, stdout, stderr, max_output)
+        done: CompletedRun = _result(self._submit(self._command(config, text, check, deadline), deadline))
+        return done
+
+    async def arun(
+        self,
+        args: Sequence[Any] | None = None,
+        *,
+        stdin: Stdin = None,
+        env: MappingType[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        preopens: MappingType[str, Any] | None = None,
+        stdout: Stream = CAPTURE,
+        stderr: Stream = CAPTURE,
+        timeout: float | None = None,
+        check: bool = False,
+        text: bool = False,
+        max_output: int | None = None,
+    ) -> CompletedRun:
+        """:meth:`run` for asyncio; cancelling the task stops the command."""
+        loop = running_loop("functools.partial(pool.run, ...)")
+        deadline = deadline_of(timeout, self._timeout)
+        config = self._configure(args, stdin, env, cwd, preopens, stdout, stderr, max_output)
+        done: CompletedRun = await self._run(self._command(config, text, check, deadline), deadline, loop)
+        return done
 
     def submit_run(
         self,
@@ -435,26 +574,50 @@ class ProcessWasmPool(Executor):
         max_output: int | None = None,
     ) -> Future[CompletedRun]:
         """:meth:`run` as a future; ``cancel()`` stops the command."""
-        if self._wasi is None:
+        deadline = deadline_of(timeout, self._timeout)
+        config = self._configure(args, stdin, env, cwd, preopens, stdout, stderr, max_output)
+        return self._submit(self._command(config, text, check, deadline), deadline)
+
+    def _configure(
+        self,
+        args: Sequence[Any] | None = None,
+        stdin: Stdin = None,
+        env: MappingType[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        preopens: MappingType[str, Any] | None = None,
+        stdout: Stream = CAPTURE,
+        stderr: Stream = CAPTURE,
+        max_output: int | None = None,
+    ) -> WasiConfig:
+        """The pool's configuration with what a run gives."""
+        base = self._wasi
+        if base is None:
             raise BadWasi("give the pool wasi=WasiConfig() to run the module as a command")
         if self.exports.get("_start") != FuncType():
             raise UnknownExport("the module is no command: it exports no _start; is it a library, to be called?")
-        base = self._wasi
-        config = replace(
+        for name, given in (("env", env), ("preopens", preopens)):
+            if given is not None and not isinstance(given, MappingType):
+                raise BadWasi(f"{name} must be a mapping, got {shown(given)}")
+        return replace(
             base,
             args=base.args if args is None else args,
             env={**(base.env or {}), **(env or {})},
             preopens={**(base.preopens or {}), **(preopens or {}), **({} if cwd is None else {".": (cwd, "rw")})},
             stdin=base.stdin if stdin is None else stdin,
-            stdout=base.stdout if stdout == CAPTURE else stdout,
-            stderr=base.stderr if stderr == CAPTURE else stderr,
+            stdout=base.stdout if isinstance(stdout, str) and stdout == CAPTURE else stdout,
+            stderr=base.stderr if isinstance(stderr, str) and stderr == CAPTURE else stderr,
             max_output=base.max_output if max_output is None else max_output,
         )
-        timeout = bounded(self._timeout if timeout is None else checked_timeout(timeout))
+
+    def _command(
+        self, config: WasiConfig, text: bool, check: bool, deadline: Deadline, limit: float | None = None
+    ) -> CommandRun:
+        boolean("check", check)
+        boolean("text", text)
+        self._check_open()
         lines = {n: stream for n, stream in ((1, config.stdout), (2, config.stderr)) if callable(stream)}
-        job = CommandRun(config.spec(), text, check, lines, timeout, capture(self._visible, timeout))
-        self._dispatcher.submit(job)
-        return job
+        context = capture(self._visible, limit, deadline.limit)
+        return CommandRun(config.spec(), text, check, lines, limit, context)
 
     def run_map(
         self,
@@ -465,27 +628,45 @@ class ProcessWasmPool(Executor):
         buffersize: int | None = None,
         return_exceptions: bool = False,
         progress: bool | Progress = False,
+        check: bool = False,
+        text: bool = False,
         **options: Any,
     ) -> MapResults[CompletedRun]:
         """:meth:`run` for each of many: items are the stdin (bytes) of a run with ``args``, or its own list of arguments.
 
         Args:
-            timeout: seconds each run may take.
+            timeout: seconds each run may take, from when a worker turns to it; None for the pool's, math.inf for no limit.
             buffersize, return_exceptions, progress: as for :meth:`map`.
-            options: others of :meth:`run`.
+            check, text, options: as for :meth:`run`.
 
         Returns:
             A lazy iterator over the completed runs in order.
+
+        Raises:
+            ValueError, TypeError, BadWasi, UnknownExport, PoolClosed: at once, if it is wrong for every run.
         """
+        limit = self._timeout if timeout is None else checked_timeout(timeout)
+        boolean("check", check)
+        boolean("text", text)
+        self._configure(args, **options)
+        self._check_open()
 
-        def submit(item: Any) -> Future[CompletedRun]:
+        def make(item: Any) -> Job:
             if isinstance(item, (bytes, bytearray, memoryview)):
-                return self.submit_run(args, stdin=item, timeout=timeout, **options)
-            return self.submit_run(item, timeout=timeout, **options)
+                config = self._configure(args, **{**options, "stdin": item})
+            else:
+                config = self._configure(item, **options)
+            deadline = deadline_of(None, None)
+            job = self._command(config, text, check, deadline, limit)
+            job.deadline = deadline
+            return job
 
-        shape = MapOptions(None, None, buffersize, None, return_exceptions, True, progress)
-        jobs = JobMapping(submit, iter(runs), buffersize or MOST_JOBS_AHEAD, return_exceptions)
-        return MapResults.over(job_lists(jobs.in_order(None), shape, _shortest((runs,))), jobs.stop)
+        shape = MapOptions.checked(buffersize=buffersize, return_exceptions=return_exceptions, progress=progress)
+        given = Rows(runs)
+        course = CallableMap(self._dispatcher, make, given.rows(), given.total, shape, self)
+        self._maps.add(course)
+        course.start()
+        return MapResults.of(course)
 
     # -- leases --------------------------------------------------------------------------------------------------------
 
@@ -493,27 +674,79 @@ class ProcessWasmPool(Executor):
         """Lease an instance: nobody else uses it until it is given to :meth:`put`.
 
         Args:
-            timeout: seconds to wait when all instances are in use; None for as long as it takes.
+            timeout: seconds to wait when all instances are in use; None for the pool's, math.inf for as long as it takes.
 
         Raises:
             TimeoutError: there was none to be had in that time.
             PoolClosed: the pool was shut down.
+            ValueError, TypeError: ``timeout`` is no positive number.
         """
-        lease = Lease(self._dispatcher, self._direct, self._callables, self.exports, self._visible, self._timeout)
-        lease.acquire(checked_timeout(timeout))
+        deadline = deadline_of(timeout, self._timeout)
+        lease, request = self._ask()
+        try:
+            self._submit(request, deadline)
+            wait_for(request, Deadline.NEVER, "an instance is free")
+            lease.grant(request)
+        except CallTimeout:
+            raise TimeoutError("all instances were in use until the time was up") from None
+        except BaseException:
+            lease.decline(request)
+            raise
         return lease
+
+    async def aget(self, timeout: float | None = None) -> Lease:
+        """:meth:`get` for asyncio.  The lease's own methods block: ``await asyncio.to_thread(lease.call, "add", 1, 2)``."""
+        loop = running_loop("pool.get")
+        deadline = deadline_of(timeout, self._timeout)
+        lease, request = self._ask()
+        try:
+            await self._offer(request, deadline, loop)
+            await ended_async(request, Deadline.NEVER, loop)
+            lease.grant(request)
+        except CallTimeout:
+            raise TimeoutError("all instances were in use until the time was up") from None
+        except BaseException:
+            lease.decline(request)
+            raise
+        return lease
+
+    def _ask(self) -> tuple[Lease, Request]:
+        """A lease that has not begun, and the job that asks for its instance."""
+        self._check_open()
+        lease = Lease(self._dispatcher, self._direct, self._callables, self.exports, self._visible, self._timeout)
+        return lease, Request()
 
     def put(self, lease: Lease, discard: bool = False) -> None:
         """Give a leased instance back; with ``discard`` it is thrown away.
 
         Raises:
             LeaseEnded: it was given back before.
+            TypeError: it is no lease, or ``discard`` is neither True nor False.
         """
+        if not isinstance(lease, Lease):
+            raise TypeError(f"put takes a Lease, got {shown(lease)}")
         lease.put(discard)
 
+    async def aput(self, lease: Lease, discard: bool = False) -> None:
+        """:meth:`put` for asyncio.  It goes on, in a thread, if the task is cancelled."""
+        import asyncio
+
+        loop = running_loop("pool.put, lease")
+        await asyncio.shield(loop.run_in_executor(None, self.put, lease, discard))
+
     def instance(self, timeout: float | None = None, discard: bool = False) -> Leasing:
-        """``with pool.instance() as lease:`` leases an instance for the block.  Arguments as for `get` and `put`."""
-        return Leasing(functools.partial(self.get, timeout), discard)
+        """``with pool.instance() as lease:`` leases an instance for the block; so does ``async with``.
+
+        Arguments as for `get` and `put`; the time counts from the beginning of the block.
+        """
+        Deadline.after(timeout)  # what is wrong is said here
+        boolean("discard", discard)
+        return Leasing(
+            functools.partial(self.get, timeout),
+            functools.partial(self.put, discard=discard),
+            functools.partial(self.aget, timeout),
+            functools.partial(self.aput, discard=discard),
+        )
 
     # -- many at once --------------------------------------------------------------------------------------------------
 
@@ -533,32 +766,42 @@ class ProcessWasmPool(Executor):
 
         Items for an export travel as columns and the loop over them runs inside wasm, so a small call costs
         nanoseconds.  Lazy: items are read as results are taken, a bounded number ahead, so the iterables may be endless.
+        With ``max_pending``, it reads ahead only as far as there is room in the queue, and waits for room rather than
+        raise PoolFull.
+
+        ``shutdown()``, and so the end of a ``with`` block, reads inputs that have a length to their end, and the results
+        can be taken afterwards.  Inputs without a length, which may be endless, and maps with ``buffersize`` are read no
+        further: they end in PoolClosed after the results of what had been read.  So they do after ``shutdown`` with
+        ``wait=False`` or ``cancel_futures=True``; with the latter, items that had been read and not begun end in
+        concurrent.futures.CancelledError first.
 
         Args:
-            timeout: seconds from now until which results may be waited for.
+            timeout: seconds from now until which results may be waited for; by default any number.
             chunksize: items per chunk; by default that follows from how long items are seen to take.  A callable's items
                 are jobs of their own, grouped by measured duration in any case.
             buffersize: how many items to read ahead of the results taken, at most.
-            item_timeout: seconds one item may run, noticed within a quarter more; by default the pool's ``timeout``.
+            item_timeout: seconds one item may run, noticed within a quarter more; by default the pool's ``timeout``, and
+                math.inf for any number.
             return_exceptions: give an item's exception in its place and go on, instead of raising it.
             ordered: false gives pairs (index, result) as they get done.
-            progress: true shows a bar (by tqdm, an extra); a callable is called with (items done, items in all or None).
+            progress: true shows a bar (by tqdm, an extra); a callable is called with (items done, items in all or None)
+                by who takes the results.  What it raises ends the map.
 
         Returns:
-            An iterator over the results in order.  The first failing item raises in its place.  ``close()`` it, or drop
-            it, to stop what is under way.
+            An iterator over the results in order.  The first failing item raises in its place, and ends it.  ``close()``
+            it, or drop it, to stop what is under way; it is exhausted then.
 
         Raises:
             UnknownExport, PoolClosed: at once.
+            Whatever pickling a callable raises: at once.
             BadArguments: from the iterator, in the item's place; names its index.
-            concurrent.futures.TimeoutError: from the iterator, when ``timeout`` has passed.
+            concurrent.futures.TimeoutError: from the iterator, when ``timeout`` has passed, which ends it.
+            RuntimeError: from the iterator; an item raised StopIteration, which is the cause; or an iterable or
+                ``progress`` has asked this very map for a result.
             Whatever :meth:`call` raises, from the iterator, in the item's place.
         """
-        options = MapOptions(timeout, chunksize, buffersize, item_timeout, return_exceptions, ordered, progress)
-        if callable(export):
-            return self._map_shipped(export, zip(*iterables, strict=False), _shortest(iterables), options)
-        function = self._mappable(export)
-        return self._map(function, source_of(ColumnCodec(function.codec), iterables), options)
+        shape = (timeout, chunksize, buffersize, item_timeout, return_exceptions, ordered, progress)
+        return MapResults.of(self._start_map(export, Columns(iterables), *shape))
 
     def starmap(
         self,
@@ -574,48 +817,61 @@ class ProcessWasmPool(Executor):
         progress: bool | Progress = False,
     ) -> MapResults[Any]:
         """As :meth:`map`, over an iterable of argument tuples (multiprocessing.Pool's spelling)."""
-        options = MapOptions(timeout, chunksize, buffersize, item_timeout, return_exceptions, ordered, progress)
-        if callable(export):
-            return self._map_shipped(export, iter(rows), _shortest((rows,)), options)
-        function = self._mappable(export)
-        return self._map(function, RowSource(ColumnCodec(function.codec), rows), options)
+        shape = (timeout, chunksize, buffersize, item_timeout, return_exceptions, ordered, progress)
+        return MapResults.of(self._start_map(export, Rows(rows), *shape))
 
-    def _mappable(self, export: str) -> Export:
-        function = self._functions.get(export) or self._no_function(export)
-        if self._dispatcher.closed:
-            raise self._dispatcher.why_closed()
+    def amap(
+        self,
+        export: str | Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        item_timeout: float | None = None,
+        return_exceptions: bool = False,
+        ordered: bool = True,
+        progress: bool | Progress = False,
+    ) -> AsyncMapResults[Any]:
+        """:meth:`map` for asyncio: ``async for result in pool.amap("add", xs, ys)``.
+
+        The event loop is never blocked but by the iterables and ``progress``, which are called in it.  ``aclose()`` it,
+        or drop it, to stop what is under way; cancelling a task that waits for a result does that too.
+
+        Raises:
+            RuntimeError: when iterated where no event loop of asyncio's runs.
+            As for :meth:`map`, otherwise.
+        """
+        shape = (timeout, chunksize, buffersize, item_timeout, return_exceptions, ordered, progress)
+        return AsyncMapResults(self._start_map(export, Columns(iterables), *shape))
+
+    def _mappable(self, export: str | ExportFunction) -> Export:
+        function = self._function(export)
+        self._check_open()
         return function
 
-    def _map(self, function: Export, source: Source, options: MapOptions) -> MapResults[Any]:
-        deadline = options.deadline()
-        mapping = Mapping(
-            self._dispatcher,
-            function,
-            source,
-            most=MOST_OBJECTS,
-            chunksize=options.chunksize,
-            buffersize=options.buffersize,
-            item_timeout=self._timeout if options.item_timeout is None else checked_timeout(options.item_timeout),
-            go_on=options.return_exceptions,
-            context=capture(self._visible),
-        )
-        runs = mapping.in_order(deadline) if options.ordered else mapping.as_completed(deadline)
-        runs = with_progress(runs, options.progress, source.total)
-        return MapResults.over(result_lists(runs, options.return_exceptions, not options.ordered), mapping.stop)
+    def _start_map(self, export: str | Callable[..., Any], given: Given, *shape: Any) -> Course[Any]:
+        options = MapOptions.checked(*shape, default_item_timeout=self._timeout)
+        course: Course[Any]
+        if callable(export) and not isinstance(export, ExportFunction):
+            self._check_open()
+            shipped, limit = self._shipped.ship(export), options.item_timeout
+            context, deadline = capture(True, limit), deadline_of(None, None)
+            retries = self._options.retries
 
-    def _map_shipped(
-        self, function: Callable[..., Any], rows: Iterator[Iterable[Any]], total: int | None, options: MapOptions
-    ) -> MapResults[Any]:
-        deadline = options.deadline()
+            def make(row: Iterable[Any]) -> Job:
+                job = ShippedCall(shipped, tuple(row), limit, context)
+                job.retries = retries
+                job.deadline = deadline
+                return job
 
-        surroundings = contextvars.copy_context()  # as they are now, not when the items come to be read
-
-        def submit(row: Iterable[Any]) -> Future[Any]:
-            return surroundings.run(self.submit, function, *row, timeout=options.item_timeout)
-
-        jobs = JobMapping(submit, rows, options.buffersize or MOST_JOBS_AHEAD, options.return_exceptions)
-        done = jobs.in_order(deadline) if options.ordered else jobs.as_completed(deadline)
-        return MapResults.over(job_lists(done, options, total), jobs.stop)
+            course = CallableMap(self._dispatcher, make, given.rows(), given.total, options, self)
+        else:
+            function = self._mappable(export)
+            source = given.source(ColumnCodec(function.codec))
+            course = ExportMap(self._dispatcher, function, source, options, capture(self._visible), self)
+        self._maps.add(course)
+        course.start()
+        return course
 
     def map_array(self, export: str, *arrays: Any, out: Any = None, progress: bool | Progress = False) -> Any:
         """Call an export on each item of arrays, as a numpy ufunc does.
@@ -628,8 +884,8 @@ class ProcessWasmPool(Executor):
             progress: as for :meth:`map`.
 
         Returns:
-            An array of the broadcast shape, a tuple of one per result, or None for an export without results.  Arrays of
-            any size are streamed through a few megabytes per worker.
+            What was given as ``out``; else an array of the broadcast shape, a tuple of one per result, or None for
+            an export without results.  Arrays of any size are streamed through a few megabytes per worker.
 
         Raises:
             ImportError: numpy is not installed.
@@ -640,13 +896,11 @@ class ProcessWasmPool(Executor):
 
         function = self._mappable(export)
         source = ArraySource(export, function.codec.signature, arrays, out)
-        most = max(1, ARRAY_CHUNK_BYTES // max(item_bytes(function), 1))
-        context = capture(self._visible)
-        mapping = Mapping(self._dispatcher, function, source, most=most, item_timeout=self._timeout, context=context)
-        for run in with_progress(mapping.in_order(None), progress, source.total):
-            if run.chunk.errors:
-                mapping.stop()
-                raise run.chunk.errors[min(run.chunk.errors)]
+        options = MapOptions.checked(progress=progress, default_item_timeout=self._timeout)
+        course = ArrayMap(self._dispatcher, function, source, options, capture(self._visible), self)
+        course.start()
+        for _ in Waiting(course):
+            pass
         return source.result()
 
     def ufunc(self, export: str) -> Callable[..., Any]:
@@ -658,44 +912,28 @@ class ProcessWasmPool(Executor):
         self._mappable(export)
         return functools.partial(self.map_array, export)
 
-    async def acall(self, export: str, /, *args: Any, timeout: float | None = None) -> Any:
-        """:meth:`call` for asyncio: does not block the event loop."""
-        import asyncio  # only here: it takes longer to import than a pool to start
-
-        return await asyncio.wrap_future(self.submit(export, *args, timeout=timeout))
-
-    async def amap(
-        self, export: str, *iterables: Iterable[Any], return_exceptions: bool = False, chunksize: int | None = None
-    ) -> AsyncIterator[Any]:
-        """:meth:`map` for asyncio: ``async for result in pool.amap("add", xs, ys)``."""
-        function = self._mappable(export)
-        source = source_of(ColumnCodec(function.codec), iterables)
-        mapping = Mapping(
-            self._dispatcher,
-            function,
-            source,
-            most=MOST_OBJECTS,
-            chunksize=positive("chunksize", chunksize),
-            item_timeout=self._timeout,
-            go_on=return_exceptions,
-            context=capture(self._visible),
-        )
-        async with contextlib.aclosing(mapping.in_order_async()) as runs:
-            async for run in runs:
-                for results in result_lists(iter((run,)), return_exceptions, False):
-                    for result in results:
-                        yield result
-
     # -- life ----------------------------------------------------------------------------------------------------------
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """Block until every worker is ready.
 
+        Args:
+            timeout: seconds; None for no limit.
+
         Raises:
             TimeoutError: that took longer than ``timeout`` seconds.
             PoolClosed: the pool was shut down meanwhile.
+            ValueError, TypeError: ``timeout`` is no positive number.
         """
-        self._dispatcher.wait_ready(timeout)
+        deadline = Deadline.after(timeout)
+        self._check_open()
+        wait_for(self._dispatcher.when_ready(), deadline, _READY)
+
+    async def await_ready(self, timeout: float | None = None) -> None:
+        """:meth:`wait_ready` for asyncio."""
+        loop, deadline = running_loop("pool.wait_ready"), Deadline.after(timeout)
+        self._check_open()
+        await wait_async(self._dispatcher.when_ready(), deadline, _READY, loop)
 
     def resize(self, workers: int) -> None:
         """Have that many workers from now on.  Returns at once; `wait_ready` waits for new ones.
@@ -711,41 +949,101 @@ class ProcessWasmPool(Executor):
     def restart(self, timeout: float | None = None) -> None:
         """Replace all workers, one after the other, each when another is ready; no job is lost or interrupted.
 
+        Args:
+            timeout: seconds; None for no limit.
+
         Raises:
             TimeoutError: that took longer than ``timeout`` seconds; it goes on.
             PoolClosed: the pool was shut down.
+            ValueError, TypeError: ``timeout`` is no positive number.
         """
-        self._dispatcher.restart(timeout)
+        deadline = Deadline.after(timeout)
+        self._check_open()
+        wait_for(self._dispatcher.when_replaced(), deadline, _REPLACED)
+
+    async def arestart(self, timeout: float | None = None) -> None:
+        """:meth:`restart` for asyncio.  It goes on if the task is cancelled."""
+        loop, deadline = running_loop("pool.restart"), Deadline.after(timeout)
+        self._check_open()
+        await wait_async(self._dispatcher.when_replaced(), deadline, _REPLACED, loop)
 
     def drain(self, timeout: float | None = None) -> None:
         """Block until no job is queued or running.
 
+        Args:
+            timeout: seconds; None for no limit.
+
         Raises:
             TimeoutError: that took longer than ``timeout`` seconds.
             PoolClosed: the pool was shut down.
+            ValueError, TypeError: ``timeout`` is no positive number.
         """
-        self._dispatcher.drain(timeout)
+        deadline = Deadline.after(timeout)
+        self._check_open()
+        wait_for(self._dispatcher.when_drained(), deadline, _DRAINED)
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    async def adrain(self, timeout: float | None = None) -> None:
+        """:meth:`drain` for asyncio."""
+        loop, deadline = running_loop("pool.drain"), Deadline.after(timeout)
+        self._check_open()
+        await wait_async(self._dispatcher.when_drained(), deadline, _DRAINED, loop)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None) -> None:
         """Take no more jobs, finish those there are, and end all processes.  May be called again, from any thread.
 
+        In a forked child it does nothing: the workers are the parent's.
+
         Args:
-            wait: return when all has ended; otherwise at once.
+            wait: return when all processes and all callbacks of jobs have ended; otherwise at once.  A callback that never
+                ends is waited for until ``timeout``, or until :meth:`terminate`.
             cancel_futures: cancel what has not begun.
+            timeout: seconds to wait; None for no limit.
+
+        Raises:
+            TimeoutError: that took longer than ``timeout`` seconds.  It goes on by itself; :meth:`terminate` ends it.
+            ValueError, TypeError: ``timeout`` is no positive number.
         """
+        deadline = Deadline.after(timeout)
+        if wait and not cancel_futures:
+            self._finish_maps(deadline)
+        ended = self._close(cancel_futures)
+        if wait and ended is not None:
+            wait_for(ended, deadline, _ENDED)
+
+    async def ashutdown(self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None) -> None:
+        """:meth:`shutdown` for asyncio.  It goes on if the task is cancelled.
+
+        Maps are not read to their end, as that would block the loop or call their iterables in another thread.
+        """
+        loop, deadline = running_loop("pool.shutdown"), Deadline.after(timeout)
+        ended = self._close(cancel_futures)
+        if wait and ended is not None:
+            await wait_async(ended, deadline, _ENDED, loop)
+
+    def _finish_maps(self, deadline: Deadline) -> None:
+        """Have maps under way read their inputs, where those end; nobody else may submit meanwhile."""
+        if self._dispatcher.closed:
+            return
+        self._dispatcher.finish()
+        try:
+            self._maps.finish(deadline)
+        except BaseException:
+            self._dispatcher.close(kill=True)
+            raise
+
+    def _close(self, cancel_futures: bool) -> Future[None] | None:
+        """Take no more jobs; what ends when all has, or None if this is not the process that made the pool."""
+        if self._dispatcher.forked:
+            return None
         if cancel_futures:
-            scheduler = self._dispatcher.scheduler
-            processes = list(self._dispatcher.population.present.values())
-            waiting = [job for process in processes for worker in process.workers for job in worker.own]
-            for job in (*scheduler.queue, *waiting):
-                job.cancel()
+            self._dispatcher.cancel_queued()
         self._dispatcher.close()
-        if wait:
-            self._dispatcher.join()
+        return self._dispatcher.when_ended()
 
     def terminate(self) -> None:
-        """End all processes now.  Jobs that have not finished end in PoolClosed."""
-        self._dispatcher.terminate()
+        """End all processes now.  Jobs that have not finished end in PoolClosed.  In a forked child it does nothing."""
+        if not self._dispatcher.forked:
+            self._dispatcher.terminate()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is None or issubclass(kind, Exception):
@@ -753,10 +1051,28 @@ class ProcessWasmPool(Executor):
         else:
             self.terminate()
 
+    async def __aenter__(self) -> ProcessWasmPool:
+        running_loop("pool.__enter__")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or issubclass(kind, Exception):
+            await self.ashutdown(cancel_futures=kind is not None)
+        else:  # the cancelling of the task among them: what it started is stopped
+            self.terminate()
+
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def stats(self) -> PoolStats:
-        """What the pool is doing now, and has done."""
+        """What the pool is doing now, and has done.
+
+        Raises:
+            PoolClosed: this is a forked child, which sees nothing of it.
+        """
+        if self._dispatcher.forked:
+            raise self._dispatcher.why_closed()
         return observe(self._dispatcher)
 
     def __repr__(self) -> str:
@@ -766,32 +1082,63 @@ class ProcessWasmPool(Executor):
         idle, pending = len(dispatcher.scheduler.idle), dispatcher.scheduler.pending()
         return f"<ProcessWasmPool {self._name} workers={len(dispatcher.population.present)} idle={idle} pending={pending}>"
 
-    def _no_function(self, export: object) -> NoReturn:
+    def _check_open(self) -> None:
+        self._dispatcher.check_open()
+
+    def _function(self, export: object) -> Export:
+        """The export of that name.
+
+        Raises:
+            UnknownExport, BadArguments, TypeError: there is none that can be called.
+        """
+        found = self._functions.get(export) if isinstance(export, str) else None
+        return found or self._functions[self._no_function(export)]
+
+    def _no_function(self, export: object) -> str:
+        """Why there is no function of that name, or its name, if it is one of those that `function` gives."""
+        if isinstance(export, ExportFunction):
+            return export.name_in(self)
         if not isinstance(export, str):
-            raise TypeError(f"expected the name of an export, got {export!r} ({type(export).__name__})")
+            raise TypeError(f"expected the name of an export, got {shown(export)}")
         if export in self._refused:
             raise BadArguments(*self._refused[export].args)
         if export in self.exports:
             raise UnknownExport(f"the export {export!r} is a {self.exports[export]}, not a function")
         near = get_close_matches(export, self._functions, n=3) or sorted(self._functions)[:5]
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "; it exports no callable function at all"
-        raise UnknownExport(f"the module exports no function {export!r}{hint}")
+        raise UnknownExport(f"the module exports no function {shown(export)}{hint}")
 
 
-def _wait(future: Future[T]) -> T:
-    """Its result; if we are interrupted while we wait, nobody needs it any more."""
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()
-        raise
+class ExportFunction:
+    """An export of a pool as a callable; see :meth:`ProcessWasmPool.function`."""
+
+    def __init__(self, pool: ProcessWasmPool, name: str) -> None:
+        self._pool = pool
+        self.__name__ = self.__qualname__ = name
+
+    def __call__(self, *args: Any, timeout: float | None = None) -> Any:
+        return self._pool.call(self.__name__, *args, timeout=timeout)
+
+    def name_in(self, pool: ProcessWasmPool) -> str:
+        """The name it stands for in that pool.
+
+        Raises:
+            ValueError: it belongs to another.
+        """
+        if pool is not self._pool:
+            raise ValueError(f"{self!r} belongs to another pool")
+        return self.__name__
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} cannot be sent to a process: its pool is in this one")
+
+    def __repr__(self) -> str:
+        return f"<export {self.__name__!r} of {self._pool!r}>"
 
 
-def _shortest(iterables: Sequence[Iterable[Any]]) -> int | None:
-    """How many items there will be, if all can tell."""
-    if iterables and all(isinstance(item, Sized) for item in iterables):
-        return min(len(item) for item in iterables if isinstance(item, Sized))
-    return None
+def _result(job: Future[T]) -> T:
+    """Its result; if we are interrupted while we wait, nobody needs it any more.  The dispatcher keeps its time."""
+    return wait_for(job, Deadline.NEVER, "the job is done")
 
 
 class _ExportTable(MappingType[str, Export]):

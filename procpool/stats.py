@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
 
 from .supervisor.dispatcher import Dispatcher
-from .supervisor.worker import READY, Process, Worker
+from .supervisor.lane import Lane
+from .supervisor.port import READY
+from .supervisor.process import Process
 
 
 @dataclass(frozen=True)
@@ -43,22 +46,22 @@ class PoolStats:
 
 def observe(dispatcher: Dispatcher) -> PoolStats:
     """The pool of that dispatcher at this moment."""
-    processes = list(dispatcher.population.present.values())
+    population, scheduler = dispatcher.population, dispatcher.scheduler
+    present = [(process, population.lanes(process)) for process in list(population.present.values())]
     # States before the idle list: a worker becomes idle first and ready second, so one that is ready here and not in
     # the list really has something to do.
-    states = [[worker.state for worker in process.workers] for process in processes]
-    idle = list(dispatcher.scheduler.idle)
-    rows = tuple(_worker_stats(process, seen, idle) for process, seen in zip(processes, states, strict=True))
-    counts = dispatcher.journal.counts
-    failed = sum(worker.failed for process in processes for worker in process.workers)
+    states = [[lane.port.state for lane in lanes] for _, lanes in present]
+    idle = set(scheduler.idle)
+    rows = tuple(_worker_stats(*known, seen, idle) for known, seen in zip(present, states, strict=True))
+    counts = dispatcher.journal.counts()
     return PoolStats(
         workers=rows,
         busy=sum(row.state == "busy" for row in rows),
         idle=sum(row.state == "idle" for row in rows),
-        pending=dispatcher.scheduler.pending(),
+        pending=scheduler.pending(),
         leased=len(dispatcher.leases),
-        calls=dispatcher.population.calls_retired + sum(row.calls for row in rows),
-        failed=dispatcher.population.failed_retired + failed,
+        calls=population.calls_retired + sum(row.calls for row in rows),
+        failed=counts["failed"],
         timeouts=counts["timeout"],
         retried=counts["retried"],
         started=counts["started"],
@@ -70,13 +73,13 @@ def observe(dispatcher: Dispatcher) -> PoolStats:
     )
 
 
-def _worker_stats(process: Process, states: list[str], idle: list[Worker]) -> WorkerStats:
+def _worker_stats(process: Process, lanes: tuple[Lane, ...], states: Sequence[str], idle: set[Lane]) -> WorkerStats:
     try:
         rss = psutil.Process(process.pid).memory_info().rss if process.pid else 0
-    except psutil.Error:
+    except (psutil.Error, OSError):  # it has ended, or there are no descriptors left
         rss = 0
     if all(state == READY for state in states):
-        state = "idle" if all(worker in idle for worker in process.workers) else "busy"
+        state = "idle" if all(lane in idle for lane in lanes) else "busy"
     else:
         state = next(state for state in states if state != READY)
-    return WorkerStats(process.pid, state, process.calls, rss)
+    return WorkerStats(process.pid, state, sum(lane.calls for lane in lanes), rss)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Union
 
+from .checks import is_int, shown
 from .errors import BadWasi, RunFailed
-from .options import is_int
 
 #: The modules whose functions wasmtime provides.
 MODULES = ("wasi_snapshot_preview1", "wasi_unstable")
@@ -45,9 +45,10 @@ class WasiConfig:
         stdin: bytes, the path of a file, ``"inherit"``, or None for an empty one.
         stdout, stderr: ``"capture"`` (for the result of :meth:`ProcessWasmPool.run`), ``"inherit"``, the path of a file to
             write, a function called with each line as it comes, or None to drop what is printed.  The function runs in
-            the pool's own thread.
+            a thread for such code, one line after the other.
         preopens: guest path -> host directory, readable only; or -> (host directory, ``"ro"`` or ``"rw"``).
-        max_output: bytes that may be captured of each stream; a guest that prints more is stopped.
+        max_output: bytes that may be printed to each stream that is captured or given to a function; a guest that prints
+            more is stopped.
         max_threads: live threads of a module with wasi-threads, the main one not counted; a further spawn fails.
     """
 
@@ -71,7 +72,7 @@ class WasiConfig:
         for name in ("max_output", "max_threads"):
             value = getattr(self, name)
             if not is_int(value, 1):
-                raise BadWasi(f"{name} must be a positive int, got {value!r}")
+                raise BadWasi(f"{name} must be a positive int, got {shown(value)}")
         return Spec(
             tuple(_text("argument", arg) for arg in _sequence(self.args)),
             tuple(_variable(name, value) for name, value in (self.env or {}).items()),
@@ -98,15 +99,15 @@ def _text(what: str, value: Any) -> str:
         try:
             value = value.decode()
         except UnicodeDecodeError:
-            raise BadWasi(f"the {what} {value!r} is not UTF-8, which WASI wants") from None
+            raise BadWasi(f"the {what} {shown(value)} is not UTF-8, which WASI wants") from None
     if not isinstance(value, str):
-        raise BadWasi(f"the {what} {value!r} ({type(value).__name__}) is no string")
+        raise BadWasi(f"the {what} {shown(value)} is no string")
     if "\0" in value:
-        raise BadWasi(f"the {what} {value!r} contains a NUL byte, which would end it")
+        raise BadWasi(f"the {what} {shown(value)} contains a NUL byte, which would end it")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise BadWasi(f"the {what} {value!r} is not UTF-8, which WASI wants") from None
+        raise BadWasi(f"the {what} {shown(value)} is not UTF-8, which WASI wants") from None
     return value
 
 
@@ -122,10 +123,10 @@ def _stdin(stdin: Any) -> tuple[bytes | None, str | None]:
         return None, None
     if isinstance(stdin, (bytes, bytearray, memoryview)):
         return bytes(stdin), None
-    if stdin == INHERIT:
+    if isinstance(stdin, str) and stdin == INHERIT:
         return None, f"/proc/{os.getpid()}/fd/0"
     if not isinstance(stdin, (str, os.PathLike)):
-        raise BadWasi(f"stdin must be bytes, a path, 'inherit' or None, got {stdin!r} ({type(stdin).__name__})")
+        raise BadWasi(f"stdin must be bytes, a path, 'inherit' or None, got {shown(stdin)}")
     path = os.path.abspath(os.fspath(stdin))
     if not os.access(path, os.R_OK):
         raise BadWasi(f"stdin: {path!r} cannot be read")
@@ -142,20 +143,20 @@ def _stream(name: str, stream: Any) -> str | None:
         if not os.access(path if os.path.exists(path) else os.path.dirname(path), os.W_OK) or os.path.isdir(path):
             raise BadWasi(f"{name}: {path!r} cannot be written")
         return f"file:{path}"
-    raise BadWasi(f"{name} must be 'capture', 'inherit', a path, a function or None, got {stream!r}")
+    raise BadWasi(f"{name} must be 'capture', 'inherit', a path, a function or None, got {shown(stream)}")
 
 
 def _preopen(guest: Any, host: Any) -> tuple[str, str, bool]:
     host, mode = host if isinstance(host, tuple) else (host, "ro")
-    if mode not in ("ro", "rw"):
-        raise BadWasi(f"preopen {guest!r}: the mode must be 'ro' or 'rw', got {mode!r}")
+    if not isinstance(mode, str) or mode not in ("ro", "rw"):
+        raise BadWasi(f"preopen {shown(guest)}: the mode must be 'ro' or 'rw', got {shown(mode)}")
     path = os.path.abspath(_text("preopen", host))
     if not os.path.isdir(path):
-        raise BadWasi(f"preopen {guest!r}: {path!r} is no directory")
+        raise BadWasi(f"preopen {shown(guest)}: {path!r} is no directory")
     if not os.access(path, os.R_OK | os.X_OK):
-        raise BadWasi(f"preopen {guest!r}: {path!r} cannot be read")
+        raise BadWasi(f"preopen {shown(guest)}: {path!r} cannot be read")
     if mode == "rw" and not os.access(path, os.W_OK):
-        raise BadWasi(f"preopen {guest!r}: {path!r} is asked to be writable and is not")
+        raise BadWasi(f"preopen {shown(guest)}: {path!r} is asked to be writable and is not")
     return path, _text("preopen", guest), mode == "rw"
 
 

@@ -17,10 +17,14 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 KERNELS = FIXTURES / "kernels.wasm"
 MISBEHAVE = FIXTURES / "misbehave.wasm"
 SHAPES = FIXTURES / "shapes.wat"
-# A shell that starts the tests in the background has them ignore Ctrl-C, which everything they start would inherit.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 #: Seconds after which a test stops waiting for what should have happened long ago.
 DEADLINE = 20.0
+
+
+def pytest_configure() -> None:
+    # A shell that starts the tests in the background has them ignore Ctrl-C, which everything they start would inherit.
+    # Not at import: workers import this too, for functions of the tests, and not all in their main thread.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:

@@ -61,7 +61,10 @@ def test_zero_size(kernels: ProcessWasmPool) -> None:
 
 def test_out(kernels: ProcessWasmPool) -> None:
     out = np.zeros((2, 3), np.int32)
-    assert kernels.map_array("add", [[1], [2]], [1, 2, 3], out=out) is not None
+    assert kernels.map_array("add", [[1], [2]], [1, 2, 3], out=out) is out
+    scalar = np.zeros((), np.int32)
+    assert kernels.map_array("add", 1, 2, out=scalar) is scalar and scalar == 3
+    assert kernels.map_array("add", [[1], [2]], [1, 2, 3], out=(out,)) is out, "as numpy does"
     assert out.tolist() == [[2, 3, 4], [3, 4, 5]]
     a = np.arange(200_000, dtype=np.int32)
     kernels.map_array("add", a, 1, out=a)  # in place
@@ -106,6 +109,8 @@ def test_several_results_and_none(nothing_left: None) -> None:
     with ProcessWasmPool(SHAPES, workers=2) as pool:
         quotient, remainder = pool.map_array("divmod", np.arange(100_000), 7)
         assert (quotient == np.arange(100_000) // 7).all() and (remainder == np.arange(100_000) % 7).all()
+        out = (np.zeros(3, np.int64), np.zeros(3, np.int64))
+        assert pool.map_array("divmod", [7, 8, 9], 2, out=out) is out and out[0].tolist() == [3, 4, 4]
         vectors = np.frombuffer(np.arange(4000, dtype=np.int32).tobytes(), "V16")
         sums = pool.map_array("add_lanes", vectors, vectors)
         assert (np.frombuffer(sums.tobytes(), np.int32) == 2 * np.arange(4000)).all()

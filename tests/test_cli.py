@@ -61,7 +61,7 @@ def test_call_without_a_result_prints_nothing() -> None:
         (("missing.wasm", "add"), 2, "missing.wasm"),
         ((__file__, "add"), 2, "is not WebAssembly"),
         ((M, "divide", "1", "0"), 1, "divide by zero"),
-        (("--timeout", "0.1", M, "spin"), 1, "no result in time"),
+        (("--timeout", "0.1", M, "spin"), 1, "no result within"),
         (("--workers", "0", K, "add"), 2, "invalid positive number value"),
     ],
 )

@@ -201,6 +201,10 @@ def test_baggage_that_does_not_pickle_is_refused_at_once() -> None:
 # -- logs --------------------------------------------------------------------------------------------------------------
 
 
+def _notes(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name == "guest.notes"]
+
+
 def test_log_records_come_back_with_the_baggage(nothing_left: None, caplog: pytest.LogCaptureFixture) -> None:
     def note(a: int) -> None:
         logging.getLogger("guest.notes").warning("noted %d", a)
@@ -213,7 +217,8 @@ def test_log_records_come_back_with_the_baggage(nothing_left: None, caplog: pyte
     with ProcessWasmPool(HOST, workers=1, instances=2, imports=with_note(note)) as pool:
         with procpool.context(request_id="r7"):
             pool.submit("note", 5).result(DEADLINE)
-        records = [record for record in caplog.records if record.name == "guest.notes"]
+        eventually(lambda: len(_notes(caplog)) == 2, "what was logged to arrive")
+        records = _notes(caplog)
         assert [record.getMessage() for record in records] == ["noted 5", "failed with <class 'object'>"]
         assert [record.baggage for record in records] == [{"request_id": "r7"}] * 2  # type: ignore[attr-defined]
         assert records[0].process == pool.stats().workers[0].pid

@@ -9,11 +9,11 @@ import resource
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from bounded import within_deadline
 from conftest import DEADLINE, FIXTURES, KERNELS, busy_pid, eventually, worker_pids
 from test_instances import with_note
 
@@ -57,9 +57,11 @@ def _close_channels() -> None:
 
 
 def _write_nonsense() -> None:
+    """Into its own channels.  What all workers share is not meant: who writes there harms its neighbours."""
     for fd in range(3, 200):
         try:
-            os.write(fd, b"\xff" * 64)
+            if os.readlink(f"/proc/self/fd/{fd}").startswith(("pipe:", "socket:")):
+                os.write(fd, b"\xff" * 64)
         except OSError:
             pass
     _endless()
@@ -127,7 +129,7 @@ def pool(nothing_left: None) -> Iterator[ProcessWasmPool]:
 
 def sound(pool: ProcessWasmPool) -> None:
     """The next 100 calls succeed, all workers are there, and the figures add up."""
-    assert [pool.call("double", n) for n in range(100)] == list(range(0, 200, 2))
+    assert [pool.call("double", n, timeout=DEADLINE) for n in range(100)] == list(range(0, 200, 2))
     eventually(lambda: pool.stats().idle == WORKERS, "all workers to be idle")
     before = pool.stats()
     assert [pool.call("double", n) for n in range(100)] == list(range(0, 200, 2))
@@ -142,9 +144,9 @@ def _by_call(pool: ProcessWasmPool, n: int) -> None:
 
 
 def _by_submit(pool: ProcessWasmPool, n: int) -> None:
-    before = [pool.submit("note", -1) for _ in range(5)]
+    before = [pool.submit("note", -1, timeout=DEADLINE) for _ in range(5)]
     guilty = pool.submit("note", n)
-    after = [pool.submit("double", k) for k in range(20)]
+    after = [pool.submit("double", k, timeout=DEADLINE) for k in range(20)]
     assert [future.result(DEADLINE) for future in before] == [None] * 5
     assert [future.result(DEADLINE) for future in after] == list(range(0, 40, 2))
     guilty.result(DEADLINE)
@@ -164,7 +166,7 @@ def _by_lease(pool: ProcessWasmPool, n: int) -> None:
 
 def _by_callable(pool: ProcessWasmPool, n: int) -> None:
     fault = list(FAULTS.values())[n][0]
-    after = [pool.submit("double", k) for k in range(20)]
+    after = [pool.submit("double", k, timeout=DEADLINE) for k in range(20)]
     guilty = pool.submit(lambda instance: fault())
     assert [future.result(DEADLINE) for future in after] == list(range(0, 40, 2))
     guilty.result(DEADLINE)
@@ -202,12 +204,10 @@ def test_a_fault_while_starting(fault: str, nothing_left: None) -> None:
     if fault in ("channels closed", "nonsense written"):
         pytest.skip("nothing of ours is open to it before the worker is ready")
     run, expected = FAULTS[fault]
-    started = time.monotonic()
     with pytest.raises((expected, StartupError)) as caught:
-        ProcessWasmPool(KERNELS, WORKERS, initializer=run)
+        within_deadline("the constructor", lambda: ProcessWasmPool(KERNELS, WORKERS, initializer=run))
     if expected is WorkerCrashed:
         assert isinstance(caught.value.__cause__, WorkerCrashed)
-    assert time.monotonic() - started < DEADLINE, "within seconds"
 
 
 #: What may be done to a worker from outside, and what becomes of a job it runs.
@@ -338,7 +338,7 @@ def test_the_template_killed_while_jobs_run(plain: ProcessWasmPool, nothing_left
     running = plain.submit("spin", timeout=1.0)
     pid = busy_pid(plain)
     os.kill(plain._dispatcher.population._launcher._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
-    eventually(lambda: plain._dispatcher.journal.counts["template_died"] == 1, "the template to be missed")
+    eventually(lambda: plain._dispatcher.journal.counts()["template_died"] == 1, "the template to be missed")
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(WorkerCrashed):
         running.result(DEADLINE)

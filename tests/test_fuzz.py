@@ -135,8 +135,6 @@ def test_a_worker_ends_at_a_wrong_command(nothing_left: None) -> None:
     with bare() as worker:  # commands for jobs that never were, or are long over, are harmless
         for number in (0, 5, 2**60):
             worker.control.send(wire.CONTROL.pack(wire.INTERRUPT, number % 7, number))
-        worker.control.send(wire.CONTROL.pack(wire.RECALL, 0, 0))
-        assert worker.control.recv(4096)[4] == wire.RECALLED
         os.write(worker.jobs, job(wire.SUBMIT, struct.pack("<i12xi12x", 1, 2), export=_add(worker)))
         assert worker.control.recv(4096)[8:12] == struct.pack("<i", 3)
 
@@ -181,7 +179,7 @@ NOISE = {
     "oversized": wire.REPLY.pack(wire.MAX_PAYLOAD + 1, wire.OK),
     "reply to nothing": wire.reply(wire.OK, bytes(16)) * 50,
     "item of no batch": wire.reply(wire.ITEM, wire.FAILED_ITEM.pack(0, wire.TRAP)),
-    "recalled more than sent": wire.reply(wire.RECALLED, wire.COUNT.pack(1000)),
+    "passed a fence that is none": wire.reply(wire.PASSED, wire.COUNT.pack(1000)),
     "batch result for a call": wire.reply(wire.OK, b"123"),
     "pickle of nonsense": wire.reply(wire.UNFIT, b"nonsense"),
     "log of nonsense": wire.reply(wire.LOG, b"nonsense"),

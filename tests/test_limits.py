@@ -79,7 +79,7 @@ def test_a_full_queue_blocks_no_longer_than_it_may(nothing_left: None) -> None:
         assert 0.05 <= monotonic() - started < 1
 
 
-def test_a_callback_is_never_blocked(nothing_left: None) -> None:
+def test_a_callback_may_wait_for_room(nothing_left: None) -> None:
     with ProcessWasmPool(MISBEHAVE, workers=1, max_pending=1) as pool:
         nested: list[Any] = []
         done = threading.Event()

@@ -111,16 +111,14 @@ def test_what_waits_behind_a_long_job_is_taken_back_from_a_worker_that_was_not_r
     with ProcessWasmPool(MISBEHAVE, workers=1) as pool:
         pool.wait_ready(DEADLINE)
         (pid,) = worker_pids(pool)
-        (process,) = pool._dispatcher.population.present.values()
-        (worker,) = process.workers
         for _ in range(10):
             for future in [pool.submit("fine", n) for n in range(500)]:  # jobs are short, so several are sent at once
                 future.result(DEADLINE)
             os.kill(pid, signal.SIGSTOP)
             spinning = pool.submit("spin", timeout=2 * DEADLINE)
             behind = [pool.submit("fine", n) for n in range(5)]
-            eventually(lambda: worker.recalling or len(worker.inflight) == 1, "it to be asked")
-            os.kill(pid, signal.SIGCONT)  # now either of its threads may be the first
+            eventually(lambda: pool.stats().pending == 6, "all to be taken back without the worker's help")
+            os.kill(pid, signal.SIGCONT)
             eventually(lambda: pool.stats().pending == 5, "all behind it to wait here")
             spinning.cancel()
             assert [future.result(DEADLINE) for future in behind] == list(range(5))
@@ -132,11 +130,12 @@ def test_a_job_that_is_taken_back_does_not_lengthen_anothers_timeout(nothing_lef
         for future in [pool.submit("fine", n) for n in range(500)]:
             future.result(DEADLINE)
         spinning = pool.submit("spin", timeout=DEADLINE)
-        behind = pool.submit("fine", 1)
-        eventually(lambda: pool.stats().pending == 1, "it to be taken back")
         (process,) = pool._dispatcher.population.present.values()
-        (worker,) = process.workers
-        assert worker.recalled_at > worker.head_since, "the time that its job has run does not begin anew"
+        (lane,) = pool._dispatcher.population.lanes(process)
+        since = lane.since
+        behind = pool.submit("fine", 1)
+        eventually(lambda: lane.fenced and pool.stats().pending == 1, "it to be taken back")
+        assert lane.since == since, "the time that its job has run does not begin anew"
         spinning.cancel()
         assert behind.result(DEADLINE) == 1
 

@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from typing import Any
 
 import pytest
-from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, busy_pid, eventually
+from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, busy_pid, eventually, worker_pids
 
+import procpool
 from procpool import CallTimeout, ProcessWasmPool, RemoteError, WasmTrap, WorkerCrashed
 
 
@@ -64,23 +64,29 @@ def test_lambdas_closures_and_any_values(kernels: ProcessWasmPool) -> None:
     assert kernels.submit(lambda instance: sorted(instance.exports)).result(DEADLINE)[:2] == ["add", "add64"]
 
 
+def arrive() -> str:
+    """What a Traveller is unpickled by: counts, in the worker."""
+    procpool.state.arrivals = getattr(procpool.state, "arrivals", 0) + 1
+    return "here"
+
+
+class Traveller:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return arrive, ()
+
+
 def test_a_function_travels_once_per_worker(nothing_left: None) -> None:
     with ProcessWasmPool(KERNELS, workers=1) as pool:
-        big = "x" * 3_000_000
+        traveller = Traveller()
 
-        def size(instance: Any) -> int:
-            return len(big)
+        def arrivals(instance: Any) -> Any:
+            return traveller, procpool.state.arrivals
 
-        assert pool.submit(size).result(DEADLINE) == 3_000_000
-        started = time.perf_counter()
-        pool.submit(size).result(DEADLINE)
-        first = time.perf_counter() - started
-        futures = [pool.submit(size) for _ in range(500)]
-        assert {future.result(DEADLINE) for future in futures} == {3_000_000}
-        assert first < DEADLINE
-        (process,) = pool._dispatcher.population.present.values()
-        (worker,) = process.workers
-        assert len(worker.functions) == 1
+        assert pool.submit(arrivals).result(DEADLINE) == ("here", 1)
+        futures = [pool.submit(arrivals) for _ in range(500)]
+        assert {future.result(DEADLINE) for future in futures} == {("here", 1)}
+        os.kill(worker_pids(pool)[0], signal.SIGKILL)
+        assert pool.submit(arrivals).result(DEADLINE) == ("here", 1), "once more, to the worker in its place"
 
 
 def test_large_arguments_and_results(kernels: ProcessWasmPool) -> None:

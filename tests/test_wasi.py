@@ -46,12 +46,12 @@ def test_arguments_and_environment(command: ProcessWasmPool) -> None:
     assert done.stdout.splitlines() == ["arg prog", "arg one", "arg two three", "arg ", "arg ünï", "env A=1", "env EMPTY="]
 
 
-def test_nothing_is_inherited(command: ProcessWasmPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert command.run().stdout == b""
-    assert command.run(["x", "upper"]).stdout == b""
-    assert b"No such file" in command.run(["x", "walk", "/"]).stdout or command.run(["x", "walk", "/"]).stdout.endswith(
-        b"\n"
-    )
+def test_nothing_is_inherited(command: ProcessWasmPool) -> None:
+    assert command.run().stdout == b"", "no arguments, no environment"
+    assert command.run(["x", "upper"]).stdout == b"", "no input"
+    for path in ("/", ".", "/etc", "/proc", str(FIXTURES)):
+        done = command.run(["x", "walk", path], text=True)
+        assert done.stdout == f"{path}: No such file or directory\n"
 
 
 def test_a_megabyte_of_arguments(command: ProcessWasmPool) -> None:
@@ -150,6 +150,17 @@ def test_too_much_output_stops_the_guest(command: ProcessWasmPool) -> None:
     assert command.run(["x", "upper"], stdin=b"a" * 100_000, max_output=100_000).returncode == 0
 
 
+def test_too_much_output_for_a_line_function_stops_the_guest_too(command: ProcessWasmPool) -> None:
+    lines: list[str] = []
+    with pytest.raises(OutputLimit, match="more than 100000 bytes to stdout and was stopped") as caught:
+        command.run(["x", "flood"], stdout=lines.append, max_output=100_000, timeout=DEADLINE)
+    assert caught.value.stdout is None
+    assert lines == ["x" * 1023] * (100_000 // 1024)  # and no more
+    lines.clear()
+    command.run(["x", "upper"], stdin=b"a" * 99_999 + b"\n", stdout=lines.append, max_output=100_000)
+    assert lines == ["A" * 99_999]
+
+
 # -- how it ends -------------------------------------------------------------------------------------------------------
 
 
@@ -212,8 +223,9 @@ def test_directories_are_read_only_unless_said(command: ProcessWasmPool, tmp_pat
     assert done.returncode == 0 and (tmp_path / "new").read_text() == "text"
     done = command.run(["x", "write", "here", "text"], cwd=tmp_path)
     assert done.returncode == 0 and (tmp_path / "here").read_text() == "text"
-    done = command.run(["x", "walk", "/data/../.."], preopens={"/data": tmp_path}, text=True)
-    assert "etc" not in done.stdout
+    for outside in ("/data/..", "/data/../other", "/data/./../."):  # of what is given, "other" lies beside
+        done = command.run(["x", "walk", outside], preopens={"/data": tmp_path / "sub"}, text=True)
+        assert done.stdout.startswith(f"{outside}: ") and "other 1" not in done.stdout
 
 
 # -- what is no command ------------------------------------------------------------------------------------------------

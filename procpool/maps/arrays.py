@@ -41,6 +41,7 @@ class ArraySource:
             shapes = ", ".join(str(array.shape) for array in given)
             raise BadArguments(f"{export}: the shapes {shapes} cannot be broadcast together") from None
         self.out = _outputs(export, results, self.shape, out)
+        self._own = out is not None
         for n, array in enumerate(given):
             # A piece may be read after another's results were written, so only the very same items may be both.
             if any(np.may_share_memory(array, target) and not _same_items(array, target) for target in self.out):
@@ -51,15 +52,18 @@ class ArraySource:
         self.total: int | None = int(np.prod(self.shape, dtype=np.int64))
         self._at = 0
 
-    def take(self, count: int) -> Piece:
+    def take(self, count: int, all_of_them: bool = True) -> Piece:
         assert self.total is not None
         start = self._at
         self._at = min(start + count, self.total)
         return Piece(_Stretch(self._readers, self._dtypes, self._flat, start), self._at - start)
 
     def result(self) -> Any:
-        """What the call returns: nothing, an array, or a tuple of arrays; scalars where the shape is ()."""
-        returned = tuple(target[()] for target in self.out)
+        """What the call returns: nothing, an array, or a tuple of arrays; those in ``out`` themselves, if it was given.
+
+        Without ``out``, scalars stand for arrays of the shape (), as numpy has it.
+        """
+        returned = self.out if self._own else tuple(target[()] for target in self.out)
         return returned[0] if len(returned) == 1 else returned or None
 
 

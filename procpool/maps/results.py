@@ -1,100 +1,146 @@
-"""What the caller of a mapping gets: outcomes in order, a failure in its place, and progress on the way."""
+"""What the caller of a map gets: iterators that wait, each in its own manner, for what the map's course gives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+import concurrent.futures
+from collections.abc import AsyncIterator, Iterator
 from itertools import chain
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-#: How long a chunk should take a worker, in nanoseconds: long against what a chunk costs the parent (some 70 us; at 4 ms
-from .mapping import MapOptions, Progress, Run
+from ..bell import Bell
+from ..supervisor.awaiting import running_loop
+from .course import ENDED, Course
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
 
-def job_lists(done: Iterator[tuple[int, Future[Any]]], options: MapOptions, total: int | None) -> Iterator[list[Any]]:
-    """The outcomes of jobs, each as a list of one; raises a failure in its place."""
-    count = 0
-    with _reporting(options.progress, total) as report:
-        for index, future in done:
-            error = future.exception()
-            if error is not None and not options.return_exceptions:
-                raise error
-            outcome = future.result() if error is None else error
-            yield [outcome if options.ordered else (index, outcome)]
-            count += 1
-            report(count, total)
+class Waiting:
+    """The iterators that a course gives, one after the other; blocks while there is none."""
+
+    def __init__(self, course: Course[Any]) -> None:
+        self._course = course
+
+    def __iter__(self) -> Iterator[Iterator[Any]]:
+        return self
+
+    def __next__(self) -> Iterator[Any]:
+        course = self._course
+        while True:
+            bell = Bell()
+            found = course.poll(bell)
+            if found is ENDED:
+                raise StopIteration
+            if found is not None:
+                return found
+            try:
+                if not bell.wait(course.deadline.remaining()) and course.deadline.passed():
+                    raise _late()
+            except BaseException:  # KeyboardInterrupt, for one
+                course.end()
+                raise
 
 
 class MapResults(chain[T]):
-    """The iterator that ``map`` returns.  Items come straight from lists, without a Python frame for each."""
+    """The iterator that ``map`` returns.  Items come straight from lists, without a Python frame for each.
 
-    _stop: Callable[[], None] | None = None
+    Several threads may take from it, and each gets other items.
+    """
+
+    _course: Course[Any] | None = None
 
     @classmethod
-    def over(cls, lists: Iterator[list[T]], stop: Callable[[], None]) -> MapResults[T]:
-        """Iterate over the items of lists; ``stop`` ends what is under way."""
-        results = cls.from_iterable(lists)
+    def of(cls, course: Course[Any]) -> MapResults[T]:
+        """Iterate over what comes of a course."""
+        results = cls.from_iterable(Waiting(course))
         assert isinstance(results, cls)
-        results._stop = stop
+        results._course = course
         return results
 
     def close(self) -> None:
-        """Give up what has not been taken."""
-        if self._stop is not None:
-            self._stop()
+        """Give up what has not been taken: interrupt what runs, read no more, and be exhausted."""
+        if self._course is not None:
+            self._course.end()
 
-    # Dropping it does the same.  A generator's own `finally` would not do: one that was never started has none to run.
-    __del__ = close
-
-
-def result_lists(runs: Iterator[Run], return_exceptions: bool, indexed: bool) -> Iterator[list[Any]]:
-    """The outcomes of chunks as lists of items; raises the first failure in its place."""
-    for run in runs:
-        outcomes = run.outcomes()
-        failure = None if return_exceptions else run.first_failure()
-        error = None
-        if failure is not None:
-            error = outcomes[failure]
-            del outcomes[failure:]
-        yield list(enumerate(outcomes, run.first)) if indexed else outcomes
-        if error is not None:
-            raise error
+    def __del__(self) -> None:
+        if self._course is not None:
+            self._course.close()
 
 
-def with_progress(runs: Iterator[Run], progress: bool | Progress, total: int | None) -> Iterator[Run]:
-    """Report after each chunk: to a callable as (items done, items in all or None), or with True as a bar."""
-    done = 0
-    with _reporting(progress, total) as report:
-        for run in runs:
-            yield run
-            done += run.taken
-            report(done, total)
+class AsyncMapResults(AsyncIterator[T]):
+    """The asynchronous iterator that ``amap`` returns.  It belongs to the event loop in which it is first iterated."""
+
+    def __init__(self, course: Course[Any]) -> None:
+        self._course = course
+        self._items: Iterator[T] = iter(())
+
+    def __aiter__(self) -> AsyncMapResults[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        for item in self._items:
+            return item
+        course = self._course
+        loop = running_loop("list, pool.map(...)")
+        while True:
+            bell = _TaskBell(loop)
+            found = course.poll(bell)
+            if found is ENDED:
+                raise StopAsyncIteration
+            if found is not None:
+                self._items = found
+                for item in found:
+                    return item
+                continue
+            try:
+                if not await bell.wait(course.deadline.remaining()) and course.deadline.passed():
+                    raise _late()
+            except BaseException:  # CancelledError, for one: what the task has started ends with it
+                course.end()
+                raise
+
+    async def aclose(self) -> None:
+        """Give up what has not been taken: interrupt what runs, read no more, and be exhausted."""
+        self._course.end()
+
+    def __del__(self) -> None:
+        course: Course[Any] | None = getattr(self, "_course", None)
+        if course is not None:
+            course.close()
 
 
-def _reporting(progress: bool | Progress, total: int | None) -> AbstractContextManager[Progress]:
-    if progress is True:
-        return _Bar(total)
-    return nullcontext(progress if callable(progress) else lambda done, total: None)
+class _TaskBell:
+    """Rung by anybody; waited for by one task."""
 
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._rung: asyncio.Future[bool] = loop.create_future()
 
-class _Bar(AbstractContextManager[Progress]):
-    """A progress bar by tqdm."""
+    def ring(self) -> None:
+        """As :meth:`Bell.ring`."""
+        self._end_wait_soon(True)
 
-    def __init__(self, total: int | None) -> None:
+    def _end_wait_soon(self, rung: bool) -> None:
         try:
-            from tqdm.auto import tqdm
-        except ImportError:
-            raise ImportError("progress=True needs tqdm: pip install 'procpool[cli]', or give a callable") from None
-        self._bar = tqdm(total=total, unit="call", unit_scale=True)
+            self._loop.call_soon_threadsafe(self._end_wait, rung)
+        except RuntimeError:  # the loop has been closed under its task, which will never run again
+            pass
 
-    def __enter__(self) -> Progress:
-        return self._report
+    def _end_wait(self, rung: bool) -> None:
+        if not self._rung.done():
+            self._rung.set_result(rung)
 
-    def _report(self, done: int, total: int | None) -> None:
-        self._bar.update(done - self._bar.n)
+    async def wait(self, seconds: float | None) -> bool:
+        """As :meth:`Bell.wait`."""
+        timer = None if seconds is None else self._loop.call_later(seconds, self._end_wait, False)
+        try:
+            return await self._rung
+        finally:
+            if timer is not None:
+                timer.cancel()
 
-    def __exit__(self, *exc: object) -> None:
-        self._bar.close()
+
+def _late() -> concurrent.futures.TimeoutError:
+    return concurrent.futures.TimeoutError("the timeout of a map has passed before all its results were there")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 #: How long a chunk should take a worker, in nanoseconds: long against what a chunk costs the parent (some 70 us; at 4 ms
-
 #: that still showed, docs/rationale.md), short against what anybody waits for.
 TARGET_NS = 8_000_000
 #: Towards the end chunks shrink, but not below this: a chunk can be cut while it runs, should that be needed.

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import select
-from concurrent.futures import TimeoutError as FutureTimeout
-from time import monotonic
 from typing import Any
 
 from .. import wire
+from ..deadline import Deadline
 from ..eager import EagerReader
 from ..errors import CallTimeout, PoolClosed, WorkerCrashed
 from ..job_context import capture
 from .dispatcher import Dispatcher
 from .jobs.call import Export, Job
-from .worker import Worker
+from .lane import Lane
+from .port import REPLY_BYTES, Port
+
+_NEVER = Deadline.NEVER
 
 
 class DirectCalls:
@@ -24,113 +25,126 @@ class DirectCalls:
         self._dispatcher = dispatcher
         self._scheduler = dispatcher.scheduler
         self._visible = visible  # whether Python code runs with a call, and can see its context
-        self._wake_at = dispatcher.limits.max_tasks_per_worker
+        self._wake_at = dispatcher.options.max_tasks_per_worker
 
-    def call(self, export: Export, args: tuple[Any, ...], timeout: float | None) -> Any:
+    def call(self, export: Export, args: tuple[Any, ...], deadline: Deadline) -> Any:
         """Run the export in a worker and return its result.
 
         Raises:
             BadArguments: the arguments do not fit.
-            CallTimeout: ``timeout`` seconds have passed; the job is being interrupted.
+            CallTimeout: the deadline has passed; the job is being interrupted.
             WorkerCrashed: the worker died while running it.
             Whatever the job itself ended in.
         """
         slots = export.pack(args)
-        deadline = None if timeout is None else monotonic() + timeout
-        context = capture(self._visible, deadline=deadline)
+        context = capture(self._visible, deadline=deadline.limit)
         frame = export.frame(wire.CALL, slots, context)
-        scheduler, tries = self._scheduler, self._dispatcher.limits.retries
+        scheduler, tries = self._scheduler, self._dispatcher.options.retries
         while not scheduler.queue:
             try:
-                worker = scheduler.next_idle()
+                lane = scheduler.next_idle()
             except IndexError:
                 break
             try:
-                reply = self.exchange(worker, export.name, frame, deadline)
+                reply = self.exchange(lane, export.name, frame, deadline)
             except WorkerCrashed:
                 if not tries:
+                    self._dispatcher.failed()
                     raise
                 tries -= 1
                 continue
             if reply is None:  # it was dead before it began; take another
                 continue
+            scheduler.release(lane)
+            if self._dispatcher.attentive or lane.used >= self._wake_at:
+                self._dispatcher.look_again()
             if reply[4] == wire.OK:
-                scheduler.release(worker)
-                if self._dispatcher.attentive or worker.sent >= self._wake_at:
-                    self._dispatcher.look_again()
                 return export.codec.unpack(reply, 8)
-            worker.failed += 1
-            scheduler.release(worker)
-            self._dispatcher.look_again()
+            self._dispatcher.failed()
             return export.result(reply[4], reply[8:])
-        return self._queued(export, slots, deadline, timeout, context)
+        return self._queued(export, slots, deadline, context)
 
-    def exchange(self, worker: Worker, name: str, frame: bytes, deadline: float | None) -> bytes | None:
+    def exchange(self, lane: Lane, name: str, frame: bytes, deadline: Deadline) -> bytes | None:
         """As the holder of a worker: the reply to a frame, or None if the worker had died before it began the job.
 
         After an exception or None, the worker is not ours any more.
         """
-        number = worker.sent
-        worker.sent = number + 1
+        port = lane.port
         try:
             try:
-                written = os.write(worker.jobs_fd, frame)
-                while written < len(frame):
-                    _wait_writable(worker.jobs_fd, deadline, name)
-                    written += os.write(worker.jobs_fd, frame[written:])
-                if deadline is not None and not worker.replies.wait(max(0.0, deadline - monotonic()) * 1000):
-                    raise _out_of_time(name)
-                reply = worker.replies.read()
-                if len(reply) == 4096:
-                    reply = _read_rest(worker.replies, reply)
+                written = port.write(frame)
+                if written < len(frame):
+                    _write_rest(port, memoryview(frame)[written:], deadline, name)
+                if deadline is not _NEVER:
+                    _wait_readable(port.replies, deadline, name)
+                reply = port.replies.read()
+                if len(reply) == REPLY_BYTES:
+                    reply = _read_rest(port, reply, deadline, name)
             except BrokenPipeError:
                 reply = b""
         except BaseException as error:  # the deadline, or Ctrl-C: leave the worker with its job to the dispatcher
-            self._dispatcher.adopt(worker, name, isinstance(error, CallTimeout))
+            self._dispatcher.adopt(lane, name, isinstance(error, CallTimeout))
             raise
         if len(reply) >= 8 and reply[4] < wire.READY:
+            lane.served()
             return reply
         if reply:
-            self._dispatcher.nonsense(worker, ValueError(f"{len(reply)} bytes that are no reply"))
-        exitcode = self._dispatcher.lost(worker)
-        if worker.begun <= number:
+            self._dispatcher.nonsense(lane, ValueError(f"{len(reply)} bytes that are no reply"))
+        begun, exitcode = self._dispatcher.lost(lane, deadline)
+        if not begun:
             return None
         if self._dispatcher.terminated:
             raise PoolClosed(f"the pool was terminated while {name!r} ran")
-        raise WorkerCrashed(worker.process.pid, name, exitcode)
+        raise WorkerCrashed(port.process.pid, name, exitcode)
 
-    def _queued(self, export: Export, slots: bytes, deadline: float | None, timeout: float | None, context: bytes) -> Any:
+    def _queued(self, export: Export, slots: bytes, deadline: Deadline, context: bytes) -> Any:
         job = Job(export.name, export.frame(wire.SUBMIT, slots, context), export.codec.unpack)
-        job.retries = self._dispatcher.limits.retries
-        self._dispatcher.submit(job)
+        job.retries = self._dispatcher.options.retries
+        self._dispatcher.submit(job, deadline)
         try:
-            return job.result(None if deadline is None else max(0.0, deadline - monotonic()))
-        except FutureTimeout:
-            if job.done():  # the job itself ended in a TimeoutError
-                raise
-            job.cancel()
-            raise CallTimeout(f"{export.name} got no result within {timeout} s") from None
+            return job.result()  # which the dispatcher ends by the deadline
         except BaseException:
             job.cancel()
             raise
 
 
-def _out_of_time(name: str) -> CallTimeout:
-    return CallTimeout(f"{name} got no result in time and was interrupted")
+def _out_of_time(name: str, deadline: Deadline) -> CallTimeout:
+    return CallTimeout(f"{name} got no result within {deadline.seconds:g} s and was interrupted")
 
 
-def _wait_writable(fd: int, deadline: float | None, name: str) -> None:
+def _milliseconds(deadline: Deadline) -> float | None:
+    remaining = deadline.remaining()
+    return None if remaining is None else remaining * 1000
+
+
+def _write_rest(port: Port, rest: memoryview, deadline: Deadline, name: str) -> None:
     poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    if not poll.poll(None if deadline is None else max(0.0, deadline - monotonic()) * 1000):
-        raise _out_of_time(name)
+    poll.register(port.jobs_fd, select.POLLOUT)
+    while rest:
+        if poll.poll(_milliseconds(deadline)):
+            rest = rest[port.write(rest) :]
+        elif deadline.passed():
+            raise _out_of_time(name, deadline)
 
 
-def _read_rest(pipe: EagerReader, reply: bytes) -> bytes:
+def _wait_readable(pipe: EagerReader, deadline: Deadline, name: str) -> None:
+    while not pipe.wait(_milliseconds(deadline)):
+        if deadline.passed():
+            raise _out_of_time(name, deadline)
+
+
+def _read_rest(port: Port, reply: bytes, deadline: Deadline, name: str) -> bytes:
     size = wire.REPLY.size + wire.REPLY.unpack_from(reply)[0]
-    while len(reply) < size:
-        data = pipe.read()
-        if not data:
-            return b""
-        reply += data
-    return reply
+    pieces, have = [reply], len(reply)
+    try:
+        while have < size:
+            _wait_readable(port.replies, deadline, name)
+            data = port.replies.read()
+            if not data:
+                return b""
+            pieces.append(data)
+            have += len(data)
+    except BaseException:
+        port.abandoned_reader.feed(b"".join(pieces))  # for who reads the rest
+        raise
+    return b"".join(pieces)

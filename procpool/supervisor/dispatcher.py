@@ -1,104 +1,126 @@
-"""The one thread of a pool: reads replies, watches workers live and die, keeps time."""
+"""The one thread of a pool: hears workers, and keeps time."""
 
 from __future__ import annotations
 
-import atexit
-import functools
 import logging
 import os
-import selectors
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from .. import wire
-from ..errors import PoolClosed, PoolFull, ProcpoolError, StartupError
-from .events import Journal, PoolEvent
-from .jobs.batch import Chunk, Segment
-from .jobs.call import Job
+from ..deadline import Deadline
+from ..errors import CallTimeout, PoolClosed, PoolFull, ProcpoolError, StartupError
+from ..options import PoolOptions
+from ..weak import WeakBag
+from .delivery import Delivery
+from .events import Journal
+from .jobs.batch import Segment
+from .jobs.call import Abandoned, Job
+from .jobs.chunk import Chunk
+from .keys import Keys
+from .lane import Lane, Nonsense
 from .launch import CLOSE_GRACE, Inheritance
-from .limits import Limits
 from .overseer import Overseer
 from .population import Population
+from .port import DEAD, READY, STOPPING
 from .scheduler import Scheduler
-from .worker import DEAD, READY, STOPPING, Worker
+from .watch import Watch
 
 if TYPE_CHECKING:
     from .lease import Lease
 
 logger = logging.getLogger("procpool")
 
+#: Bytes read from a worker's socket at once, and how often before others get their turn.
+RECEIVE_BYTES = 262144
+RECEIVE_TIMES = 16
+#: Seconds for which `terminate` waits for the user's callbacks.
+CALLBACK_GRACE = 1.0
+
 
 def _nothing() -> None:
     pass
 
 
-def _log(record: logging.LogRecord) -> None:
+def _log(payload: bytes) -> None:
     """Log here what was logged in a worker."""
+    record = wire.record_from_bytes(payload)
     target = logging.getLogger(record.name)
     if target.isEnabledFor(record.levelno):
         target.handle(record)
 
 
-#: Pools that run, for the one thing that reaches a pool from nowhere: a fork of the process.
-_live: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+#: Pools that run, for the two things that reach a pool from nowhere: a fork of the process, and its end.
+_live: WeakBag[Dispatcher] = WeakBag()
 
 
 def _forsake_all() -> None:
-    for dispatcher in list(_live):
+    for dispatcher in _live:
         dispatcher.forsake()
 
 
+def _terminate_all() -> None:
+    for dispatcher in _live:
+        dispatcher.terminate()
+
+
 os.register_at_fork(after_in_child=_forsake_all)
+# Not atexit: that comes after the interpreter has waited for all threads, and one in an endless call would never end.
+# As concurrent.futures does.
+threading._register_atexit(_terminate_all)  # type: ignore[attr-defined]
 
 
 class Dispatcher:
-    """Runs a pool's workers.  Everything below `_run` happens in its thread; the rest may be called from any."""
+    """Runs a pool's workers.  Everything below `_run` happens in its thread; the rest may be called from any.
 
-    def __init__(
-        self,
-        inheritance: Inheritance,
-        start_method: str,
-        workers: int,
-        limits: Limits,
-        on_event: Callable[[PoolEvent], None] | None = None,
-    ) -> None:
-        self.limits = limits
-        self.journal = Journal(on_event)
-        self.scheduler = Scheduler(monotonic, self.look_again, limits.round_robin)
-        self.leases: weakref.WeakSet[Lease] = weakref.WeakSet()
+    Owns the inheritance from when it is made; if it cannot be made, the caller still does.
+
+    Raises:
+        OSError, RuntimeError: there are no descriptors or threads left.
+    """
+
+    def __init__(self, inheritance: Inheritance, options: PoolOptions) -> None:
+        self.options = options
+        self.leases: WeakBag[Lease] = WeakBag()
         self.closed = False
-        self._inheritance = inheritance
-        self._selector = selectors.DefaultSelector()
-        self.population = Population(
-            *(inheritance, start_method, workers, limits, self.scheduler, self.journal, self._selector),
-            read_replies=self._read_control,
-            wake=self.look_again,
-            on_broken=functools.partial(self.close, kill=True),
-        )
-        self._startup: Future[None] = Future()  # the first worker is ready, or why none will be
-        self._news = threading.Condition()  # notified after each round while somebody waits, and when the pool closes
-        self._waiting_for_news = 0
-        self.attentive = False  #: direct calls should wake the thread when they are done
-        self._commands: deque[Callable[[], None]] = deque()
-        self._woken = False
-        self._wake_fd, self._notify_fd = os.pipe()
-        os.set_blocking(self._wake_fd, False)
-        os.set_blocking(self._notify_fd, False)
-        self._selector.register(self._wake_fd, selectors.EVENT_READ, self._drain_wakeups)
-        self._overseer = Overseer(self.scheduler, self.journal, limits.kill_grace, self.population.kill)
-        self._swept = False  # the queue has been emptied for good
         self.forked = False  #: this is a child of the process that made the pool
         self.terminated = False
-        self._stopped = threading.Event()
+        self.attentive = False  #: direct calls should wake the thread when they are done
+        self._inheritance = inheritance
+        self._watch = Watch()
+        self._delivery = Delivery(self.look_again)
+        self._log = self._delivery.strand()
+        self.keys = Keys()
+        self.journal = Journal(options.on_event, self._delivery.strand())
+        self.scheduler = Scheduler(monotonic, self._look_by, options.round_robin)
+        self.population = Population(inheritance, options, self.scheduler, self.journal, self._watch, self._hear)
+        population = self.population
+        self._overseer = Overseer(self.scheduler, self.journal, options.kill_grace, population.kill, population.at_rest)
+        self._startup: Future[None] = Future()  # the first worker is ready, or why none will be
+        self._awaited: list[tuple[Future[None], Callable[[], bool]]] = []  # ends when it is so
+        self._endings: list[Future[None]] = []
+        self._ending = threading.Lock()
+        self._admitting = threading.Lock()
+        self._commands: deque[Callable[[], None]] = deque()
+        self._looks_at = 0.0  # when the thread wakes by itself
+        self._again = False  # it has made work for itself that it has passed in this round
+        self._finishing = False  # only maps under way may still submit
+        self._swept = False  # the queue has been emptied for good
+        self._deaf = False  # the thread has run its last command; whoever has another runs it
+        self._stopped = threading.Event()  # the workers have ended, and all is closed
+        self._ended = False  # and the callbacks
         self._thread = threading.Thread(target=self._run, name="procpool-dispatcher", daemon=True)
         _live.add(self)
-        atexit.register(self.terminate)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # there are too many threads
+            _live.discard(self)
+            self._watch.close()
+            raise
 
     # -- from any thread -----------------------------------------------------------------------------------------------
 
@@ -107,103 +129,218 @@ class Dispatcher:
 
         Raises:
             StartupError: no worker gets that far.
+            Whatever the user's own code raised at the start of one.
         """
         self._startup.result()
-
-    def wait_ready(self, timeout: float | None) -> None:
-        """Block until as many workers as are wanted are ready."""
-        self._wait_until(self.population.complete, timeout, "all workers are ready")
+        if self.population.unfit is not None and self.population.broken is not None:
+            error = wire.loaded(self.population.unfit)
+            if isinstance(error, ProcpoolError):
+                raise self.why_closed() from error
+            raise error
 
     def do(self, command: Callable[[], None]) -> None:
-        """Have the dispatcher's thread run something soon."""
+        """Have the dispatcher's thread run something soon.  Takes no lock that a finalizer's thread might hold."""
+        if self.forked:
+            return
         self._commands.append(command)
-        # Appended before the flag is looked at, and the flag falls before the commands are run: so a command that finds
-        # it up is run in the round under way.
-        if not self._woken:
-            self._woken = True
-            try:
-                os.write(self._notify_fd, b"\0")
-            except (BlockingIOError, OSError):  # awake anyway, or stopped for good
-                pass
+        self.look_again()
+        if self._deaf:
+            self._run_commands()
 
     def look_again(self) -> None:
         """Wake the thread, because something it keeps the time of has changed."""
-        self.do(_nothing)
+        if threading.current_thread() is self._thread:
+            self._again = True
+        else:
+            self._watch.wake()
 
-    def submit(self, job: Job) -> None:
-        """Queue a job.
+    def _look_by(self, at: float | None) -> None:
+        """Have the thread look at that time, None for soon."""
+        # Whoever calls this has published what there is to see; the thread publishes when it will look, and only then looks
+        # for the last time what there is.
+        if at is None or at < self._looks_at:
+            self.look_again()
+        if self._deaf:
+            self._close_left()
+
+    def submit(self, job: Job, deadline: Deadline = Deadline.NEVER) -> None:
+        """Queue a job, which ends by the deadline.
 
         Raises:
             PoolClosed, StartupError: no more jobs are taken.
             PoolFull: the queue is full, and stayed so.
+            CallTimeout: it was full until the deadline.
         """
+        job.deadline = deadline
+        most = self.options.max_pending
+        if most is None:
+            self._enqueue(job)
+            return
+        full = Deadline.after(self.options.full_timeout) if self.options.full_timeout else Deadline.NEVER
+        while not self._admit(job, most):
+            until = full.sooner(deadline)
+            self.scheduler.wait_for_space(most, lambda: self.closing, until.remaining())
+            if deadline.passed():
+                raise CallTimeout(f"{job.name} found no room in the queue within {job.timeout_text()}")
+            if full.passed():
+                raise self._too_many(most)
+
+    def offer(self, job: Job, deadline: Deadline = Deadline.NEVER) -> Future[None] | None:
+        """Queue a job without waiting for room: None if there was some, or what ends when it has been queued.
+
+        Cancelling that takes the offer back.
+
+        Raises:
+            PoolClosed, StartupError: no more jobs are taken.
+            PoolFull: the queue is full, and ``on_full`` is "raise".
+        """
+        job.deadline = deadline
+        most = self.options.max_pending
+        if most is None:
+            self._enqueue(job)
+            return None
+        if self._admit(job, most):
+            return None
+        taken: Future[None] = Future()
+
+        def try_again() -> None:
+            try:
+                # Queued before it is said to be, under a lock that a cancelling of `taken` waits for.
+                if taken.cancelled():
+                    return
+                if self._full(most) and not self.closing:
+                    self.on_room(lambda: self.do(try_again))
+                elif taken.set_running_or_notify_cancel():
+                    self._enqueue(job)
+                    taken.set_result(None)
+            except Exception as error:
+                _end(taken, error)
+
+        self.do(try_again)
+        return taken
+
+    def try_submit(self, job: Job) -> bool:
+        """Queue a job of a map if there is room, also while the pool takes no others; whether there was.
+
+        Raises:
+            PoolClosed, StartupError: nothing runs any more.
+        """
+        most = self.options.max_pending
+        if most is None:
+            self._enqueue(job, of_map=True)
+            return True
         if self.closed:
             raise self.why_closed()
-        if self.limits.max_pending is not None and self.scheduler.pending() >= self.limits.max_pending:
-            self._wait_for_space(self.limits.max_pending)
-        job.on_cancel = self.withdraw
+        with self._admitting:
+            if self._full(most) and not self.closed:
+                return False
+            self._enqueue(job, of_map=True)
+            return True
+
+    def on_room(self, callback: Callable[[], None]) -> None:
+        """Call something quick once, from any thread, when there may be room in the queue or the pool is closed."""
+        self.scheduler.when_space(callback)
+        if self.closed or not self._full(self.options.max_pending or 1):
+            self.scheduler.tell_waiting()
+
+    def _full(self, most: int) -> bool:
+        return self.scheduler.pending() >= most
+
+    def _admit(self, job: Job, most: int) -> bool:
+        self.check_open()  # before the lock: in a forked child, who holds it may not exist
+        with self._admitting:  # or several would find the same room
+            if self._full(most) and not self.closing:
+                if self.options.full_timeout == 0:
+                    raise self._too_many(most)
+                return False
+            self._enqueue(job)
+            return True
+
+    @staticmethod
+    def _too_many(most: int) -> PoolFull:
+        return PoolFull(f"{most} jobs are waiting already, and max_pending={most}")
+
+    def _enqueue(self, job: Job, of_map: bool = False) -> None:
+        if self.closed or not of_map:
+            self.check_open()
+        job.owner = self
         self.scheduler.submit(job)
-        if self.limits.min_workers is not None and self.scheduler.queue:
+        if self.options.min_workers is not None and self.scheduler.queue:
             self.look_again()  # there may be a reason for more workers
         # The thread may have swept the queue for the last time between the check and the submission.
-        if self._swept and not job.cancelled():
+        if self._swept:
             self._sweep()
-
-    def _wait_for_space(self, most: int) -> None:
-        # A callback must not wait: it runs in the thread that would have to make the space.
-        if threading.current_thread() is self._thread:
-            return
-        space, timeout = self.scheduler.space, self.limits.full_timeout
-        with space:
-            self.scheduler.waiting_for_space += 1
-            try:
-                got = space.wait_for(lambda: self.closed or self.scheduler.pending() < most, timeout)
-            finally:
-                self.scheduler.waiting_for_space -= 1
-        if self.closed:
-            raise self.why_closed()
-        if not got:
-            raise PoolFull(f"{most} jobs are waiting already, and max_pending={most}")
 
     def resize(self, workers: int) -> None:
         """Have that many workers from now on."""
         if self.closed:
             raise self.why_closed()
-        self.population.want(workers)
-        self.do(lambda: self.journal.note("resized", None, f"{workers} workers are wanted"))
 
-    def restart(self, timeout: float | None) -> None:
-        """Replace all workers, each when another is ready, and wait for that."""
+        def resize() -> None:
+            self.population.want(workers)
+            self.journal.note("resized", None, f"{workers} workers are wanted")
+
+        self.do(resize)
+
+    def when_ready(self) -> Future[None]:
+        """What ends when as many workers as are wanted are ready."""
+        return self._when(self.population.complete)
+
+    def when_drained(self) -> Future[None]:
+        """What ends when nothing is queued and nothing runs."""
+        return self._when(self._quiet)
+
+    def when_replaced(self) -> Future[None]:
+        """Replace all workers, each when another is ready; what ends when that is done."""
         if self.closed:
             raise self.why_closed()
-        old = self.population.replace()
-        self._wait_until(
-            lambda: not any(process.id in self.population.present for process in old), timeout, "the workers are replaced"
-        )
+        old: list[int] = []
+        self.do(lambda: old.extend(process.id for process in self.population.replace()))
+        # Complete too, for an old one may have died and not left to another.
+        return self._when(lambda: not any(id in self.population.present for id in old) and self.population.complete())
 
-    def drain(self, timeout: float | None) -> None:
-        """Wait until nothing is queued and nothing runs."""
-        self._wait_until(self._quiet, timeout, "all jobs are done")
+    def when_ended(self) -> Future[None]:
+        """What ends when all processes have, and the callbacks of all jobs; for a callback, that is at once."""
+        happened: Future[None] = Future()
+        with self._ending:
+            if self._ended or self._delivery.inside() or threading.current_thread() is self._thread:
+                happened.set_result(None)
+            else:
+                self._endings.append(happened)
+        return happened
+
+    def _when(self, condition: Callable[[], bool]) -> Future[None]:
+        if self.closed:
+            raise self.why_closed()
+        happened: Future[None] = Future()
+        self.do(lambda: self._await(happened, condition))
+        return happened
+
+    def _await(self, happened: Future[None], condition: Callable[[], bool]) -> None:
+        if self._deaf:
+            _end(happened, self.why_closed())
+            return
+        self.attentive = True
+        self._awaited.append((happened, condition))
 
     def _quiet(self) -> bool:
-        processes = list(self.population.present.values())
-        ready = [worker for process in processes for worker in process.workers if worker.state == READY]
-        return not self.scheduler.pending() and all(worker in self.scheduler.idle for worker in ready)
+        lanes = [lane for process in self.population.present.values() for lane in self.population.lanes(process)]
+        ready = [lane for lane in lanes if lane.port.state == READY]
+        return not self.scheduler.pending() and all(map(self.scheduler.resting, ready))
 
-    def _wait_until(self, condition: Callable[[], bool], timeout: float | None, what: str) -> None:
-        with self._news:
-            self._waiting_for_news += 1
-            self.attentive = True
-            self.look_again()
-            try:
-                done = self._news.wait_for(lambda: self.closed or condition(), timeout)
-            finally:
-                self._waiting_for_news -= 1
-                self.attentive = self.closed or self._waiting_for_news > 0
-        if self.closed:
+    @property
+    def closing(self) -> bool:
+        """Whether nothing new is taken any more, and leases end."""
+        return self.closed or self._finishing
+
+    def check_open(self) -> None:
+        """For those who want to begin something.
+
+        Raises:
+            PoolClosed, StartupError: nothing new is taken any more.
+        """
+        if self.closing:
             raise self.why_closed()
-        if not done:
-            raise TimeoutError(f"waited {timeout} s until {what}")
 
     def why_closed(self) -> ProcpoolError:
         """A fresh exception for a use of the closed pool."""
@@ -215,75 +352,136 @@ class Dispatcher:
             return error
         return PoolClosed("this pool was shut down")
 
-    def withdraw(self, job: Job, queued: bool) -> None:
+    # What a job asks of its owner.
+
+    def post(self, code: Callable[[], object]) -> None:
+        """Run the user's code where it harms nobody."""
+        self._delivery.post(code)
+
+    def strand(self) -> Callable[[Callable[[], object]], None]:
+        """The same in order."""
+        return self._delivery.strand()
+
+    def failed(self) -> None:
+        """A job has ended in an exception."""
+        self.journal.job_failed()
+
+    def key_free(self, key: int) -> None:
+        """A job with that key has ended."""
+        self.keys.release(key)
+
+    def cancelled(self, job: Job, queued: bool) -> None:
         """Stop a cancelled job where it runs, or take it back from a worker that has not begun it."""
+        if self.forked:
+            return
         if queued:
             self.scheduler.dropped(job)
             return
 
         def take_back() -> None:
-            for worker in list(self.scheduler.busy):
-                waiting = job in worker.inflight and worker.inflight[0] is not job
-                if waiting and not (worker.recalling or worker.outbox):
-                    self.scheduler.recall(worker)
-                    worker.command(wire.RECALL)
-            if job in self.scheduler.queue:  # it has come back before it was cancelled
-                self.scheduler.dropped(job)
+            # It may have come back before it was cancelled.  And who was about to send it has, after this.
+            self.scheduler.dropped(job)
+            if not job.in_flight:
+                return
+            for lane in list(self.scheduler.busy):
+                if not lane.fenced and any(job is waiting for waiting in lane.waiting()):
+                    self._overseer.withdraw(lane)
 
         self.do(take_back)
 
     def abandon(self, chunk: Chunk) -> None:
-        """Run no more of a chunk: nobody waits for it."""
-        chunk.abandoned = True
-        self.look_again()
+        """Run no more of a chunk: nobody waits for it.  For finalizers too."""
+        chunk.abandon()
+        self.do(_nothing)
 
-    def adopt(self, worker: Worker, name: str, timed_out: bool) -> None:
+    # For those who hold a worker.
+
+    def adopt(self, lane: Lane, name: str, timed_out: bool) -> None:
         """Take over a worker whose caller in a direct call has left, and stop what it runs."""
-        job = Job(name, b"")
-        job.expired = True
 
         def take_over() -> None:
+            port = lane.port
+            if self._deaf:
+                port.close()
+                return
+            self.failed()
             if timed_out:
-                self.journal.note("timeout", worker.process.pid, f"a call of {name} ran out of time")
-            self.scheduler.adopt(worker, job)
-            if worker.state == DEAD:
-                self.scheduler.remove(worker)
-                self.population.bury(worker)
+                self.journal.note("timeout", port.process.pid, f"a call of {name} ran out of time")
+            self.scheduler.adopt(lane, Abandoned(name))
+            if port.dead:
+                self.scheduler.remove(lane)
+                self.population.bury(lane)
             else:
-                self._selector.register(worker.replies_fd, selectors.EVENT_READ, lambda: self._read_abandoned(worker))
+                self._watch.read(port.replies_fd, lambda: self._hear_abandoned(lane))
 
         self.do(take_over)
 
-    def lost(self, worker: Worker) -> int | None:
-        """For the holder of a worker whose pipe has closed: wait for its exit code, and leave the rest to us."""
-        process = worker.process
-        self.do(lambda: self.population.expect_end(process))  # it may have closed this pipe and live on
-        process.exited.wait(2 * CLOSE_GRACE)
-        if self.join(0):
-            worker.close()
-        else:
-            self.do(lambda: self.population.bury(worker))
-        return process.exitcode
+    def lost(self, lane: Lane, deadline: Deadline) -> tuple[bool, int | None]:
+        """For the holder of a worker whose pipe has closed: wait for its end, and leave the rest to us.
 
-    def nonsense(self, worker: Worker, error: Exception) -> None:
+        Returns:
+            Whether it had begun the job of its holder, and its exit code; None if that is not known by the deadline.
+        """
+        process = lane.port.process
+        self.do(lambda: self.population.expect_end(process))  # it may have closed this pipe and live on
+        process.exited.wait(deadline.sooner(Deadline.after(2 * CLOSE_GRACE)).remaining())
+        begun = lane.port.begun > lane.number
+        if begun:
+            lane.served()
+
+        def take_over() -> None:
+            if self._deaf:
+                lane.port.close()
+            elif process.exited.is_set():
+                self.population.bury(lane)
+            else:  # until then its place is not free
+                lane.port.park()
+
+        self.do(take_over)
+        return begun, process.exitcode
+
+    def nonsense(self, lane: Lane, error: Exception) -> None:
         """For the holder of a worker that has sent what no sound worker sends: have it killed."""
-        self.do(lambda: self.population.kill(worker.process, f"it sent nonsense: {error}"))
+        self.do(lambda: self.population.kill(lane.port.process, f"it sent nonsense: {error}"))
+
+    # The end.
+
+    def cancel_queued(self) -> None:
+        """Cancel all jobs that no worker has been sent."""
+        for job in self.scheduler.take_queued():
+            if isinstance(job, Segment) or not job.cancel():
+                job.fail(CancelledError())
+
+    def finish(self) -> None:
+        """From now on take jobs of maps only, and let nobody keep the workers that these need."""
+        self._finishing = self.attentive = True
+        self.scheduler.tell_waiting()
+        self.look_again()
 
     def close(self, kill: bool = False) -> None:
         """Let the workers finish what is queued, or kill them, then end.  Does not wait."""
+        if self.forked:
+            return
         self.closed = True
         self.terminated = self.terminated or kill
         self.attentive = True
-        with self._news:
-            self._news.notify_all()
-        with self.scheduler.space:
-            self.scheduler.space.notify_all()
+        self.scheduler.tell_waiting()
         self.look_again()
 
+    def close_soon(self) -> None:
+        """`close`, for finalizers."""
+        self.do(self.close)
+
     def terminate(self) -> None:
-        """Kill the workers and wait until everything has ended."""
+        """Kill the workers and wait until everything has ended, but not for ever for the user's callbacks."""
+        if self.forked:
+            return
         self.close(kill=True)
-        self.join()
+        if threading.current_thread() is not self._thread:
+            self._stopped.wait()
+            if not self._delivery.inside():
+                self._delivery.close(CALLBACK_GRACE)
+                self._tell_ended()  # nobody need wait for callbacks that never end
 
     def forsake(self) -> None:
         """In a forked child: let go of everything, touching no lock (its owner may not exist here) and no worker."""
@@ -292,31 +490,22 @@ class Dispatcher:
         self._stopped.set()
         self.population.forsake()
         self._inheritance.close()
-        self._selector.close()
-
-    def join(self, timeout: float | None = None) -> bool:
-        """Wait until everything has ended; whether it has."""
-        if threading.current_thread() is self._thread:  # a callback; the thread cannot wait for itself
-            return False
-        return self._stopped.wait(timeout)
+        self._watch.forsake()
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             while not self._finished():
-                timeout = self._keep_time()
-                # A pool that is shut down finishes its jobs, so it replaces the workers it needs for that.
-                if not self.closed or self.scheduler.pending():
-                    self.population.start_missing()
-                for key, _ in self._selector.select(timeout):
-                    key.data()
-                while self._commands:
-                    self._commands.popleft()()
+                seconds = self._keep_time()
+                self._watch.wait(0.0 if self._again else seconds)
+                self._run_commands()
+                self._again = False  # what there was to see until now is seen from here on
                 self.population.let_go()
-                if self._waiting_for_news:
-                    with self._news:
-                        self._news.notify_all()
+                if self.population.broken is not None and not self.terminated:
+                    self.close(kill=True)
+                if self._awaited:
+                    self._tell_awaiting()
         except BaseException:
             logger.exception("procpool: the dispatcher failed; the pool is closed")
             self.close(kill=True)
@@ -324,29 +513,64 @@ class Dispatcher:
         finally:
             self._tear_down()
 
+    def _run_commands(self) -> None:
+        while True:
+            try:
+                command = self._commands.popleft()
+            except IndexError:
+                return
+            command()
+
     def _keep_time(self) -> float | None:
         """Do what is due, and say how long nothing will be, in seconds; None for ever."""
-        now = monotonic()
-        due = self.population.keep_time(now)
-        for worker in list(self.scheduler.busy):
-            if worker.outbox and worker.jobs_fd not in self._selector.get_map():
-                self._selector.register(worker.jobs_fd, selectors.EVENT_WRITE, lambda w=worker: self._write_outbox(w))
-            due.extend(self._overseer.look_after(worker, now))
-        return max(0.0, min(due) - monotonic()) if due else None
+        while True:
+            # A pool that is shut down finishes its jobs, so it replaces the workers it needs for that.
+            if not self.closed or self.scheduler.pending():
+                self.population.start_missing(self.closed)
+            now = monotonic()
+            due = self.population.keep_time(now)
+            for lane in list(self.scheduler.busy):
+                if lane.unwritten and not self._watch.knows(lane.port.jobs_fd):
+                    self._watch.write(lane.port.jobs_fd, lambda lane=lane: self._write_more(lane))  # type: ignore[misc]
+                due.extend(self._overseer.look_after(lane, now))
+            for job in self.scheduler.expired(now):
+                if job.expire():
+                    self.journal.note("timeout", None, f"{job.name} outlived its limit before it began")
+                    self.scheduler.dropped(job)
+                    due.append(now)  # somebody may wait for the end of the last one
+            delivers_at = self._delivery.keep_time(now)
+            if delivers_at is not None:
+                due.append(delivers_at)
+            self._looks_at = min(due, default=float("inf"))
+            deadline = self.scheduler.next_deadline
+            if deadline is None or deadline >= self._looks_at:
+                break
+            self._looks_at = deadline
+            if self.scheduler.next_deadline == deadline:
+                break
+        return None if self._looks_at == float("inf") else max(0.0, self._looks_at - monotonic())
 
-    def _drain_wakeups(self) -> None:
-        # Emptied before the flag falls: the other way round, a byte written in between would be eaten while its flag
-        # stays up, and nobody would ever write another.
-        os.read(self._wake_fd, 4096)
-        self._woken = False
+    def _tell_awaiting(self) -> None:
+        waiting = self._awaited
+        self._awaited = []
+        for happened, condition in waiting:
+            if happened.cancelled():
+                continue
+            if condition():
+                _end(happened)
+            else:
+                self._awaited.append((happened, condition))
+        self.attentive = self.closing or bool(self._awaited)
 
     def _finished(self) -> bool:
-        if not self.closed:
+        if not self.closing:
             return False
         if self.terminated:
             return True
-        for lease in list(self.leases):
+        for lease in self.leases:
             lease.revoke()
+        if not self.closed:
+            return False
         if self.scheduler.pending() and not self.population.broken:
             return False
         return self.population.all_let_go()
@@ -355,127 +579,156 @@ class Dispatcher:
         error = self.why_closed()
         self._swept = True
         self._sweep()  # first of all, so that no worker that comes free is given to a job
-        for lease in list(self.leases):
+        for lease in self.leases:
             lease.revoke()
         self.population.end(error)
         if not self._startup.done():
-            self._startup.set_exception(self.population.unfit or error)
-        self._stopped.set()
-        while self._commands:  # workers given back by direct calls that saw them die
-            self._commands.popleft()()
-        for worker in self.scheduler.left:
-            worker.close()
-        _live.discard(self)
-        atexit.unregister(self.terminate)
-        self._selector.close()
+            _end(self._startup, None if self.population.unfit is not None else error)
+        for happened, _ in self._awaited:
+            _end(happened, self.why_closed())
+        self._deaf = True
+        self._run_commands()  # workers given back by direct calls that saw them die
+        self._close_left()
+        self._watch.close()
         self._inheritance.close()
-        os.close(self._wake_fd)
-        fd, self._notify_fd = self._notify_fd, -1
-        os.close(fd)
+        self._stopped.set()
+        while not self._delivery.close(None if (at := self._delivery.keep_time(monotonic())) is None else at - monotonic()):
+            pass
+        self._tell_ended()
+        _live.discard(self)  # not before: a child forked until now has to be told that nothing ends there any more
+
+    def _tell_ended(self) -> None:
+        with self._ending:
+            self._ended = True
+            endings, self._endings = self._endings, []
+        for happened in endings:
+            _end(happened)
+
+    def _close_left(self) -> None:
+        """Close the channels of workers that their holders have given back when all had ended.  From any thread."""
+        while self.scheduler.left:
+            try:
+                lane = self.scheduler.left.popleft()
+            except IndexError:  # another thread was faster
+                return
+            lane.port.close()
 
     def _sweep(self) -> None:
-        """End what is queued when nothing will run any more.  Any thread may do it: each job is popped once."""
-        while True:
-            try:
-                job = self.scheduler.queue.popleft()
-            except IndexError:
-                return
-            if job.begin():
-                job.fail(self.why_closed())
+        """End what is queued when nothing will run any more.  Any thread may do it: each job is taken once."""
+        for job in self.scheduler.take_queued():
+            job.fail(self.why_closed())
 
     # -- events --------------------------------------------------------------------------------------------------------
 
-    def _read_control(self, worker: Worker) -> None:
-        while worker.state not in (STOPPING, DEAD):
+    def _hear(self, lane: Lane, last: bool) -> None:
+        """Take what a worker has sent; all of it if it has died, for nothing will tell of the rest."""
+        port = lane.port
+        times = 0
+        while port.state not in (STOPPING, DEAD) and (last or times < RECEIVE_TIMES):
+            times += 1
             try:
-                data = worker.control.recv(262144)
+                data = port.control.recv(RECEIVE_BYTES)
             except BlockingIOError:
                 return
             except OSError:
                 data = b""
             if not data:
-                self.population.unwatch(worker)
-                worker.state = STOPPING
-                self.population.expect_end(worker.process)
+                self.population.unwatch(lane)
+                port.stops()
+                self.population.expect_end(port.process)
                 return
             try:
-                self._take_replies(worker, worker.reader.feed(data))
+                self._take(lane, port.reader.feed(data))
             except Exception as error:  # whatever it sent, it is not what a sound worker sends
-                self.population.unwatch(worker)
-                self.population.kill(worker.process, f"it sent nonsense: {error}")
+                self.population.unwatch(lane)
+                port.stops()  # what follows is not looked at, not even at its end: who knows which jobs it answers
+                self.population.kill(port.process, f"it sent nonsense: {error}")
                 return
 
-    def _take_replies(self, worker: Worker, frames: list[tuple[tuple[Any, ...], bytes]]) -> None:
-        answered = recalled = False
-        for (_, status), payload in frames:
-            if status < wire.READY:
-                # Popped before it is settled: a callback that the settling runs may submit again.
-                job = worker.inflight.popleft()
-                try:
-                    left = job.answered(worker, status, payload)
-                except Exception:  # no answer to this job: it ends with its worker
-                    worker.inflight.appendleft(job)
-                    raise
-                if left:
-                    self.scheduler.queue.extendleft(reversed(left))
-                worker.stalled = False
-                answered = True
-            elif status == wire.ITEM:
-                segment = worker.inflight[0]
-                assert isinstance(segment, Segment)
-                segment.item_failed(worker, payload)
-                worker.failed += 1
-            elif status == wire.READY:
-                self._take_on(worker, wire.COUNT.unpack(payload)[0])
-            elif status == wire.RECALLED:
-                self.scheduler.take_back(worker, wire.COUNT.unpack(payload)[0])
-                recalled = True
-            elif status == wire.UNFIT:
-                error = wire.error_from_reply(status, payload, None)
-                self.population.started_badly(worker, error, own=not isinstance(error, ProcpoolError))
-            elif status == wire.LOG:
-                _log(wire.record_from_bytes(payload))
-            elif status == wire.OUTPUT:
-                worker.inflight[0].output(payload)
-            else:
-                raise ValueError(f"unknown status {status}")
-        if answered:
-            worker.head_since = monotonic()
-            mean = worker.mean_job_ns()
+    def _take(self, lane: Lane, frames: list[tuple[tuple[Any, ...], bytes]]) -> None:
+        port = lane.port
+        count = 0  # of the jobs in flight, so many are answered
+        changed = False
+        try:
+            for (_, status), payload in frames:
+                if status < wire.READY:
+                    left = lane.job_at(count).answered(lane, port, status, payload)
+                    count += 1
+                    if left:
+                        self.scheduler.give_back(left)
+                elif status == wire.PASSED:
+                    self.scheduler.answered(lane, count)
+                    count, changed = 0, True
+                    self.scheduler.passed(lane, wire.COUNT.unpack(payload)[0])
+                else:
+                    self._take_news(lane, count, status, payload)
+        finally:
+            if count:
+                self.scheduler.answered(lane, count)
+                changed = True
+        if changed:
+            mean = port.mean_job_ns()
             if mean is not None:
                 self.scheduler.measured(mean)
-        if answered or recalled:
-            self.scheduler.answered(worker)
+            self.scheduler.settle(lane)
 
-    def _take_on(self, worker: Worker, pid: int) -> None:
+    def _take_news(self, lane: Lane, place: int, status: int, payload: bytes) -> None:
+        """What is no answer to a job; ``place`` is that of the job that runs."""
+        if status == wire.ITEM:
+            segment = lane.job_at(place)
+            if not isinstance(segment, Segment):
+                raise Nonsense("an item failed, and there is no batch")
+            segment.item_failed(lane, payload)
+        elif status == wire.OUTPUT:
+            lane.job_at(place).output(payload)
+        elif status == wire.LOG:
+            self._log(lambda: _log(payload))
+        elif status == wire.READY:
+            self._take_on(lane, wire.COUNT.unpack(payload)[0])
+        elif status == wire.UNFIT:
+            self.population.started_badly(lane, wire.report_of(status, payload, None))
+        else:
+            raise Nonsense(f"unknown status {status}")
+
+    def _take_on(self, lane: Lane, pid: int) -> None:
         """A worker is ready for jobs."""
-        worker.ready = True
-        self.population.started_well(worker, pid)
-        self.scheduler.release(worker)
-        with self._news:
-            worker.state = READY  # after that, for ready and not idle means busy to `stats`
-            self._news.notify_all()
-        if worker.process.ready:
-            self.journal.note("ready", worker.process.pid, f"worker {worker.process.pid} is ready")
+        process = lane.port.process
+        process.born(pid)
+        self.scheduler.release(lane)
+        self.population.started_well(lane)  # after that, for ready and not idle means busy to `stats`
+        if self.population.ready(process):
+            self.journal.note("ready", process.pid, f"worker {process.pid} is ready")
         if not self._startup.done():
-            self._startup.set_result(None)
+            _end(self._startup)
 
-    def _read_abandoned(self, worker: Worker) -> None:
+    def _hear_abandoned(self, lane: Lane) -> None:
         """The reply to a direct call whose caller has left."""
-        if worker.replies_fd not in self._selector.get_map():  # unwatched by an earlier event of the same round
+        port = lane.port
+        data = port.replies.read()
+        try:
+            replied = bool(port.abandoned_reader.feed(data))
+        except wire.CorruptStream as error:
+            self._watch.forget(port.replies_fd)
+            self.population.kill(port.process, f"it sent nonsense: {error}")
             return
-        data = worker.replies.read()
-        replied = worker.abandoned_reader.feed(data)
         if replied or not data:
-            self._selector.unregister(worker.replies_fd)
-        if replied:
-            worker.failed += 1
-            worker.inflight.clear()
-            worker.recalling = False
-            self.scheduler.answered(worker)
+            self._watch.forget(port.replies_fd)
+        if replied and lane.depth:
+            self.scheduler.answered(lane, 1)
+            self.scheduler.settle(lane)
 
-    def _write_outbox(self, worker: Worker) -> None:
-        self.scheduler.flush(worker, worker.outbox)
-        if not worker.outbox:
-            self._selector.unregister(worker.jobs_fd)
-            self.scheduler.answered(worker)
+    def _write_more(self, lane: Lane) -> None:
+        if self.scheduler.write_more(lane):
+            self._watch.forget(lane.port.jobs_fd)
+            self.scheduler.settle(lane)
+
+
+def _end(future: Future[None], error: BaseException | None = None) -> None:
+    """End a future of ours, unless who waited for it has cancelled it."""
+    try:
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+    except InvalidStateError:
+        pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,20 +37,41 @@ class PoolEvent:
 
 
 class Journal:
-    """Tells everybody who wants to know.  Only the dispatcher writes to it."""
+    """Counts what happens, and tells everybody who wants to know.
 
-    def __init__(self, hook: Callable[[PoolEvent], None] | None) -> None:
+    Args:
+        hook: the user's ``on_event``.
+        tell: runs the user's code, which handlers and filters of a logger may be too, in the order of the events.
+    """
+
+    def __init__(self, hook: Callable[[PoolEvent], None] | None, tell: Callable[[Callable[[], object]], None]) -> None:
         self._hook = hook
-        self.counts: Counter[str] = Counter()  #: events so far, by kind
+        self._tell = tell
+        self._counting = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    def counts(self) -> Counter[str]:
+        """Events so far by kind, and failed jobs as "failed"."""
+        with self._counting:
+            return self._counts.copy()
+
+    def job_failed(self) -> None:
+        """A job has ended in an exception.  From any thread."""
+        with self._counting:
+            self._counts["failed"] += 1
 
     def note(self, kind: str, pid: int | None, message: str) -> None:
-        """Count, log and hand on one event.  A hook that raises is logged, and harms nothing."""
-        self.counts[kind] += 1
-        if self._hook is None and not logger.isEnabledFor(LEVELS[kind]):
-            return
-        logger.log(LEVELS[kind], "procpool: %s", message)
+        """Count, log and hand on one event."""
+        with self._counting:
+            self._counts[kind] += 1
+        if self._hook is not None or logger.isEnabledFor(LEVELS[kind]):
+            self._tell(lambda: self._hand_on(PoolEvent(kind, pid, message)))
+
+    def _hand_on(self, event: PoolEvent) -> None:
+        """A hook that raises is logged, and harms nothing."""
+        logger.log(LEVELS[event.kind], "procpool: %s", event.message)
         if self._hook is not None:
             try:
-                self._hook(PoolEvent(kind, pid, message))
-            except Exception:
-                logger.exception("procpool: on_event raised at a %r event", kind)
+                self._hook(event)
+            except BaseException:
+                logger.exception("procpool: on_event raised at a %r event", event.kind)

@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import mmap
 import os
+import select
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import spawn
 from typing import Protocol
 
 from .. import wire
 from ..binary import FuncType
+from ..errors import PoolClosed, StartupError
 from ..module import anonymous_file
 
 #: How long the template may take to kill and reap its workers when the pool closes, in seconds.
 CLOSE_GRACE = 5.0
+#: In the environment of our children until they have begun to be what they are meant to be.  A program that finds it
+#: and wants a pool is such a child that became something else.
+CHILD = "PROCPOOL_CHILD"
 
 
 class Inheritance:
-    """The anonymous files that all workers of a pool inherit under their numbers, and the parent's share in them."""
+    """The anonymous files that all workers of a pool inherit under their numbers, and the parent's share in them.
+
+    Owns ``artifact`` and the ``reserved`` descriptors from when it is made; if it cannot be made, the caller still does.
+    `arena`, `payload` and `close` may be called by any thread.
+
+    Raises:
+        StartupError: there is no Python interpreter that could run workers.
+        OSError: there are no descriptors left, say.
+    """
 
     def __init__(
         self,
@@ -34,109 +51,231 @@ class Inheritance:
         slots: int,
         reserved: Sequence[int] = (),
     ) -> None:
-        self._reserved = reserved  # descriptors to close with the rest
+        self.interpreter = _interpreter()  #: the Python that runs workers
         self.instances = instances  #: per process, each with a row on the board
         self.slots = slots  #: the most processes there can be at a time
-        board_fd = anonymous_file(b"")
-        os.ftruncate(board_fd, slots * instances * wire.BOARD_ROW * 8)
-        self._board = mmap.mmap(board_fd, 0)
-        self.board = memoryview(self._board).cast("Q")
-        self._arenas = anonymous_file(b"")
+        self._pid = os.getpid()
+        # Held while a file is used by its number.  A signal handler or a finalizer may come here again in the same thread.
+        self._using = threading.RLock()
         self._arenas_size = 0
-        self._payloads = anonymous_file(b"")
-        try:
-            # All at once, for workers write there too and must not find it short.  It takes no memory until it is used.
-            os.ftruncate(self._payloads, slots * instances * wire.PAYLOAD_ROW)
-            self.payload_bytes = wire.PAYLOAD_BYTES
-        except OSError:  # a limit on the size of files: large values go through the pipes
-            self.payload_bytes = 0
-        # The parent alone has the write end, and never writes: its closing is the news that the parent has ended.
-        lifeline, self._lifeline = os.pipe()
-        values = max((max(len(t.params), len(t.results)) for _, t in exports), default=0)
-        settings = wire.Settings(
-            artifact,
-            board_fd,
-            self._arenas,
-            self._payloads,
-            lifeline,
-            exports,
-            limits,
-            values,
-            instances,
-            guest,
-            self.payload_bytes,
-        )
-        self.settings_fd = anonymous_file(settings.dump())
-        self.fds: tuple[int, ...] = (self.settings_fd, artifact, board_fd, self._arenas, self._payloads, lifeline)
+        with contextlib.ExitStack() as owned:
+
+            def own(fd: int) -> int:
+                owned.callback(os.close, fd)
+                return fd
+
+            board_fd = own(anonymous_file(b""))
+            os.ftruncate(board_fd, slots * instances * wire.BOARD_ROW * 8)
+            # A mapping keeps a descriptor of its own, which would live on with the pool object.
+            board = owned.enter_context(_closing(mmap.mmap(board_fd, 0)))
+            self.board = owned.enter_context(memoryview(board).cast("Q"))
+            self._arenas = own(anonymous_file(b""))
+            self._payloads = own(anonymous_file(b""))
+            try:
+                # All at once, for workers write there too and must not find it short.  It takes no memory until it is used.
+                os.ftruncate(self._payloads, slots * instances * wire.PAYLOAD_ROW)
+                self.payload_bytes = wire.PAYLOAD_BYTES
+            except OSError:  # a limit on the size of files: large values go through the pipes
+                self.payload_bytes = 0
+            # The parent alone has the write end, and never writes: its closing is the news that the parent has ended.
+            lifeline, _ = map(own, os.pipe())
+            # The same news, though less firm, when a copy of the write end lives on in a fork that we have not seen.
+            parent = _pidfd(self._pid)
+            if parent >= 0:
+                own(parent)
+            values = max((max(len(t.params), len(t.results)) for _, t in exports), default=0)
+            settings = wire.Settings(
+                artifact,
+                board_fd,
+                self._arenas,
+                self._payloads,
+                lifeline,
+                exports,
+                limits,
+                values,
+                instances,
+                guest,
+                self.payload_bytes,
+                parent,
+            )
+            self.settings_fd = own(anonymous_file(settings.dump()))
+            self._owned = owned.pop_all()
+        for fd in (artifact, *reserved):
+            self._owned.callback(os.close, fd)
+        inherited = (self.settings_fd, artifact, board_fd, self._arenas, self._payloads, lifeline, parent)
+        self.fds: tuple[int, ...] = tuple(fd for fd in inherited if fd >= 0)
 
     def arena(self, row: int) -> mmap.mmap:
-        """Map the arena of the worker with that row.  Its pages take memory when they are first written."""
-        end = (row + 1) * wire.ARENA_BYTES
-        if end > self._arenas_size:
-            os.ftruncate(self._arenas, end)
-            self._arenas_size = end
-        return mmap.mmap(self._arenas, wire.ARENA_BYTES, offset=row * wire.ARENA_BYTES)
+        """Map the arena of the worker with that row.  Its pages take memory when they are first written.
+
+        Raises:
+            PoolClosed: `close` came first.
+            OSError: there are no descriptors left, say.
+        """
+        with self._using:
+            self._check_open()
+            end = (row + 1) * wire.ARENA_BYTES
+            if end > self._arenas_size:
+                # Unlike ftruncate, this never makes the file shorter, whatever came between the look and the leap.
+                os.pwrite(self._arenas, b"\0", end - 1)
+                self._arenas_size = max(end, self._arenas_size)
+            return mmap.mmap(self._arenas, wire.ARENA_BYTES, offset=row * wire.ARENA_BYTES)
 
     def payload(self, row: int, slot: int, size: int) -> mmap.mmap:
-        """A worker's payload slot, at least its first ``size`` bytes."""
-        return wire.map_payload(self._payloads, row, slot, size)
+        """A worker's payload slot, at least its first ``size`` bytes.
+
+        Raises:
+            PoolClosed: `close` came first.
+            OSError: there are no descriptors left, say.
+        """
+        with self._using:
+            self._check_open()
+            return wire.map_payload(self._payloads, row, slot, size)
+
+    def _check_open(self) -> None:
+        if not self.fds:  # the numbers may be those of other files by now
+            raise PoolClosed("this pool was shut down")
 
     def close(self) -> None:
         """Close all.  A worker that still lives is killed by this."""
-        fds, self.fds = self.fds, ()
-        if fds:
-            for fd in (*fds, self._lifeline, *self._reserved):
-                os.close(fd)
-            # A mapping keeps a descriptor of its own, which would live on with the pool object.
-            self.board.release()
-            with contextlib.suppress(BufferError):  # a direct call still looks at its dead worker; it ends with that
-                self._board.close()
+        if os.getpid() != self._pid:
+            self._using = threading.RLock()  # the thread that held the other one may not exist in this child
+        with self._using:
+            self.fds = ()
+            self._owned.close()
+
+
+@contextlib.contextmanager
+def _closing(mapping: mmap.mmap) -> Iterator[mmap.mmap]:
+    try:
+        yield mapping
+    finally:
+        with contextlib.suppress(BufferError):  # a direct call still looks at its dead worker; it ends with that
+            mapping.close()
 
 
 def reserve_stdio() -> list[int]:
     """Occupy those of the descriptors 0 to 2 that the program has closed, for the life of a pool.
 
     A pipe or file of ours under such a number would be replaced in each child by its standard stream.
+
+    Raises:
+        OSError: there are no descriptors left.
     """
-    reserved = []
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        reserved.append(fd)
+    reserved: list[int] = []
+    try:
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+            reserved.append(fd)
+    except OSError:
+        for fd in reserved:
+            os.close(fd)
+        raise
     os.close(fd)
     return reserved
+
+
+def _pidfd(pid: int) -> int:
+    """A descriptor that is readable once that process has ended; -1 where the system has or allows none.
+
+    Raises:
+        ProcessLookupError: there is no such process.
+        OSError: there are no descriptors left.
+    """
+    if not hasattr(os, "pidfd_open"):
+        return -1
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in (errno.ESRCH, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+        return -1
+
+
+class Events(Protocol):
+    """What a launcher has to tell: the three methods that a dispatcher needs of a socket."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when there is a message."""
+
+    def recv(self, size: int, /) -> bytes:
+        """The next LAUNCH_EVENT message; nothing when no more will come.
+
+        Raises:
+            BlockingIOError: there is none now.
+        """
+
+    def close(self) -> None:
+        """Close the descriptors.  Also for the child of a fork, where it harms nobody."""
+
+
+class LauncherBusy(Exception):
+    """Raised by a launcher that has been asked for more than it has come to: ask again later."""
 
 
 class Launcher(Protocol):
     """Starts workers.  What becomes of them arrives as LAUNCH_EVENT messages on ``events``."""
 
-    events: socket.socket
+    @property
+    def events(self) -> Events: ...
 
     def __init__(self, inheritance: Inheritance) -> None: ...
 
     def launch(self, id: int, slot: int, fds: Sequence[int]) -> None:
         """Ask for a process.  The caller may close ``fds`` afterwards.
 
+        Always from the same thread, which lives as long as the workers: theirs may end with it.
+
         Raises:
-            OSError: it cannot be asked for.
+            OSError: it cannot be asked for now; nothing is left of the attempt.
+            LauncherBusy: likewise, and nothing is wrong.
         """
 
     def close(self) -> None:
         """Kill and reap every worker still there."""
 
 
-def _python(code: str, *args: int) -> list[str]:
+def _interpreter() -> str:
+    """The Python that runs workers.
+
+    Raises:
+        StartupError: there is none, or it would be this program again, which would make a pool, whose workers would be...
+    """
+    advice = "give multiprocessing.set_executable() the path of a Python interpreter before you make a pool"
+    if CHILD in os.environ:
+        raise StartupError(
+            f"this program was started by a pool to be its worker, and wants a pool itself: {sys.executable!r} does not "
+            f"run the code it is given, as a Python interpreter does; {advice}"
+        )
+    executable = os.fsdecode(spawn.get_executable() or sys.executable or "")
+    if not executable:
+        raise StartupError(f"sys.executable names no Python interpreter to run workers; {advice}")
+    if _frozen() and executable == sys.executable:
+        raise StartupError(f"this program is frozen, and {executable!r}, being the program, cannot be a worker; {advice}")
+    return executable
+
+
+def _frozen() -> bool:
+    """Whether this is an interpreter and a program packed into one, as by PyInstaller."""
+    return bool(getattr(sys, "frozen", False))
+
+
+def _python(code: str, *args: int, interpreter: str | None = None) -> list[str]:
     """The command line of a fresh interpreter that runs ``code`` with this one's import path.
 
     The path is passed on as it is now, so a worker finds what the parent finds whatever its working directory, and
-    ``__main__`` is never imported again.
+    ``__main__`` is never imported again.  A frozen program's path, which lacks most of the library, comes after the
+    interpreter's own.
     """
-    executable = os.fsdecode(spawn.get_executable() or sys.executable)
     path = []
     for entry in sys.path:
         with contextlib.suppress(FileNotFoundError):  # a relative entry, and the working directory is gone
             path.append(os.path.abspath(entry))
-    prelude = f"import sys; n = {len(args)}; args = [int(a) for a in sys.argv[1:n + 1]]; sys.path[:] = sys.argv[n + 1:]; "
+    prelude = (
+        f"import os, sys; os.environ.pop({CHILD!r}, None); n = {len(args)}; args = [int(a) for a in sys.argv[1:n + 1]]; "
+        f"sys.path[{'len(sys.path)' if _frozen() else ''}:] = sys.argv[n + 1:]; "
+    )
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return [executable, *flags, "-c", prelude + code, *map(str, args), *path]
+    return [interpreter or _interpreter(), *flags, "-c", prelude + code, *map(str, args), *path]
 
 
 def _directory() -> str | None:
@@ -148,26 +287,60 @@ def _directory() -> str | None:
     return None
 
 
+def _environment() -> dict[str, str]:
+    """A child's environment."""
+    while True:
+        try:
+            return {**os.environ, CHILD: "1"}
+        except KeyError:  # another thread has removed a variable meanwhile
+            pass
+
+
+def _start(inheritance: Inheritance, code: str, *args: int, fds: Sequence[int]) -> subprocess.Popen[bytes]:
+    """A fresh interpreter that runs ``code`` and inherits ``fds`` beside what all inherit.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    # Ctrl-C reaches the terminal's whole process group, and the child must not hear it before it can ignore it.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        return subprocess.Popen(
+            _python(code, inheritance.settings_fd, *args, interpreter=inheritance.interpreter),
+            stdin=subprocess.DEVNULL,
+            cwd=_directory(),
+            env=_environment(),
+            pass_fds=(*inheritance.fds, *fds),
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 class TemplateLauncher:
-    """One ``exec`` of a template process, then a fork of it for each worker."""
+    """One ``exec`` of a template process, when the first worker is wanted, then a fork of it for each worker."""
 
     def __init__(self, inheritance: Inheritance) -> None:
-        self.events, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            requests = theirs.fileno()
-            self._process = subprocess.Popen(
-                _python("from procpool.worker.template import main; main(*args)", inheritance.settings_fd, requests),
-                stdin=subprocess.DEVNULL,
-                cwd=_directory(),
-                pass_fds=(requests, *inheritance.fds),
-            )
+        self._inheritance = inheritance
+        self._process: subprocess.Popen[bytes] | None = None
+        self.events, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.events.setblocking(False)
 
     def launch(self, id: int, slot: int, fds: Sequence[int]) -> None:
-        socket.send_fds(self.events, [wire.LAUNCH.pack(id, slot)], list(fds))
+        if self._process is None:
+            code = "from procpool.worker.template import main; main(*args)"
+            requests = self._theirs.fileno()
+            self._process = _start(self._inheritance, code, requests, fds=[requests])
+            self._theirs.close()
+        try:
+            socket.send_fds(self.events, [wire.LAUNCH.pack(id, slot)], list(fds))
+        except BlockingIOError as full:
+            raise LauncherBusy("the template has not come to what it was asked for") from full
 
     def close(self) -> None:
         self.events.close()
+        self._theirs.close()
+        if self._process is None:
+            return
         try:
             self._process.wait(CLOSE_GRACE)
         except subprocess.TimeoutExpired:  # stopped by a debugger or SIGSTOP, say
@@ -175,43 +348,108 @@ class TemplateLauncher:
             self._process.wait()
 
 
+class _Exits:
+    """The events of a launcher in this process: messages put here, and those made when a watched child ends."""
+
+    def __init__(self) -> None:
+        self._messages: deque[bytes] = deque()
+        self._at_end: dict[int, Callable[[], bytes]] = {}  # pidfd -> makes the message, once
+        with contextlib.ExitStack() as owned:
+            self._bell, self._ringer = map(owned.enter_context, socket.socketpair())
+            self._bell.setblocking(False)
+            self._ringer.setblocking(False)
+            self._epoll: select.epoll | None = None
+            if hasattr(select, "epoll"):
+                self._epoll = owned.enter_context(select.epoll())
+                self._epoll.register(self._bell, select.EPOLLIN)
+            self._owned = owned.pop_all()
+
+    def fileno(self) -> int:
+        return (self._epoll or self._bell).fileno()
+
+    def put(self, message: bytes) -> None:
+        """Add a message.  From any thread."""
+        self._messages.append(message)
+        with contextlib.suppress(OSError):  # rung often enough, or closed
+            self._ringer.send(b"\0")
+
+    def watch(self, pid: int, at_end: Callable[[], bytes]) -> None:
+        """Have ``at_end`` make a message when that child has ended: needs a descriptor, or a thread where there are none.
+
+        Raises:
+            OSError: there is neither.
+        """
+        try:
+            pidfd = _pidfd(pid) if self._epoll is not None else -1
+        except ProcessLookupError:  # it has ended, and somebody else has reaped it
+            self.put(at_end())
+            return
+        if pidfd >= 0:
+            assert self._epoll is not None
+            self._at_end[pidfd] = at_end
+            self._epoll.register(pidfd, select.EPOLLIN)
+            return
+        try:
+            threading.Thread(target=lambda: self.put(at_end()), daemon=True).start()
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, str(error)) from error
+
+    def recv(self, size: int, /) -> bytes:
+        with contextlib.suppress(BlockingIOError):
+            while self._bell.recv(4096):
+                pass
+        for fd, _ in self._epoll.poll(0) if self._epoll is not None else ():
+            at_end = self._at_end.pop(fd, None)
+            if at_end is not None:
+                assert self._epoll is not None
+                self._epoll.unregister(fd)  # a forked child's copy would keep it there
+                os.close(fd)
+                self._messages.append(at_end())
+        try:
+            return self._messages.popleft()
+        except IndexError:
+            raise BlockingIOError from None
+
+    def close(self) -> None:
+        # Nothing is unregistered: in a forked child, the epoll set is the parent's too.
+        while self._at_end:
+            os.close(self._at_end.popitem()[0])
+        self._owned.close()
+
+
 class SpawnLauncher:
     """A fresh interpreter for each worker: slower and larger, but needs no fork."""
 
     def __init__(self, inheritance: Inheritance) -> None:
         self._inheritance = inheritance
-        self.events, self._report = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.events.setblocking(False)
-        self._processes: dict[int, tuple[subprocess.Popen[bytes], threading.Thread]] = {}
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.events = _Exits()
 
     def launch(self, id: int, slot: int, fds: Sequence[int]) -> None:
-        process = subprocess.Popen(
-            _python("from procpool.worker.spawned import main; main(*args)", self._inheritance.settings_fd, slot, *fds),
-            stdin=subprocess.DEVNULL,
-            cwd=_directory(),
-            pass_fds=(*self._inheritance.fds, *fds),
-        )
-        self._report.send(wire.LAUNCH_EVENT.pack(wire.LAUNCHED, id, process.pid))
-        waiter = threading.Thread(target=self._wait, args=(id, process), daemon=True)
-        self._processes[id] = process, waiter
-        waiter.start()
+        code = "from procpool.worker.spawned import main; main(*args)"
+        process = _start(self._inheritance, code, slot, *fds, fds=fds)
+        self.events.put(wire.LAUNCH_EVENT.pack(wire.LAUNCHED, id, process.pid))
+        self._processes[id] = process
+        try:
+            self.events.watch(process.pid, functools.partial(self._ended, id, process))
+        except OSError:
+            del self._processes[id]
+            process.kill()
+            process.wait()
+            raise
 
-    def _wait(self, id: int, process: subprocess.Popen[bytes]) -> None:
+    def _ended(self, id: int, process: subprocess.Popen[bytes]) -> bytes:
         code = process.wait()
         self._processes.pop(id, None)
-        try:
-            self._report.send(wire.LAUNCH_EVENT.pack(wire.EXITED, id, code))
-        except OSError:  # the pool has closed meanwhile
-            pass
+        return wire.LAUNCH_EVENT.pack(wire.EXITED, id, code)
 
     def close(self) -> None:
-        waiting = list(self._processes.values())
-        for process, _ in waiting:
+        processes = list(self._processes.values())
+        for process in processes:
             process.kill()
-        for _, waiter in waiting:
-            waiter.join()
+        for process in processes:
+            process.wait()
         self.events.close()
-        self._report.close()
 
 
 #: By the names of multiprocessing's start methods.

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import pickle
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from concurrent.futures import TimeoutError as FutureTimeout
-from time import monotonic
-from types import TracebackType
 from typing import Any
 
 from .. import wire
-from ..binary import GlobalType, MemoryType
+from ..binary import SCALARS, GlobalType, MemoryType
+from ..checks import boolean, count, shown
+from ..codec import converted
+from ..deadline import Deadline
 from ..errors import CallTimeout, LeaseEnded, PoolClosed, WorkerCrashed
-from ..job_context import capture
+from ..job_context import capture, deadline_of
 from .direct import DirectCalls
 from .dispatcher import Dispatcher
 from .jobs.call import Export, Job, Purge
-from .worker import DEAD, Worker
+from .lane import Lane
 
 #: The most bytes of memory that one frame moves: the batch buffers of the worker's arena.
 TRANSFER = wire.BUFFERS * wire.BUFFER_BYTES
@@ -64,33 +65,30 @@ class Lease:
         self._visible = visible
         self._timeout = timeout
         self._using = threading.Lock()
-        self._worker: Worker | None = None
+        self._lane: Lane | None = None
         self._why: Callable[[], Exception] | None = None  # it has ended
         self.exports = _LeasedExports(self, functions)
         self.globals: MutableMapping[str, Any] = _LeasedGlobals(self, types)
 
-    def acquire(self, timeout: float | None) -> None:
-        """Wait for an idle worker, in turn with jobs and other leases.
+    def grant(self, request: Request) -> None:
+        """The request has ended, in whatever: the lease begins, or that is raised.
 
         Raises:
-            TimeoutError: there was none within ``timeout`` seconds.
+            CallTimeout: its time was up before an instance was free.
+            PoolClosed: the pool was shut down.
         """
-        request = Request()
-        self._dispatcher.submit(request)
-        try:
-            self._worker = request.result(timeout)
-        except FutureTimeout:
-            if request.cancel():
-                raise TimeoutError(f"all instances were in use for {timeout} s") from None
-            self._worker = request.result()  # granted in that moment
-        except BaseException:
-            if not request.cancel() and request.exception() is None:
-                self._dispatcher.scheduler.release(request.result())
-            raise
+        self._lane = request.result()
         self._dispatcher.leases.add(self)
-        if self._dispatcher.closed:  # it may have looked through the leases before this one was there
+        if self._dispatcher.closing:  # it may have looked through the leases before this one was there
             self.revoke()
             raise self._dispatcher.why_closed()
+
+    def decline(self, request: Request) -> None:
+        """Nobody wants what was requested any more."""
+        granted = self._lane is not None or self._why is not None  # if that has ended, the worker was given back then
+        if not granted and not request.cancel() and request.exception() is None:
+            self._dispatcher.scheduler.release(request.result())
+            self._dispatcher.look_again()
 
     # -- use -----------------------------------------------------------------------------------------------------------
 
@@ -102,19 +100,16 @@ class Lease:
             UnknownExport, BadArguments: nothing was sent; the lease goes on.
             WasmTrap, CallTimeout, WorkerCrashed, or what a host function raised: the lease has ended.
         """
+        deadline = deadline_of(timeout, self._timeout)
         function = self._functions[export]
         slots = function.pack(args)
-        timeout = self._timeout if timeout is None else timeout
-        deadline = None if timeout is None else monotonic() + timeout
-        context = capture(self._visible, deadline=deadline)
+        context = capture(self._visible, deadline=deadline.limit)
         frame = function.frame(wire.CALL, slots, context, wire.LEASED)
-        with self._using:
+        with self._use():
             reply = self._exchange(export, frame, deadline)
-            worker = self._worker
-            assert worker is not None
             if reply[4] == wire.OK:
                 return function.codec.unpack(reply, 8)
-            worker.failed += 1
+            self._dispatcher.failed()
             self._give_back(lambda: LeaseEnded(f"the lease ended when {export!r} failed; its instance is gone"))
         return function.result(reply[4], reply[8:])
 
@@ -133,8 +128,8 @@ class Lease:
         Raises:
             LookupError: the module exports no such memory.
         """
-        if not isinstance(self._types.get(name), MemoryType):
-            raise LookupError(f"the module exports no memory {name!r}")
+        if not isinstance(name, str) or not isinstance(self._types.get(name), MemoryType):
+            raise LookupError(f"the module exports no memory {shown(name)}")
         return Memory(self, name)
 
     def grow(self, pages: int, name: str = "memory") -> int:
@@ -143,10 +138,21 @@ class Lease:
         Raises:
             MemoryError: its maximum or ``memory_limit`` does not allow that.
             LookupError: the module exports no such memory.
+            ValueError: ``pages`` is no int from 0.
         """
         self.memory_named(name)
-        before: int = self._access("grow", name, pages)
+        before: int = self._access("grow", name, count("pages", pages, 0))
         return before
+
+    @contextlib.contextmanager
+    def _use(self) -> Iterator[None]:
+        """For one operation, alone."""
+        if self._dispatcher.forked:  # who holds the lock may not exist here
+            raise self._dispatcher.why_closed()
+        with self._using:
+            yield
+        if self._dispatcher.attentive:  # it may wait for this to end
+            self._dispatcher.look_again()
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -155,8 +161,10 @@ class Lease:
 
         Raises:
             LeaseEnded: it was given back before.
+            TypeError: ``discard`` is neither True nor False.
         """
-        with self._using:
+        boolean("discard", discard)
+        with self._use():
             if self._why is not None:
                 error = self._why()
                 if isinstance(error, LeaseEnded) and not error.given_back:
@@ -166,7 +174,7 @@ class Lease:
                 raise error
             try:
                 self._ask("end", discard)
-            except WorkerCrashed:
+            except (WorkerCrashed, PoolClosed):
                 return
             self._give_back(lambda: LeaseEnded("the lease was given back", given_back=True))
 
@@ -175,94 +183,103 @@ class Lease:
         if self._using.acquire(blocking=False):
             try:
                 if self._why is None:
-                    self._give_back(self._dispatcher.why_closed)
+                    self._give_up()
             finally:
                 self._using.release()
 
     def _give_back(self, why: Callable[[], Exception]) -> None:
-        worker, self._worker, self._why = self._worker, None, why
+        lane, self._lane, self._why = self._lane, None, why
         self._dispatcher.leases.discard(self)
-        if worker is not None:
-            self._dispatcher.scheduler.release(worker)
+        if lane is not None:
+            self._dispatcher.scheduler.release(lane)
             self._dispatcher.look_again()
 
+    def _give_up(self) -> None:
+        """The pool is closing.  Jobs may still run there, and are not to see what was done to the instance."""
+        lane = self._lane
+        self._lose(self._dispatcher.why_closed)
+        if lane is not None:
+            _take_back(self._dispatcher, lane)
+
     def __del__(self) -> None:
-        worker = self._worker
-        if worker is not None and not self._dispatcher.closed:
+        lane = self._lane
+        if lane is not None and not self._dispatcher.closed:
+            # Not here: a finalizer may run in any thread, holding any lock.  What it did to the instance nobody knows.
+            _take_back(self._dispatcher, lane)
             warnings.warn(
                 f"{self!r} was never put back; the pool takes it back now", ResourceWarning, stacklevel=2, source=self
             )
-            # Not here: a finalizer may run in any thread, holding any lock.  What it did to the instance nobody knows.
-            _take_back(self._dispatcher, worker)
 
     def __repr__(self) -> str:
-        worker = self._worker
-        return "<Lease ended>" if worker is None else f"<Lease of an instance in worker {worker.process.pid}>"
+        lane = self._lane
+        return "<Lease ended>" if lane is None else f"<Lease of an instance in worker {lane.port.process.pid}>"
 
     # -- by wire -------------------------------------------------------------------------------------------------------
 
-    def _exchange(self, what: str, frame: bytes, deadline: float | None) -> bytes:
+    def _exchange(self, what: str, frame: bytes, deadline: Deadline) -> bytes:
         """The reply to a frame, from our worker."""
-        if self._why is not None:
-            raise self._why()
-        if self._dispatcher.closed:
-            error = self._dispatcher.why_closed()
-            if self._worker is not None and not self._dispatcher.forked:
-                self._give_back(self._dispatcher.why_closed)
-            raise error
-        worker = self._worker
-        assert worker is not None
+        lane = self._held()
         try:
-            reply = self._direct.exchange(worker, what, frame, deadline)
+            reply = self._direct.exchange(lane, what, frame, deadline)
         except CallTimeout:
             self._lose(lambda: LeaseEnded(f"the lease ended when {what!r} ran out of time; its instance is gone"))
             raise
         except (WorkerCrashed, PoolClosed):
-            self._lose(self._after_death(worker, what))
+            self._dispatcher.failed()
+            self._lose(self._after_death(lane, what))
             raise
         except BaseException:  # Ctrl-C has left the worker with its job
             self._lose(lambda: LeaseEnded(f"the lease ended when {what!r} was interrupted; its instance is gone"))
             raise
         if reply is None:
-            self._lose(self._after_death(worker, what))
-            assert self._why is not None
-            raise self._why()
+            why = self._after_death(lane, what)
+            self._lose(why)
+            raise why()
         return reply
 
-    def _after_death(self, worker: Worker, what: str) -> Callable[[], Exception]:
+    def _held(self) -> Lane:
+        """Our worker.
+
+        Raises:
+            LeaseEnded, WorkerCrashed, PoolClosed: it is not ours any more.
+        """
+        if self._lane is not None and self._dispatcher.closing:
+            self._give_up()
+        if self._lane is None:
+            assert self._why is not None
+            raise self._why()
+        return self._lane
+
+    def _after_death(self, lane: Lane, what: str) -> Callable[[], Exception]:
         """What to say of a worker that has died; of all of them, when the pool has closed."""
-        pid, exitcode = worker.process.pid, worker.process.exitcode
+        pid, exitcode = lane.port.process.pid, lane.port.process.exitcode
         dispatcher = self._dispatcher
         return lambda: dispatcher.why_closed() if dispatcher.closed else WorkerCrashed(pid, what, exitcode)
 
     def _lose(self, why: Callable[[], Exception]) -> None:
-        self._worker, self._why = None, why
+        self._lane, self._why = None, why
         self._dispatcher.leases.discard(self)
 
     def _ask(self, operation: str, *args: Any) -> Any:
-        worker = self._worker
         payload = pickle.dumps((operation, *args))
-        reply = self._exchange(operation, wire.JOB.pack(len(payload), 0, wire.ACCESS, wire.LEASED) + payload, None)
-        assert worker is not None
-        worker.items -= 1  # it does not count as a call
+        frame = wire.JOB.pack(len(payload), 0, wire.ACCESS, wire.LEASED) + payload
+        lane = self._held()
+        reply = self._exchange(operation, frame, Deadline.NEVER)
+        lane.items_done(-1)  # it does not count as a call
         if reply[4] != wire.VALUE:
-            raise wire.error_from_reply(reply[4], reply[8:], operation)
+            raise wire.loaded(wire.report_of(reply[4], reply[8:], operation))
         return pickle.loads(reply[8:])
 
     def _access(self, operation: str, *args: Any) -> Any:
-        with self._using:
+        with self._use():
             return self._ask(operation, *args)
 
     def _transfer(self, operation: str, name: str, start: int, data: memoryview) -> None:
         """Move bytes between ``data`` and the memory from ``start`` on."""
-        with self._using:
+        with self._use():
             for at in range(0, len(data), TRANSFER):
-                if self._why is not None:
-                    raise self._why()
-                worker = self._worker
-                assert worker is not None
                 piece = data[at : at + TRANSFER]
-                window = worker.arena[wire.ARENA_HEAD : wire.ARENA_HEAD + len(piece)]
+                window = self._held().port.arena[wire.ARENA_HEAD : wire.ARENA_HEAD + len(piece)]
                 if operation == "write":
                     window[:] = piece
                 self._ask(operation, name, start + at, start + at + len(piece))
@@ -270,14 +287,16 @@ class Lease:
                     piece[:] = window
 
 
-def _take_back(dispatcher: Dispatcher, worker: Worker) -> None:
-    """Return the worker of a lost lease; it is asked to throw its instance away as any other job would be."""
+def _take_back(dispatcher: Dispatcher, lane: Lane) -> None:
+    """Return the worker of a lost lease; it is asked to throw its instance away, as a job."""
 
     def give() -> None:
-        if worker.state != DEAD:
-            dispatcher.scheduler.assign(worker, Purge())
+        if lane.port.dead:
+            dispatcher.scheduler.leave(lane)
+        elif dispatcher.closed and not dispatcher.scheduler.pending():  # it serves nobody any more
+            dispatcher.scheduler.release(lane)
         else:
-            dispatcher.scheduler.leave(worker)
+            dispatcher.scheduler.assign(lane, Purge())
 
     dispatcher.do(give)
 
@@ -370,6 +389,8 @@ class _LeasedGlobals(MutableMapping[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         if name in self._types and not self._types[name].mutable:
             raise TypeError(f"the global {name!r} cannot be changed")
+        if name in self._types and self._types[name].content in SCALARS:
+            value = converted(f"the global {name!r}", value, self._types[name].content)
         self._ask("set", name, value)
 
     def __delitem__(self, name: str) -> None:
@@ -380,24 +401,3 @@ class _LeasedGlobals(MutableMapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._types)
-
-
-class Leasing:
-    """``with pool.instance() as lease``."""
-
-    def __init__(self, get: Callable[[], Lease], discard: bool) -> None:
-        self._get = get
-        self._discard = discard
-        self._lease: Lease | None = None
-
-    def __enter__(self) -> Lease:
-        self._lease = self._get()
-        return self._lease
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            try:
-                lease.put(self._discard)
-            except LeaseEnded:  # put back inside
-                pass

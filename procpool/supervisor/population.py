@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
-import selectors
 import signal
 from collections.abc import Callable
 from time import monotonic
@@ -13,13 +13,16 @@ from time import monotonic
 import psutil
 
 from .. import wire
-from ..errors import StartupError, WorkerCrashed
+from ..errors import RemoteError, StartupError, WorkerCrashed
+from ..options import PoolOptions
 from .events import Journal
 from .jobs.call import Purge
-from .launch import LAUNCHERS, Inheritance
-from .limits import Limits
+from .lane import Lane
+from .launch import LAUNCHERS, Inheritance, Launcher, LauncherBusy
+from .port import READY, STARTING, Port
+from .process import Process
 from .scheduler import Scheduler
-from .worker import DEAD, READY, STARTING, STOPPING, Process, Worker
+from .watch import Watch
 
 logger = logging.getLogger("procpool")
 
@@ -35,65 +38,84 @@ MEMORY_PERIOD = 0.25
 
 
 class Population:
-    """The processes of one pool.  For the dispatcher's thread, but for `ready`, `want` and `replace`.
+    """The processes of one pool.  For the dispatcher's thread; any may ask `present`, `lanes` and the counters.
 
     Args:
         inheritance: what each process gets.
-        start_method: how they are started.
-        workers: how many to have.
-        limits: what they may grow to.
+        options: how many to have, how they are started, and what they may grow to.
         scheduler: takes the workers of those that are ready.
         journal: is told what becomes of them.
-        selector: where the dispatcher listens.
-        read_replies: reads what a worker has sent.
-        wake: has the dispatcher look again.
-        on_broken: told when no process can be made to work.
+        watch: where the dispatcher listens.
+        hear: takes what a worker has sent, all of it if it has ended.
     """
 
     def __init__(
         self,
         inheritance: Inheritance,
-        start_method: str,
-        workers: int,
-        limits: Limits,
+        options: PoolOptions,
         scheduler: Scheduler,
         journal: Journal,
-        selector: selectors.BaseSelector,
-        read_replies: Callable[[Worker], None],
-        wake: Callable[[], None],
-        on_broken: Callable[[], None],
+        watch: Watch,
+        hear: Callable[[Lane, bool], None],
     ) -> None:
-        self.present: dict[int, Process] = {}
+        self.present: dict[int, Process] = {}  #: by their ids
         self.broken: StartupError | None = None  #: why no worker can be made
-        self.unfit: BaseException | None = None  #: what the user's own code raised at the start of a worker
-        self.calls_retired = 0  #: jobs that workers now gone had done
-        self.failed_retired = 0
+        self.unfit: wire.Report | None = None  #: what the start of a worker raised, last
+        self.calls_retired = 0  #: calls that workers now gone had done
         self._inheritance = inheritance
-        self._limits = limits
+        self._options = options
         self._scheduler = scheduler
         self._journal = journal
-        self._selector = selector
-        self._read_replies = read_replies
-        self._wake = wake
-        self._on_broken = on_broken
-        self._launch_type = LAUNCHERS[start_method]
-        self._launcher = self._launch_type(inheritance)
-        self._selector.register(self._launcher.events, selectors.EVENT_READ, self._read_launcher)
+        self._watch = watch
+        self._hear = hear
+        self._launcher: Launcher | None = None
+        self._lanes: dict[Process, tuple[Lane, ...]] = {}
+        self._launching: list[Port] = []  # of a process that is being asked for
         self._slots = list(range(inheritance.slots - 1, -1, -1))
-        self._most = workers
-        self._wanted = workers if limits.min_workers is None else min(limits.min_workers, workers)
+        self._most = options.workers
+        self._wanted = options.workers if options.min_workers is None else min(options.min_workers, options.workers)
         self._started = 0
+        self._worked = False  # a worker has been ready: so it can be done
+        self._closing = False  # what cannot be had now is not waited for
         self._bad_starts = 0
         self._start_at = 0.0
-        self._memory_due = 0.0 if limits.max_worker_memory is not None else math.inf
-        self._expiry_due = monotonic() + limits.idle_expiry
+        self._memory_due = 0.0 if options.max_worker_memory is not None else math.inf
+        self._expiry_due = monotonic() + options.idle_expiry
+        self._calls_seen: dict[Process, int] = {}  # when it was last looked whether they are used
+        self._used_seen: dict[Lane, int] = {}
+        self._purged_at: dict[Lane, int] = {}  # when its instance was last thrown away for lying idle
         self._dying: dict[Process, float] = {}  # no longer heard of, not yet reported dead -> when to kill
 
     # -- how many ------------------------------------------------------------------------------------------------------
 
-    def ready(self) -> int:
-        """How many take jobs."""
-        return sum(process.ready and not process.leaving for process in list(self.present.values()))
+    def lanes(self, process: Process) -> tuple[Lane, ...]:
+        """The workers of a process."""
+        return self._lanes.get(process, ())
+
+    def calls(self, process: Process) -> int:
+        """How many calls a process has finished, each item of a batch being one."""
+        return sum(lane.calls for lane in self.lanes(process))
+
+    def ready(self, process: Process) -> bool:
+        """Whether all its workers take jobs."""
+        lanes = self.lanes(process)
+        return bool(lanes) and all(lane.port.state == READY for lane in lanes)
+
+    def leaving(self, process: Process) -> bool:
+        """Whether its workers get no more jobs."""
+        return any(lane.leaving for lane in self.lanes(process))
+
+    def _serving(self, process: Process) -> bool:
+        return self.ready(process) and not self.leaving(process)
+
+    def _starting(self, process: Process) -> bool:
+        return not self.leaving(process) and any(lane.port.state == STARTING for lane in self.lanes(process))
+
+    def _surplus(self) -> int:
+        """How many more there are than there should be, those that leave not counted; negative if some are missing."""
+        present = [process for process in self.present.values() if not self.leaving(process)]
+        # One more than wanted, to be ready before an outdated one goes.
+        return len(present) - self._wanted - any(process.outdated for process in present)
 
     def want(self, workers: int) -> None:
         """Have that many from now on."""
@@ -101,7 +123,7 @@ class Population:
 
     def complete(self) -> bool:
         """Whether as many take jobs as are wanted."""
-        return self.ready() >= self._wanted
+        return sum(map(self._serving, list(self.present.values()))) >= self._wanted
 
     def replace(self) -> list[Process]:
         """Have all of now replaced, each when another is ready; which they are."""
@@ -112,57 +134,69 @@ class Population:
 
     def let_go(self) -> None:
         """End processes that are too many or outdated, as soon as there are enough others, and never in a job."""
-        staying = [process for process in self.present.values() if process.ready and not process.leaving]
+        staying = [process for process in self.present.values() if self._serving(process)]
         for process in staying:
-            process.outdated = process.outdated or process.calls >= self._limits.max_tasks_per_worker
-        staying.sort(key=lambda process: (not process.outdated, not self._idle(process)))
-        for process in staying[: max(0, len(staying) - self._wanted)]:
+            process.outdated = process.outdated or self.calls(process) >= self._options.max_tasks_per_worker
+        going: list[Process] = []
+        if len(staying) > self._wanted:
+            staying.sort(key=lambda process: (not process.outdated, not self._idle(process)))
+            going = staying[: len(staying) - self._wanted]
+        surplus = self._surplus() - len(going)
+        if surplus > 0:  # nobody waits for those that are starting; the youngest has the longest way to go
+            going += [process for process in self.present.values() if self._starting(process)][-surplus:]
+        for process in going:
             why = "recycled" if process.outdated else "retired"
-            self._journal.note(why, process.pid, f"worker {process.pid} is {why} after {process.calls} calls")
-            process.leave()
+            text = f"worker {process.pid} is {why} after {self.calls(process)} calls"
+            self._journal.note(why, process.pid, text)
+            for lane in self.lanes(process):
+                self._scheduler.retire(lane)
         for process in list(self.present.values()):
-            if process.leaving:
-                for worker in process.workers:
-                    if self._scheduler.take_idle(worker):
-                        self._park(worker)
+            if self.leaving(process):
+                self._dismiss(process)
         while self._scheduler.left:
-            worker = self._scheduler.left.popleft()
-            if worker.state == DEAD:
-                self.bury(worker)
+            lane = self._scheduler.left.popleft()
+            if lane.port.dead:
+                self.bury(lane)
             else:
-                self._park(worker)
+                self._park(lane)
 
     def all_let_go(self) -> bool:
         """The pool is closing: end all, none in a job; whether they are gone."""
         for process in list(self.present.values()):
-            process.leave()
-            for worker in process.workers:
-                # Only idle workers: one in a direct call comes back to the idle list when it is done.
-                if worker.state == STARTING or self._scheduler.take_idle(worker):
-                    self._park(worker)
+            for lane in self.lanes(process):
+                self._scheduler.retire(lane)
+            self._dismiss(process)
         return not self.present
 
-    def _idle(self, process: Process) -> bool:
-        return all(worker in self._scheduler.idle for worker in process.workers)
+    def _dismiss(self, process: Process) -> None:
+        """Put away those of its workers that do nothing."""
+        for lane in self.lanes(process):
+            # One in a direct call comes back to the idle list when it is done.
+            if lane.port.state == STARTING or self._scheduler.take_resting(lane):
+                self._park(lane)
 
-    def _park(self, worker: Worker) -> None:
+    def _idle(self, process: Process) -> bool:
+        return all(lane in self._scheduler.idle for lane in self.lanes(process))
+
+    def _park(self, lane: Lane) -> None:
         """Put away a worker that we hold and that has nothing to do; its process ends when the last one comes."""
-        worker.state = STOPPING
-        worker.parked = True
-        self.unwatch(worker)
-        process = worker.process
-        if process.left and not process.stopping:
+        lane.port.park()
+        self.unwatch(lane)
+        process = lane.port.process
+        lanes = self.lanes(process)
+        if all(each.port.state != READY for each in lanes) and not process.stopping:
             process.stopping = True
-            for each in process.workers:
+            for each in lanes:
                 self.unwatch(each)
-                each.close()  # that tells it to
+                each.port.close()  # that tells it to
             self.expect_end(process)
 
     def _grow(self) -> None:
         """Want one more worker when there is work that none has taken."""
-        starting = any(not process.ready for process in self.present.values())
-        waiting = self._scheduler.queue and not self._scheduler.idle
-        if self._limits.min_workers is not None and waiting and not starting and self._wanted < self._most:
+        if self._options.min_workers is None or self._wanted >= self._most:
+            return
+        starting = any(not self.ready(process) for process in self.present.values())
+        if self._scheduler.queue and not self._scheduler.idle and not starting:
             self._wanted += 1
 
     def _expire(self, now: float) -> None:
@@ -172,104 +206,121 @@ class Population:
         """
         if now < self._expiry_due:
             return
-        self._expiry_due = now + self._limits.idle_expiry / 2
+        self._expiry_due = now + self._options.idle_expiry / 2
         for process in list(self.present.values()):
-            unused = process.calls == process.calls_seen and self._idle(process)
-            process.calls_seen = process.calls
-            if unused and self._limits.min_workers is not None and self._wanted > self._limits.min_workers:
+            calls = self.calls(process)
+            unused = self._calls_seen.get(process) == calls and self._idle(process)
+            self._calls_seen[process] = calls
+            if unused and self._options.min_workers is not None and self._wanted > self._options.min_workers:
                 self._wanted -= 1
-            for number, worker in enumerate(process.workers):
-                unused = worker.sent == worker.sent_seen and worker.sent != worker.purged_at
-                worker.sent_seen = worker.sent
-                if unused and number >= self._limits.prewarm and self._scheduler.take_idle(worker):
-                    worker.purged_at = worker.sent_seen = worker.sent + 1
-                    self._scheduler.assign(worker, Purge())
+            for number, lane in enumerate(self.lanes(process)):
+                unused = lane.used == self._used_seen.get(lane) and lane.used != self._purged_at.get(lane, 0)
+                self._used_seen[lane] = lane.used
+                if unused and number >= self._options.prewarm and self._scheduler.take_idle(lane):
+                    self._purged_at[lane] = self._used_seen[lane] = lane.used + 1
+                    self._scheduler.assign(lane, Purge())
 
     def _watch_memory(self, now: float) -> None:
         """Have workers replaced that hold too much, and kill what holds twice that: it may not live to the next look."""
-        most = self._limits.max_worker_memory
+        most = self._options.max_worker_memory
         if most is None or now < self._memory_due:
             return
         self._memory_due = now + MEMORY_PERIOD
         for process in list(self.present.values()):
             try:
                 held = psutil.Process(process.pid).memory_info().rss if process.pid else 0
-            except psutil.Error:
+            except (psutil.Error, OSError):  # it has ended, or there are no descriptors left
                 continue
             if held > most and not process.outdated:
-                logger.info("procpool: worker %d holds %d bytes and is to be replaced", process.pid, held)
                 process.outdated = True
             if held > 2 * most:
                 self.kill(process, f"it holds {held} bytes, twice max_worker_memory")
 
     # -- births --------------------------------------------------------------------------------------------------------
 
-    def start_missing(self) -> None:
-        """Start as many as there should be."""
-        if self.broken or monotonic() < self._start_at:
-            return
-        while True:
-            present = [process for process in self.present.values() if not process.leaving]
-            # One more than wanted, to be ready before an outdated one goes.
-            if len(present) >= self._wanted + any(process.outdated for process in present) or not self._slots:
+    def start_missing(self, closing: bool) -> None:
+        """Start as many as there should be.  Whatever fails is tried again later, and ends nothing."""
+        self._closing = closing
+        self._grow()
+        while not self.broken and monotonic() >= self._start_at:
+            if self._surplus() >= 0 or not self._slots:
                 return
-            slot = self._slots.pop()
             try:
-                process = self._launch(slot)
-            except OSError as error:
-                self._slots.append(slot)
-                self._start_failed(error)
-                return
-            self.present[process.id] = process
-            self._scheduler.workers += len(process.workers)
-            for worker in process.workers:
-                self._selector.register(worker.control, selectors.EVENT_READ, lambda w=worker: self._read_replies(w))
+                self._launch()
+            except LauncherBusy:
+                self._start_at = monotonic() + BACKOFF_FIRST
+            except Exception as error:  # no descriptors, threads, memory
+                self._start_failed(error if isinstance(error, OSError) else OSError(str(error)))
 
-    def _launch(self, slot: int) -> Process:
-        """A process that is being started.
+    def _launch(self) -> None:
+        """Start a process.
 
         Raises:
-            OSError: there are no descriptors left, or it cannot be asked for.
+            OSError, RuntimeError, MemoryError: it cannot be asked for.  Then nothing is left of it.
         """
-        process = Process(self._started, slot, self._inheritance)
-        self._started += 1
+        if self._launcher is None:
+            self._launcher = LAUNCHERS[self._options.start_method](self._inheritance)
+            self._watch.read(self._launcher.events.fileno(), self._read_launcher)
+        process = Process(self._started, self._slots[-1])
+        instances = self._inheritance.instances
+        ports = self._launching = []
         try:
-            self._launcher.launch(process.id, process.slot, process.their_fds)
-        except OSError:
-            process.never_ran()
+            for row in range(process.slot * instances, (process.slot + 1) * instances):
+                ports.append(Port(process, row, self._inheritance))
+            self._launcher.launch(process.id, process.slot, [fd for port in ports for fd in port.their_fds])
+        except BaseException:
+            for port in ports:
+                port.close_their_fds()
+                port.close()
+                port.release()
             raise
-        process.close_their_fds()
-        return process
+        for port in ports:
+            port.close_their_fds()
+        self._started += 1
+        self._slots.pop()
+        process.starts_by = monotonic() + self._options.start_timeout
+        self.present[process.id] = process
+        lanes = self._lanes[process] = tuple(Lane(port) for port in ports)
+        self._launching = []
+        for lane in lanes:
+            self._scheduler.add(lane)
+            self._watch.read(lane.port.control.fileno(), lambda lane=lane: self._hear(lane, False))  # type: ignore[misc]
 
     def _start_failed(self, error: BaseException) -> None:
-        """A worker did not get ready: pause longer each time, and give up when none ever does."""
+        """A worker did not get ready: pause longer each time, and give up when none ever does.
+
+        What is lacking for the moment, processes, descriptors or time, may be had again: a pool that has worked waits.
+        """
         self._bad_starts += 1
         self._start_at = monotonic() + min(BACKOFF_FIRST * 2**self._bad_starts, BACKOFF_MOST)
         self._journal.note("start_failed", None, f"a worker could not be started ({self._bad_starts} in a row): {error}")
-        alive = any(worker.state == READY for process in self.present.values() for worker in process.workers)
-        if not alive and (self._bad_starts >= GIVE_UP_AFTER or not isinstance(error, (OSError, WorkerCrashed))):
+        if any(lane.port.state == READY for process in self.present.values() for lane in self.lanes(process)):
+            return
+        if isinstance(error, (OSError, StartupError)) and self._worked and not self._closing:
+            return
+        if self._bad_starts >= GIVE_UP_AFTER or not isinstance(error, (OSError, WorkerCrashed)):
             failure = StartupError(f"no worker can be started: {error}")
             failure.__cause__ = error
             self.broken = failure
             self._journal.note("broken", None, f"the pool is closed: {failure}")
-            self._on_broken()
 
-    def started_well(self, worker: Worker, pid: int) -> None:
-        """One of its workers is ready."""
-        worker.process.pid = worker.process.pid or pid
+    def started_well(self, lane: Lane) -> None:
+        """A worker is ready."""
+        lane.port.became_ready()
+        self._worked = True
         self._bad_starts = 0
 
-    def started_badly(self, worker: Worker, error: BaseException, own: bool) -> None:
-        """One of its workers cannot be made; ``own`` if that is the fault of the user's code."""
-        worker.process.unfit = True
-        if own:
-            self.unfit = error
-        self._start_failed(error)
+    def started_badly(self, lane: Lane, report: wire.Report) -> None:
+        """A worker cannot be made: the start function trapped, or an initializer raised."""
+        lane.port.process.unfit = True
+        self.unfit = report
+        # Without loading it: that would run the user's code here.
+        self._start_failed(RemoteError(_last_line(report.text)) if isinstance(report, wire.Raised) else report)
 
     # -- deaths --------------------------------------------------------------------------------------------------------
 
     def _read_launcher(self) -> None:
-        while True:
+        while self._launcher is not None:
             try:
                 message = self._launcher.events.recv(wire.LAUNCH_EVENT.size)
             except BlockingIOError:
@@ -284,37 +335,40 @@ class Population:
             if process is None:
                 continue
             if event == wire.LAUNCHED:
-                process.pid = number
+                process.born(number)
                 self._journal.note("started", number, f"worker {number} is starting")
             elif event == wire.LAUNCH_FAILED:
                 self._died(process, None, OSError(number, os.strerror(number)))
             else:
-                for worker in process.workers:
-                    self._read_replies(worker)  # replies sent before its end count
+                for lane in self.lanes(process):
+                    self._hear(lane, True)  # replies sent before its end count
                 self._died(process, number)
 
     def _template_died(self) -> None:
-        """Get a new template.  Workers that live go on; those it owed us an answer about are given up."""
-        self._selector.unregister(self._launcher.events)
+        """Have a new template.  Workers that live go on; those it owed us an answer about are given up."""
+        assert self._launcher is not None
+        self._watch.forget(self._launcher.events.fileno())
         self._launcher.close()
+        self._launcher = None
         self._journal.note("template_died", None, "the template process died; starting another")
         for process in list(self.present.values()):
             process.reported = False
             if not process.pid or process in self._dying:
                 self._died(process, None)
-        self._launcher = self._launch_type(self._inheritance)
-        self._selector.register(self._launcher.events, selectors.EVENT_READ, self._read_launcher)
 
     def expect_end(self, process: Process) -> None:
         """It should end by itself; kill it if it does not."""
         if process.id in self.present:
             self._dying.setdefault(process, monotonic() + (REPORT_GRACE if process.reported else 0.0))
 
-    def unwatch(self, worker: Worker) -> None:
+    def unwatch(self, lane: Lane) -> None:
         """Listen to it no more."""
-        for fd in (worker.control.fileno(), worker.jobs_fd, worker.replies_fd):
-            if fd >= 0 and fd in self._selector.get_map():
-                self._selector.unregister(fd)
+        port = lane.port
+        self._watch.forget(port.control.fileno(), port.jobs_fd, port.replies_fd)
+
+    def at_rest(self, process: Process) -> bool:
+        """Whether none of its workers has anything to do, nor is in a direct call or a lease."""
+        return all(map(self._scheduler.resting, self.lanes(process)))
 
     def kill(self, process: Process, why: str) -> None:
         """Kill a process that should not live on."""
@@ -329,81 +383,103 @@ class Population:
             except ProcessLookupError:
                 pass
 
-    def _holds(self, worker: Worker) -> bool:
+    def _holds(self, lane: Lane) -> bool:
         """Whether the dispatcher holds the worker, or does so from now on; if not, a direct call or a lease does."""
-        return self._scheduler.remove(worker) or worker.parked or not worker.ready
+        return self._scheduler.remove(lane) or lane.port.parked or not lane.port.was_ready
 
     def _died(self, process: Process, exitcode: int | None, error: BaseException | None = None) -> None:
         """A process has ended: its jobs find their ends, and a place is free."""
-        self._wake()  # there is a place to fill, or it was the last one
-        ready = any(worker.ready for worker in process.workers)
-        for worker in process.workers:
-            self.unwatch(worker)
+        lanes = self.lanes(process)
+        ready = any(lane.port.was_ready for lane in lanes)
         self._dying.pop(process, None)
+        self._calls_seen.pop(process, None)
         del self.present[process.id]
-        self._scheduler.workers -= len(process.workers)
+        for lane in lanes:
+            self.unwatch(lane)
+            self._scheduler.gone(lane)
+            lane.port.died()
         process.ended(exitcode)
-        for worker in process.workers:
-            if self._holds(worker):
-                self.bury(worker)
+        for lane in lanes:
+            if self._holds(lane):
+                self.bury(lane)
         if process.unfit or process.stopping:
             return
         if not ready:
-            self._start_failed(error or WorkerCrashed(process.pid, None, exitcode))
+            self._start_failed(error or self._why_not_ready(process, exitcode))
         elif not process.killed:
             self._journal.note("crashed", process.pid, f"worker {process.pid} died (exit code {exitcode}) and is replaced")
 
-    def bury(self, worker: Worker) -> None:
+    def _why_not_ready(self, process: Process, exitcode: int | None) -> Exception:
+        if exitcode == wire.EXIT_SCARCE:
+            return OSError(errno.EAGAIN, "a worker could not start its threads")
+        if process.starts_by > monotonic():
+            return WorkerCrashed(process.pid, None, exitcode)
+        return StartupError(
+            f"a worker was not ready within start_timeout={self._options.start_timeout:g} s; does its initializer or start"
+            " function ever end?"
+        )
+
+    def bury(self, lane: Lane) -> None:
         """As its holder: end the jobs of a dead worker, and close its descriptors.
 
         Jobs it had not begun go back to the front of the queue, and so do those it had finished without delivering: the
         module has no imports, so running one again is the same to everybody.  The one it was running fails.
         """
-        inflight = list(worker.inflight)
-        finished = worker.head
-        guilty = worker.begun - 1 - finished
-        worker.inflight.clear()
-        self._scheduler.disown(worker)
-        for position, job in reversed(list(enumerate(inflight))):
-            if position == guilty:
-                again = job.crashed(worker)
-                finished += job not in again
-                if job in again:
-                    self._journal.note("retried", worker.process.pid, f"{job.name} runs again")
-                self._scheduler.queue.extendleft(reversed(again))
-            elif not job.expired:
-                self._scheduler.queue.appendleft(job)
-        self.failed_retired += worker.failed
-        self.calls_retired += finished + worker.items
-        worker.close()
-        worker.release()
-        process = worker.process
-        process.buried += 1
-        if process.buried == len(process.workers):
+        port, process = lane.port, lane.port.process
+        guilty = self._scheduler.bury(lane, port.begun)
+        if guilty is not None:
+            again = guilty.crashed(lane, port, WorkerCrashed(process.pid, guilty.name, process.exitcode))
+            if guilty in again:
+                self._journal.note("retried", process.pid, f"{guilty.name} runs again")
+            else:
+                lane.items_done(1)
+            self._scheduler.give_back(again)
+        self.calls_retired += lane.calls
+        self._used_seen.pop(lane, None)
+        self._purged_at.pop(lane, None)
+        port.close()
+        port.release()
+        self._lanes[process] = tuple(each for each in self._lanes[process] if each is not lane)
+        if not self._lanes[process]:
+            del self._lanes[process]
             self._slots.append(process.slot)
         self._scheduler.pump()
 
     def end(self, error: Exception) -> None:
         """Kill all, and end their jobs with that error."""
-        for process in self.present.values():
-            for worker in process.workers:
-                self.unwatch(worker)
-        self._launcher.close()
+        lanes = [lane for process in self.present.values() for lane in self.lanes(process)]
+        for lane in lanes:
+            self.unwatch(lane)
+        if self._launcher is not None:
+            self._watch.forget(self._launcher.events.fileno())
+            self._launcher.close()
         for process in list(self.present.values()):
+            for lane in self.lanes(process):
+                lane.port.died()
             process.ended(-signal.SIGKILL)
-            for worker in process.workers:
-                if self._holds(worker):
-                    worker.close()
-                for job in (*worker.inflight, *worker.own):
-                    job.fail(error)
-                worker.release()
+        for lane in lanes:
+            if self._holds(lane):
+                lane.port.close()
+            guilty = self._scheduler.bury(lane, lane.port.begun)
+            if guilty is not None:
+                guilty.fail(error)
+            lane.port.release()
+            self.calls_retired += lane.calls
+        self.present.clear()
+        self._lanes.clear()
+        for job in self._scheduler.take_queued():
+            job.fail(error)
 
     def forsake(self) -> None:
         """In a forked child: close our copies, and touch no lock and no process."""
-        for process in self.present.values():
-            for worker in process.workers:
-                worker.close()
-        self._launcher.events.close()
+        for lanes in self._lanes.values():
+            for lane in lanes:
+                lane.port.close()
+        for port in self._launching:  # with the worker's ends, or nobody would ever be told of its death by their closing
+            port.close_their_fds()
+            port.close()
+        if self._launcher is not None:
+            self._launcher.events.close()
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
@@ -411,15 +487,29 @@ class Population:
         """Do what is due; the times at which to look again."""
         self._watch_memory(now)
         self._expire(now)
-        self._grow()
         due = [at for at in (self._start_at, self._memory_due, self._expiry_due) if now < at < math.inf]
+        for process in list(self.present.values()):
+            if self.ready(process) or process.starts_by == math.inf or process.unfit:
+                process.starts_by = math.inf
+            elif process.starts_by > now:
+                due.append(process.starts_by)
+            else:
+                self.kill(process, f"it was not ready within {self._options.start_timeout:g} s")
+                self.expect_end(process)
         for process, kill_at in list(self._dying.items()):
             if kill_at <= now:
                 self.kill(process, "its channels are closed and it does not end")
                 # If even that is not reported, the template is stuck or gone: do without the exit code.
                 if kill_at + REPORT_GRACE <= now or not process.reported:
                     self._died(process, None)
-                    continue
-                kill_at += REPORT_GRACE
+                    kill_at = now  # somebody may wait for that
+                else:
+                    kill_at += REPORT_GRACE
             due.append(kill_at)
         return due
+
+
+def _last_line(traceback: str) -> str:
+    """The line of a traceback that says what was raised."""
+    lines = [line for line in traceback.splitlines() if line and not line.startswith(" ")]
+    return lines[-1] if lines else traceback

@@ -1,15 +1,16 @@
-"""Which worker gets which job.  Knows queues and counts, no processes and no clocks."""
+"""Which worker gets which job.  Knows queues and lanes, no processes, no descriptors and no clocks."""
 
 from __future__ import annotations
 
-import os
+import heapq
+import itertools
 import threading
-from collections import Counter, deque
-from collections.abc import Callable, Hashable
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 
-from ..wire import BUFFERS
 from .jobs.call import Job
-from .worker import DEAD, Worker
+from .lane import Lane
 
 #: How much work to keep in a worker's pipe, in nanoseconds: enough to outlast the parent's next turn, little enough
 #: that taking it back hardly ever matters.
@@ -20,6 +21,78 @@ LONG_NS = 8_000_000
 #: The most jobs in flight per worker, and bytes per write (half of a pipe's usual capacity).
 MAX_INFLIGHT = 512
 MAX_WRITE = 32768
+#: Keys without unfinished jobs whose home is remembered.
+MOST_HOMES = 65536
+
+
+class JobQueue:
+    """Jobs by priority, and among equals in the order they came.
+
+    `append` may be called by any thread at any time, where it is a single operation on a deque.  The rest is for the
+    holder of the scheduler's lock.
+    """
+
+    def __init__(self) -> None:
+        self._ordinary: deque[Job] = deque()  # of priority 0
+        self._levels: dict[int, deque[Job]] = {}  # the others, of which there are seldom any
+        self._order: list[int] = []  # their priorities, highest first
+        self.append = self._ordinary.append  #: a job of priority 0
+
+    def __len__(self) -> int:
+        return len(self._ordinary) + (sum(map(len, tuple(self._levels.values()))) if self._levels else 0)
+
+    def __bool__(self) -> bool:
+        return bool(self._ordinary) or bool(self._levels)
+
+    def front(self) -> deque[Job]:
+        """The deque whose first job is the next one; empty if there is none."""
+        for priority in self._order:
+            if priority > 0 or not self._ordinary:
+                return self._levels[priority]
+            break
+        return self._ordinary
+
+    def insert(self, job: Job) -> None:
+        """Queue a job behind its equals."""
+        self._level(job).append(job)
+
+    def give_back(self, jobs: Iterable[Job]) -> None:
+        """Queue jobs, given in their order, before their equals."""
+        for job in reversed(tuple(jobs)):
+            self._level(job).appendleft(job)
+
+    def taken(self, front: deque[Job]) -> None:
+        """Something was taken from what `front` gave."""
+        if not front and front is not self._ordinary:
+            priority = next(priority for priority, level in self._levels.items() if level is front)
+            del self._levels[priority]
+            self._order.remove(priority)
+
+    def clear(self) -> list[Job]:
+        """Take all."""
+        jobs: list[Job] = []
+        while self:
+            front = self.front()
+            jobs.append(front.popleft())
+            self.taken(front)
+        return jobs
+
+    def _level(self, job: Job) -> deque[Job]:
+        if not job.priority:
+            return self._ordinary
+        level = self._levels.get(job.priority)
+        if level is None:
+            level = self._levels[job.priority] = deque()
+            self._order = sorted(self._levels, reverse=True)
+        return level
+
+
+class _Home:
+    """Where the jobs of a key go."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.unfinished = 0  # jobs of the key
 
 
 class Scheduler:
@@ -27,32 +100,77 @@ class Scheduler:
 
     Any thread may call :meth:`submit`, :meth:`pump` and :meth:`release`; the rest belongs to the dispatcher.
 
-    Whoever makes a job or a worker available *first* publishes it (appends to ``queue`` or ``idle``) and *then* looks
+    Whoever makes a job or a worker available *first* publishes it (appends to the queue or ``idle``) and *then* looks
     whether the other side is there.  So of two threads doing so at once, the later one sees both, and no job is left
     lying beside an idle worker.
 
     Jobs with a *key* go to one worker, the key's home, as long as that lives.  When such a job gets to the head of the
     queue it moves to its home's own queue, so it holds up nobody behind it.
+
+    Args:
+        clock: seconds, as time.monotonic.
+        watch: told a time by which the dispatcher has to look, or None for soon.
+        round_robin: take idle workers in turn, not the one used last.
     """
 
-    def __init__(self, clock: Callable[[], float], on_watch: Callable[[], None], round_robin: bool = False) -> None:
-        self.queue: deque[Job] = deque()  #: sorted by priority
-        self.idle: deque[Worker] = deque()  #: used as a stack: the last used worker has the warmest caches
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        watch: Callable[[float | None], None],
+        round_robin: bool = False,
+    ) -> None:
+        self.queue = JobQueue()
+        self.idle: deque[Lane] = deque()  #: used as a stack: the last used worker has the warmest caches
         #: takes an idle worker, or raises IndexError
         self.next_idle = self.idle.popleft if round_robin else self.idle.pop
-        self.busy: dict[Worker, None] = {}  #: with jobs in flight of the dispatcher; an ordered set
-        self.left: deque[Worker] = deque()  #: have done their last job, or died; for the dispatcher to end or bury
-        self.space = threading.Condition()  #: notified when the queue has become shorter and somebody waits for that
-        self.waiting_for_space = 0
-        self.workers = 0  #: how many there are in all
+        self.busy: dict[Lane, None] = {}  #: with jobs in flight of the dispatcher; an ordered set
+        self.left: deque[Lane] = deque()  #: have done their last job, or died; for the dispatcher to end or bury
         self._clock = clock
-        self._on_watch = on_watch  # called when a job was sent whose time the dispatcher must keep
+        self._watch = watch
         self._lock = threading.Lock()
+        self._space = threading.Condition()  # notified when the queue has become shorter and somebody waits for that
+        self._waiting_for_space = 0
+        self._on_space: deque[Callable[[], None]] = deque()  # told once, likewise
+        self._lanes = 0  # how many there are in all
         self._room = False  # whether some busy worker has nothing waiting behind its job, and may
         self._job_ns: float | None = None  # moving average of a job's duration; None until one was measured
-        self._cancelled = 0  # jobs in queues that were cancelled
-        self._homes: dict[Hashable, Worker] = {}  # of keys
-        self._owning: set[Worker] = set()  # workers with jobs in their own queues
+        self._dropped = 0  # jobs in queues that have ended
+        self._own: dict[Lane, deque[Job]] = {}  # jobs that only this worker may run; most have keys
+        self._homes: dict[int, _Home] = {}  # of keys
+        self._vacant: dict[int, None] = {}  # keys whose homes have no unfinished jobs, the longest unused first
+        self._crowd: dict[Lane, int] = {}  # how many keys have that home
+        self._refused: list[tuple[Job, BaseException]] = []  # jobs that could not be sent, to be told so
+        self._deadlines: list[tuple[float, int, weakref.ref[Job]]] = []  # a heap, of jobs that were queued
+        self._many_deadlines = 1024  # with more entries, the heap is cleared of those that are of no use
+        self._serial = itertools.count()
+
+    # -- asking --------------------------------------------------------------------------------------------------------
+
+    def resting(self, lane: Lane) -> bool:
+        """Whether a worker has nothing to do: it is idle, or all was taken back from it."""
+        return lane in self.idle or (lane in self.busy and not lane.depth)
+
+    def pending(self) -> int:
+        """How many jobs have not been sent to a worker."""
+        own = sum(map(len, tuple(self._own.values()))) if self._own else 0
+        return max(0, len(self.queue) + own - self._dropped)
+
+    @property
+    def lanes(self) -> int:
+        """How many workers there are."""
+        return self._lanes
+
+    @property
+    def job_seconds(self) -> float | None:
+        """How long a job takes on average, lately."""
+        return None if self._job_ns is None else self._job_ns / 1e9
+
+    @property
+    def waiting_for_space(self) -> int:
+        """How many threads wait for the queue to become shorter."""
+        return self._waiting_for_space
+
+    # -- jobs come -----------------------------------------------------------------------------------------------------
 
     def submit(self, job: Job) -> None:
         """Queue a job, and send it on if a worker is idle or has nothing waiting behind its job.
@@ -60,170 +178,320 @@ class Scheduler:
         Deeper pipes are filled by the dispatcher, many jobs at a time: one write each would cost the submitter more
         than the jobs are worth.
         """
-        if job.priority or (self.queue and self.queue[-1].priority):
-            self._insert(job)
+        job.queued = True
+        if job.deadline.limit is not None:
+            self._keep_deadline(job, job.deadline.at)
+        if job.priority:
+            with self._lock:
+                self.queue.insert(job)
         else:
             self.queue.append(job)
         if self.idle or self._room or job.key is not None:
             self.pump(depth=2)
 
-    def _insert(self, job: Job) -> None:
-        """Queue a job before those of lower priority and behind all others."""
+    def _keep_deadline(self, job: Job, at: float) -> None:
         with self._lock:
-            # Others may append meanwhile, without the lock, but only behind; and only its holder takes from the front.
-            at = len(self.queue)
-            while at and self.queue[at - 1].priority < job.priority:
-                at -= 1
-            self.queue.insert(at, job)
+            heap = self._deadlines
+            if len(heap) > self._many_deadlines:  # perhaps most of them are of jobs that have ended
+                heap[:] = [entry for entry in heap if (known := entry[2]()) is not None and not known.done()]
+                heapq.heapify(heap)
+                self._many_deadlines = 2 * len(heap) + 1024
+            heapq.heappush(heap, (at, next(self._serial), weakref.ref(job)))
+        self._watch(at)
 
-    def pending(self) -> int:
-        """How many jobs have not been sent to a worker."""
-        return len(self.queue) + sum(len(worker.own) for worker in list(self._owning)) - self._cancelled
+    def expired(self, now: float) -> list[Job]:
+        """Jobs whose deadlines have passed and that no worker runs: they are to be told so."""
+        late: list[Job] = []
+        with self._lock:
+            while self._deadlines and self._deadlines[0][0] <= now:
+                job = heapq.heappop(self._deadlines)[2]()
+                if job is not None and not job.in_flight and not job.done():
+                    late.append(job)
+        return late
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When `expired` may have something to tell."""
+        try:
+            return self._deadlines[0][0]
+        except IndexError:
+            return None
 
     def dropped(self, job: Job) -> None:
-        """A queued job was cancelled.  It stays where it is until its turn comes, and does not count any more."""
+        """A queued job has ended.  It stays where it is until its turn comes, and does not count any more."""
         with self._lock:
-            if job.passed or job.dropped:
+            if not job.queued or job.dropped:
                 return
             job.dropped = True
-            self._cancelled += 1
-        if self.waiting_for_space:
-            with self.space:
-                self.space.notify_all()
+            self._dropped += 1
+        self._tell_space()
 
-    def release(self, worker: Worker) -> None:
+    def wait_for_space(self, most: int, enough: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait until fewer than ``most`` jobs are pending, or ``enough()``; false if that took too long."""
+        with self._space:
+            self._waiting_for_space += 1
+            try:
+                return self._space.wait_for(lambda: enough() or self.pending() < most, timeout)
+            finally:
+                self._waiting_for_space -= 1
+
+    def when_space(self, tell: Callable[[], None]) -> None:
+        """Call that once when the queue may have become shorter: at the next occasion, in any thread."""
+        self._on_space.append(tell)
+
+    def _tell_space(self) -> None:
+        if self._waiting_for_space:
+            with self._space:
+                self._space.notify_all()
+        for _ in range(len(self._on_space)):
+            try:
+                tell = self._on_space.popleft()
+            except IndexError:  # another thread was faster
+                return
+            tell()
+
+    def tell_waiting(self) -> None:
+        """Have those who wait for space look again: the pool is closing."""
+        with self._space:
+            self._space.notify_all()
+        self._tell_space()
+
+    # -- workers come and go -------------------------------------------------------------------------------------------
+
+    def add(self, lane: Lane) -> None:
+        """There is one more worker; it is not ready yet."""
+        self._lanes += 1
+
+    def gone(self, lane: Lane) -> None:
+        """There is one worker less."""
+        self._lanes -= 1
+
+    def release(self, lane: Lane) -> None:
         """Give back a worker taken from ``idle``."""
-        if worker.leaving:
-            self.leave(worker)
+        if lane.leaving and lane not in self._own:
+            self.leave(lane)
         else:
-            self.idle.append(worker)
+            self.idle.append(lane)
             # It may have died after it answered.  The dispatcher marks it dead first and looks for it in `idle` second;
             # we put it there first and look second: one of us finds the other.
-            if worker.state == DEAD and self.take_idle(worker):
-                self.leave(worker)
-        if self.queue or worker.own:
+            if lane.port.dead and self.take_idle(lane):
+                self.leave(lane)
+        if self.queue or self._own:
             self.pump()
 
-    def pump(self, depth: int = MAX_INFLIGHT) -> None:
-        """Send queued jobs to workers, up to ``depth`` in flight in each, until one of the two runs out."""
+    def leave(self, lane: Lane) -> None:
+        """Hand a worker to the dispatcher for good."""
+        self.left.append(lane)
+        self._watch(None)
+
+    def retire(self, lane: Lane) -> None:
+        """Give a worker no more jobs."""
         with self._lock:
-            while True:
-                if self._owning:
-                    self._feed_owning(depth)
-                while self.queue and self._feed_one(depth):
-                    pass
-                self._room = self._depth() > 1 and any(len(w.inflight) < 2 and self._open(w) for w in self.busy)
-                # A job queued before `_room` was set was not pumped by its submitter; see it now.
-                if not (self.queue and self._feed_one(depth)):
-                    break
-        if self.waiting_for_space:
-            with self.space:
-                self.space.notify_all()
+            lane.leave()
+
+    def take_idle(self, lane: Lane) -> bool:
+        """Take a worker out of service if it is idle, so that it may be given a job; whether it was.
+
+        One step: looked for first and removed later, it could have been sent jobs in between.
+        """
+        with self._lock:
+            return self._take_idle(lane)
+
+    def take_resting(self, lane: Lane) -> bool:
+        """Take a worker out of service for good if it has nothing to do; whether that is so.
+
+        Other than an idle one it may have yet to pass its fence, stopped by somebody perhaps, and cannot be sent jobs.
+        """
+        with self._lock:
+            if lane in self.busy and lane.fenced and not lane.depth and lane not in self._own:
+                del self.busy[lane]
+                return True
+            return self._take_idle(lane)
+
+    def _take_idle(self, lane: Lane) -> bool:
+        own = () if lane.port.dead else self._own.get(lane, ())
+        if own and not (lane.leaving and all(job.bound for job in own)):
+            return False
+        try:
+            self.idle.remove(lane)
+        except ValueError:
+            return False
+        if own:  # jobs for the very instance, which ends
+            del self._own[lane]
+        return True
+
+    def remove(self, lane: Lane) -> bool:
+        """Take a worker that has died out of service; whether the caller is now its holder."""
+        with self._lock:
+            if lane in self.busy:
+                del self.busy[lane]
+                return True
+            for place in (self.idle, self.left):
+                try:
+                    place.remove(lane)
+                except ValueError:
+                    continue
+                return True
+            waiting = self._evict(lane)  # its holder may not notice for long
+            self._requeue(waiting)
+        if waiting:
+            self.pump()
+        return False
+
+    def bury(self, lane: Lane, begun: int) -> Job | None:
+        """Of a dead worker that we hold: all it was to do waits for others now; the job it was running, if any."""
+        with self._lock:
+            guilty, rest = lane.crash(begun)
+            own = self._evict(lane)
+            self._requeue([*(job for job in rest if not job.bound), *own])
+        return guilty
+
+    def _evict(self, lane: Lane) -> list[Job]:
+        """A dead worker is nobody's home any more; the jobs that waited for it."""
+        for key in [key for key, home in self._homes.items() if home.lane is lane]:
+            del self._homes[key]
+            self._vacant.pop(key, None)
+        self._crowd.pop(lane, None)
+        return [job for job in self._own.pop(lane, ()) if not job.bound]
+
+    def give_back(self, jobs: Sequence[Job]) -> None:
+        """Put what is left of a job, or a job to be run again, before all others."""
+        with self._lock:
+            self._requeue(jobs)
+
+    def _requeue(self, jobs: Sequence[Job]) -> None:
+        again = []
+        for job in jobs:
+            if job.expired:
+                self._passed(job)
+                self._finished(job)
+            else:
+                self._queued_again(job)
+                again.append(job)
+        self.queue.give_back(again)
+
+    def _queued_again(self, job: Job) -> None:
+        job.queued = True
+        # `expired` has passed it over, and forgotten it, if its time was up while it was in flight behind another.
+        if job.deadline.at <= self._clock():
+            heapq.heappush(self._deadlines, (job.deadline.at, next(self._serial), weakref.ref(job)))
+            self._watch(None)
+
+    def adopt(self, lane: Lane, job: Job) -> None:
+        """Take over a worker from a direct call, with the job it still runs."""
+        with self._lock:
+            lane.adopt(job, self._clock())
+            self.busy[lane] = None
+
+    def assign(self, lane: Lane, job: Job) -> None:
+        """As the holder of a worker: have it run that very job."""
+        with self._lock:
+            self.busy[lane] = None
+            if lane.quiet and job.begin():  # it may have a fence to pass first; then it has been used, and is not purged
+                self._send(lane, [job])
+            self._back_to_idle(lane)
+        self._tell_refused()
+
+    def take_queued(self) -> list[Job]:
+        """Take all jobs that no worker has been sent."""
+        with self._lock:
+            jobs = self.queue.clear()
+            for lane in tuple(self._own):
+                own = self._own.pop(lane)
+                for job in own:
+                    self._finished(job)
+                jobs.extend(own)
+            for job in jobs:
+                self._passed(job)
+        return jobs
+
+    # -- answers come --------------------------------------------------------------------------------------------------
+
+    def answered(self, lane: Lane, count: int) -> None:
+        """So many jobs at the head of a lane were answered."""
+        with self._lock:
+            for job in lane.answered(count, self._clock()):
+                if job.key is not None:
+                    self._finished(job)
+
+    def settle(self, lane: Lane) -> None:
+        """After replies: the worker is idle if nothing is in flight, and may be sent more."""
+        with self._lock:
+            if lane in self.busy and lane.quiet:
+                del self.busy[lane]
+                if not lane.leaving or lane in self._own:
+                    self.idle.append(lane)
+                else:  # not by way of `idle`, from where it would be sent a next job and never get away
+                    self.left.append(lane)
+        self.pump()
 
     def measured(self, job_ns: float) -> None:
         """Learn how long jobs take now."""
         self._job_ns = job_ns if self._job_ns is None else 0.7 * self._job_ns + 0.3 * job_ns
 
-    @property
-    def job_seconds(self) -> float | None:
-        """How long a job takes on average, lately."""
-        return None if self._job_ns is None else self._job_ns / 1e9
-
-    def answered(self, worker: Worker) -> None:
-        """After replies: the worker is idle if nothing is in flight, and may be sent more."""
+    def fence(self, lane: Lane, begun: int) -> tuple[int, int] | None:
+        """Begin to take back what a worker has not begun; the numbers to put on its board, if there are any."""
         with self._lock:
-            if not worker.inflight and not worker.outbox and worker in self.busy:
-                del self.busy[worker]
-                if not worker.leaving or worker.own:
-                    self.idle.append(worker)
-                else:  # not by way of `idle`, from where it would be sent a next job and never get away
-                    self.left.append(worker)
-        self.pump()
+            return lane.fence(begun, self._clock())
 
-    def assign(self, worker: Worker, job: Job) -> None:
-        """As the holder of a worker: have it run that very job."""
+    def withdraw(self, lane: Lane, begun: int) -> None:
+        """What lies behind a worker's fence waits for others now, in its place."""
         with self._lock:
-            self.busy[worker] = None
-            job.begin()
-            self._send(worker, [job])
+            self._returned(lane, lane.withdraw(begun))
+        self.settle(lane)
 
-    def disown(self, worker: Worker) -> None:
-        """Of a dead worker: what waited in its own queue finds another home."""
+    def passed(self, lane: Lane, start: int) -> None:
+        """A worker has passed its fence, and skipped from the job of that number on."""
         with self._lock:
-            for key in [key for key, home in self._homes.items() if home is worker]:
-                del self._homes[key]
-            self.queue.extendleft(reversed(worker.own))
-            worker.own.clear()
-            self._owning.discard(worker)
+            self._returned(lane, lane.passed(start))
 
-    def take_back(self, worker: Worker, count: int) -> None:
-        """Return the last ``count`` jobs in flight to the front of the queue, in their order.
+    def _returned(self, lane: Lane, jobs: list[Job]) -> None:
+        own = [job for job in jobs if (job.bound or job.key is not None) and not job.expired]
+        if own:  # only this worker may run them
+            for job in own:
+                self._queued_again(job)
+            self._own.setdefault(lane, deque()).extendleft(reversed(own))
+        self._requeue([job for job in jobs if job.expired or not (job.bound or job.key is not None)])
 
-        Raises:
-            ValueError: so many cannot have been waiting.
-        """
+    def write_more(self, lane: Lane) -> bool:
+        """Write what a pipe would not take before; whether it took all."""
         with self._lock:
-            if count > worker.sent - max(worker.begun, worker.head):
-                raise ValueError(f"a worker gave back {count} jobs, more than it was sent and has not begun")
-            jobs = [worker.inflight.pop() for _ in range(count)]
-            worker.sent -= count
-            for job in jobs:
-                job.unplace(worker)
-                if job.expired:
-                    continue
-                if job.key is None:
-                    self.queue.appendleft(job)
-                else:
-                    worker.own.appendleft(job)
-                    self._owning.add(worker)
-            worker.recalling = False
+            if not lane.port.dead:
+                self._write(lane, lane.unwritten)
+            return not lane.unwritten
 
-    def leave(self, worker: Worker) -> None:
-        """Hand a worker to the dispatcher for good."""
-        self.left.append(worker)
-        self._on_watch()
+    def _write(self, lane: Lane, data: bytes | memoryview) -> None:
+        written = lane.port.write(data)
+        # A view, for of tens of megabytes a pipe takes only some pages at a time.
+        lane.written(memoryview(data)[written:] if written < len(data) else b"", self._clock() if lane.unwritten else 0.0)
 
-    def take_idle(self, worker: Worker) -> bool:
-        """Take a worker out of service if it is idle; whether it was.
+    # -- joining the two -----------------------------------------------------------------------------------------------
 
-        One step: looked for first and removed later, it could have been sent jobs in between.
-        """
+    def pump(self, depth: int = MAX_INFLIGHT) -> None:
+        """Send queued jobs to workers, up to ``depth`` in flight in each, until one of the two runs out."""
         with self._lock:
-            if worker.own and worker.state != DEAD:
-                return False
+            while True:
+                if self._own:
+                    self._feed_owning(depth)
+                while self.queue and self._feed_one(depth):
+                    pass
+                self._room = self._depth() > 1 and any(lane.depth < 2 and lane.open for lane in self.busy)
+                # A job queued before `_room` was set was not pumped by its submitter; see it now.
+                if not (self.queue and self._feed_one(depth)):
+                    break
+        if self._refused:
+            self._tell_refused()
+        if self._waiting_for_space or self._on_space:
+            self._tell_space()
+
+    def _tell_refused(self) -> None:
+        """Without the lock, for what a job does at its end is its own affair."""
+        while self._refused:
             try:
-                self.idle.remove(worker)
-            except ValueError:
-                return False
-            return True
-
-    def remove(self, worker: Worker) -> bool:
-        """Take a worker that has died out of service; whether the caller is now its holder."""
-        with self._lock:
-            if worker in self.busy:
-                del self.busy[worker]
-                return True
-            for place in (self.idle, self.left):
-                try:
-                    place.remove(worker)
-                except ValueError:
-                    continue
-                return True
-        return False
-
-    def adopt(self, worker: Worker, job: Job) -> None:
-        """Take over a worker from a direct call, with the job it still runs."""
-        with self._lock:
-            worker.inflight.append(job)
-            worker.recalling = True  # nothing may be sent until that one is answered
-            self.busy[worker] = None
-
-    def recall(self, worker: Worker) -> None:
-        """Stop sending to a worker, because it is about to be sent a RECALL, until it has answered that and a job."""
-        with self._lock:
-            worker.recalling = True
-            worker.recalled_at = self._clock()
-            worker.stalled = True
+                job, error = self._refused.pop()
+            except IndexError:
+                return
+            job.fail(error)
 
     def _depth(self) -> int:
         """How many jobs may be in flight in one worker."""
@@ -231,137 +499,183 @@ class Scheduler:
             return 1  # nothing goes behind a job of unknown length
         return min(MAX_INFLIGHT, max(2, int(TARGET_NS / max(self._job_ns, 1))))
 
-    def _open(self, worker: Worker) -> bool:
-        return not (worker.recalling or worker.stalled or worker.leaving or worker.outbox)
-
-    def _takes(self, worker: Worker, job: Job, depth: int) -> bool:
+    @staticmethod
+    def _takes(lane: Lane, job: Job, depth: int) -> bool:
         """Whether the job may go behind those in flight."""
         if job.buffers:  # of bounded length, so its own length need not be known
-            return worker.batches < BUFFERS and len(worker.inflight) < max(depth, BUFFERS) and self._open(worker)
-        return len(worker.inflight) < depth and self._open(worker)
+            return lane.buffers > 0 and lane.depth < max(depth, 2) and lane.open
+        return lane.depth < depth and lane.open
 
     def _feed_owning(self, depth: int) -> None:
         """Send workers what waits for them and nobody else."""
         depth = min(depth, self._depth())
-        for worker in list(self._owning):
-            if worker in self.idle:
+        for lane in tuple(self._own):
+            own = self._own[lane]
+            if lane not in self.busy:
                 try:
-                    self.idle.remove(worker)
-                except ValueError:  # taken by a direct call, which will give it back
+                    self.idle.remove(lane)
+                except ValueError:  # in a direct call or a lease, which will give it back
                     continue
-                self.busy[worker] = None
-            elif worker not in self.busy or not self._takes(worker, worker.own[0], depth):
+                if lane.port.dead:  # as in `_feed_one`
+                    self.leave(lane)
+                    continue
+                self.busy[lane] = None
+            elif own and not self._takes(lane, own[0], depth):
                 continue
-            jobs = self._take(worker.own, max(1, depth - len(worker.inflight)), BUFFERS - worker.batches)
-            if jobs:
-                self._send(worker, jobs)
-            elif not worker.inflight:
-                del self.busy[worker]
-                self.idle.append(worker)
-            if not worker.own:
-                self._owning.discard(worker)
+            self._send(lane, self._take(own, max(1, depth - lane.depth), lane.buffers, own=True))
+            if not own:
+                del self._own[lane]
+            self._back_to_idle(lane)
 
     def _feed_one(self, depth: int) -> bool:
         """Send one worker its share of the queue; false if no worker takes any."""
-        first = self.queue[0]
+        front = self.queue.front()
+        first = front[0]
         if first.key is not None:
-            return self._go_home(first, first.key)
+            return self._go_home(front, first.key)
         if first.exclusive:
-            return self._hand_over(first)
+            return self._hand_over(front)
         depth = min(depth, self._depth())
+        lane: Lane
         try:
-            worker = self.next_idle()  # a direct call may take the last one first
-            # Dead already: nobody would look for the jobs it was sent.  If it dies after this, the dispatcher, which needs
-            # our lock to look for it, finds it in `busy`.
-            if worker.state == DEAD:
-                self.leave(worker)
-                return True
-            self.busy[worker] = None
+            lane = self.next_idle()  # a direct call may take the last one first
         except IndexError:
             if depth == 1 and not first.buffers:
                 return False
-            takers = [w for w in self.busy if self._takes(w, self.queue[0], depth)]
+            takers = [lane for lane in self.busy if self._takes(lane, first, depth)]
             if not takers:
                 return False
-            worker = min(takers, key=lambda w: len(w.inflight))
-        share = -(-len(self.queue) // max(self.workers, 1))
-        jobs = self._take(self.queue, max(1, min(depth - len(worker.inflight), share)), BUFFERS - worker.batches)
-        if jobs:
-            self._send(worker, jobs)
-        elif not worker.inflight:
-            del self.busy[worker]
-            self.idle.append(worker)
+            lane = min(takers, key=_lane_depth)
+        else:
+            # Dead already: nobody would look for the jobs it was sent.  If it dies after this, the dispatcher, which needs
+            # our lock to look for it, finds it in `busy`.
+            if lane.port.dead:
+                self.leave(lane)
+                return True
+            self.busy[lane] = None
+        share = -(-len(self.queue) // max(self._lanes, 1))
+        self._send(lane, self._take(front, max(1, min(depth - lane.depth, share)), lane.buffers))
+        self._back_to_idle(lane)
         return True
 
-    def _go_home(self, job: Job, key: Hashable) -> bool:
+    def _back_to_idle(self, lane: Lane) -> None:
+        """Nothing came of sending a worker something: all jobs had ended, or could not be sent."""
+        if lane.quiet and lane in self.busy:
+            del self.busy[lane]
+            if lane.leaving:
+                self.leave(lane)
+            else:
+                self.idle.append(lane)
+
+    def _go_home(self, front: deque[Job], key: int) -> bool:
         """Move the first job of the queue to the own queue of its key's home; false if there is no worker at all yet."""
         home = self._homes.get(key)
-        if home is None or home.state == DEAD or home.parked or (home.leaving and not home.own and not home.inflight):
-            here = [worker for worker in (*self.idle, *self.busy) if not worker.leaving and worker.state != DEAD]
+        # One that has died with unfinished jobs is still where they are, and so where those behind them have to go.
+        if home is None or (not home.unfinished and (home.lane.port.dead or home.lane.leaving)):
+            here = [lane for lane in (*self.idle, *self.busy) if not lane.leaving and not lane.port.dead]
             if not here:
                 return False
-            crowd = Counter(self._homes.values())
-            home = self._homes[key] = min(here, key=lambda w: (len(w.own) + len(w.inflight), crowd[w]))
-        self.queue.popleft()
-        home.own.append(job)
-        self._owning.add(home)
+            if home is not None:
+                self._moves_out(home)
+            home = _Home(min(here, key=lambda lane: (lane.depth + len(self._own.get(lane, ())), self._crowd.get(lane, 0))))
+            self._crowd[home.lane] = self._crowd.get(home.lane, 0) + 1
+            self._homes[key] = home
+        self._vacant.pop(key, None)
+        job = front.popleft()
+        self.queue.taken(front)
+        if job.expired or job.cancelled():
+            self._passed(job)
+            if not home.unfinished:
+                self._vacate(key)
+        else:
+            home.unfinished += 1
+            self._own.setdefault(home.lane, deque()).append(job)
         self._feed_owning(MAX_INFLIGHT)
         return True
 
-    def _hand_over(self, job: Job) -> bool:
+    def _moves_out(self, home: _Home) -> None:
+        if home.lane in self._crowd:
+            self._crowd[home.lane] -= 1
+
+    def _vacate(self, key: int) -> None:
+        """A key has no unfinished jobs: its home is forgotten some time.  Before, their order would be lost."""
+        self._vacant[key] = None
+        if len(self._vacant) > MOST_HOMES:
+            longest_unused = next(iter(self._vacant))
+            del self._vacant[longest_unused]
+            self._moves_out(self._homes.pop(longest_unused))
+
+    def _finished(self, job: Job) -> None:
+        """A job with a key will not run any more."""
+        home = self._homes.get(job.key) if job.key is not None else None
+        if job.key is not None and home is not None and home.unfinished:
+            home.unfinished -= 1
+            if not home.unfinished:
+                self._vacate(job.key)
+
+    def _hand_over(self, front: deque[Job]) -> bool:
         """Give the first job of the queue, which is a request for a worker, an idle one; false if there is none."""
         try:
-            worker = self.next_idle()
+            lane = self.next_idle()
         except IndexError:
             return False
-        if worker.state == DEAD:
-            self.leave(worker)
+        if lane.port.dead:
+            self.leave(lane)
             return True
-        self.queue.popleft()
-        if job.begin():
-            job.set_result(worker)
-        else:
-            self._passed(job)
-            self.idle.append(worker)
+        job = front.popleft()
+        self.queue.taken(front)
+        self._passed(job)
+        # It may have ended in this moment, and then nobody would ever give the worker back.
+        if not (job.begin() and job.succeed(lane)):
+            self.idle.append(lane)
         return True
 
-    def _take(self, queue: deque[Job], count: int, buffers: int) -> list[Job]:
-        """Up to ``count`` jobs from a queue that were not cancelled meanwhile; from now on they cannot be."""
+    def _take(self, queue: deque[Job], count: int, buffers: int, own: bool = False) -> list[Job]:
+        """Up to ``count`` jobs from a queue that have not ended meanwhile; from now on they cannot be cancelled there."""
         jobs: list[Job] = []
         size = 0
         while len(jobs) < count and queue and size < MAX_WRITE:
+            job = queue[0]
             # A job with a key, or for a worker of its own, waits for its turn at the head.
-            if queue[0].buffers > buffers or (queue is self.queue and (queue[0].exclusive or queue[0].key is not None)):
+            if job.buffers > buffers or (not own and (job.exclusive or job.key is not None)):
                 break
-            job = queue.popleft()
-            buffers -= job.buffers
+            queue.popleft()
             if job.begin():
+                job.queued = False
+                buffers -= job.buffers
                 jobs.append(job)
                 size += len(job.frame)
             else:
                 self._passed(job)
+                self._finished(job)
+        if not own:
+            self.queue.taken(queue)
         return jobs
 
     def _passed(self, job: Job) -> None:
-        """A job came to its turn, and was cancelled."""
-        job.passed = True
-        self._cancelled -= job.dropped
+        """A job came to its turn, and had ended."""
+        job.queued = False
+        self._dropped -= job.dropped
+        job.dropped = False
 
-    def _send(self, worker: Worker, jobs: list[Job]) -> None:
-        if not worker.inflight:
-            worker.head_since = self._clock()
-        worker.inflight.extend(jobs)
-        worker.sent += len(jobs)
-        self.flush(worker, b"".join([job.place(worker) for job in jobs]))
-        if len(worker.inflight) > 1 or worker.outbox or jobs[0].buffers or jobs[0].timeout is not None:
-            self._on_watch()
+    def _send(self, lane: Lane, jobs: list[Job]) -> None:
+        if not jobs:
+            return
+        sent = lane.send(jobs, self._clock())
+        if sent.refused:
+            self._refused.extend(sent.refused)
+            for job, _ in sent.refused:
+                self._finished(job)
+        if not sent.data:
+            return
+        self._write(lane, sent.data)
+        head = lane.head
+        assert head is not None
+        if lane.depth > 1 or lane.unwritten or head.buffers:
+            self._watch(None)
+        elif head.limit is not None:
+            self._watch(self._clock() + head.limit)
 
-    def flush(self, worker: Worker, data: bytes) -> None:
-        """Write what the pipe takes; the dispatcher writes the rest when it takes more."""
-        try:
-            data = data[os.write(worker.jobs_fd, data) :]
-        except BlockingIOError:
-            pass
-        except BrokenPipeError:  # it has died; its control socket tells the dispatcher, who clears up
-            data = b""
-        worker.outbox = data
+
+def _lane_depth(lane: Lane) -> int:
+    return lane.depth

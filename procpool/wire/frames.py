@@ -5,7 +5,7 @@ Each worker has three channels of its own, shared with no other process:
 * *jobs*, a pipe from the parent.  Frames run in the order sent; both sides count them, so a job is named by its number
   and no number travels with it.
 * *replies*, a pipe to the parent, for jobs sent by :data:`CALL`: whoever sent the job reads it itself.
-* *control*, a socket.  To the worker: interrupts and recalls, which must be heard while a job runs.  To the parent:
+* *control*, a socket.  To the worker: interrupts, which must be heard while a job runs.  To the parent:
   replies to jobs sent by :data:`SUBMIT`, in the order of the jobs, and announcements.  Its end of file says that the
   other side is gone.
 
@@ -45,7 +45,7 @@ EXIT = 3  #: the guest exited; the code as JSON
 RAISED = 4  #: a Python exception; see `exception_to_bytes`
 READY = 64  #: announcement: the worker takes jobs; its pid, as COUNT, which may come before the launcher tells
 UNFIT = 65  #: announcement: no instance could be made, with an exception as for RAISED; the worker exits
-RECALLED = 66  #: announcement: the answer to RECALL; how many jobs were given back, as COUNT
+PASSED = 66  #: announcement: jobs were void; the number of the first that was skipped, as COUNT
 
 ITEM = 67  #: announcement: an item of the running batch failed; as FAILED_ITEM and the payload for its status
 
@@ -54,15 +54,17 @@ OUTPUT = 69  #: announcement: what the running command has printed; number of th
 ALL_OUTPUT = 3  #: what is captured so far, pickled: the command is being interrupted, and may never end by itself
 
 COUNT = struct.Struct("<Q")
-#: the function's digest, the length of its pickle (0: it was sent before), large results taken so far
-SHIPPED_HEAD = struct.Struct("<16sII")
+#: the function's digest, the length of its pickle (0: it was sent before), large results taken so far, and how many
+#: functions to forget; their digests follow, then the pickle, then the arguments
+SHIPPED_HEAD = struct.Struct("<16sIII")
+DIGEST_BYTES = 16
 FAILED_ITEM = struct.Struct("<IB")  # index in the batch, status
 BATCH_DONE = struct.Struct("<IxxxxQ")  # reply to a batch: index it stopped at, nanoseconds it took
 
 # -- control: command, number of the job -------------------------------------------------------------------------------
 CONTROL = struct.Struct("<BxxxIQ")  # command, item, number of the job
 INTERRUPT = 0  #: stop that job if it is running now, and of a batch only that item
-RECALL = 1  #: flush the replies there are, and give back all jobs that have not begun
+FLUSH = 1  #: send the replies there are: the job that runs takes long
 
 #: The largest payload either side accepts; a length beyond it means that the stream is corrupt.
 MAX_PAYLOAD = 1 << 30
@@ -76,6 +78,8 @@ LAUNCH_EVENT = struct.Struct("<BxxxxxxxQq")
 
 #: The exit code of a worker that was sent what no parent sends (EX_SOFTWARE).
 EXIT_CORRUPT = 70
+#: The exit code of a worker that found no room for what it needs to begin (EX_TEMPFAIL).
+EXIT_SCARCE = 75
 
 
 def reply(status: int, payload: bytes | memoryview = b"") -> bytes:
@@ -87,16 +91,23 @@ class CorruptStream(ValueError):
 
 
 class FrameReader:
-    """Cuts a byte stream into frames; keeps an incomplete tail for the next piece."""
+    """Cuts a byte stream into frames; keeps an incomplete tail for the next piece.
+
+    Each byte is copied a fixed number of times, however large its frame is and in however many pieces it comes: the pieces
+    of a frame wait side by side until it is whole.
+    """
 
     def __init__(self, header: struct.Struct) -> None:
         self._header = header
-        self._tail = b""
+        self._head = b""  # the beginning of a header
+        self._missing = 0  # bytes that the begun frame still lacks, when its header is known
+        self._fields: tuple[Any, ...] = ()
+        self._pieces: list[bytes] = []  # of the begun frame's payload
 
     @property
     def incomplete(self) -> bool:
         """Whether the stream so far ends within a frame."""
-        return bool(self._tail)
+        return bool(self._head or self._missing)
 
     def feed(self, data: bytes) -> list[tuple[tuple[Any, ...], bytes]]:
         """The (header fields, payload) pairs that ``data`` completes.
@@ -104,19 +115,33 @@ class FrameReader:
         Raises:
             CorruptStream: a length beyond MAX_PAYLOAD.
         """
-        if self._tail:
-            data = self._tail + data
-        frames = []
-        at, size, unpack = 0, self._header.size, self._header.unpack_from
+        frames: list[tuple[tuple[Any, ...], bytes]] = []
+        at = 0
+        if self._missing:
+            at = self._missing
+            if len(data) < at:
+                self._missing -= len(data)
+                self._pieces.append(data)
+                return frames
+            self._pieces.append(data[:at])
+            frames.append((self._fields, b"".join(self._pieces)))
+            self._missing = 0
+            self._pieces = []
+        elif self._head:
+            data = self._head + data
+        size, unpack = self._header.size, self._header.unpack_from
         end = len(data)
         while end - at >= size:
             fields = unpack(data, at)
-            stop = at + size + fields[0]
+            at += size
+            stop = at + fields[0]
             if stop > end:
                 if fields[0] > MAX_PAYLOAD:
                     raise CorruptStream(f"a frame of {fields[0]} bytes is beyond the limit of {MAX_PAYLOAD}")
+                self._fields, self._pieces, self._missing = fields, [data[at:]], stop - end
+                at = end
                 break
-            frames.append((fields, data[at + size : stop]))
+            frames.append((fields, data[at:stop]))
             at = stop
-        self._tail = data[at:]
+        self._head = data[at:]
         return frames

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import mmap
 
-# -- the board: one shared page range, a row of counters per worker, written by the worker alone -----------------------
+# -- the board: one shared page range, a row of cells per worker ----------------------------------------------------
 BOARD_ROW = 8  #: 64-bit cells per worker: a cache line, so that workers do not slow each other down
 BEGUN = 0  #: how many jobs it has begun; after a crash, this tells the guilty job from the ones not begun
 BUSY_NS = 1  #: nanoseconds spent on submitted jobs, which tells the parent how many to send at once
 DONE = 2  #: how many jobs those were
+#: Written by the parent: jobs of these numbers, the first included and the second not, are void unless they are begun.  See
+#: supervisor/lane.py for the rule that both sides follow.
+VOID_FROM = 3
+VOID_TO = 4
 
 
 # -- the arena: per worker, memory that parent, worker and the wasm of a batch's driver see at once ---------------------

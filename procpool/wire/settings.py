@@ -58,6 +58,7 @@ class Settings:
     instances: int  #: per process
     guest: Guest
     payload_bytes: int  #: the most that may be put into a payload slot; 0 if there are none
+    parent: int = -1  #: readable once the parent has ended, whoever holds the lifeline; -1 where there is no such thing
 
     def dump(self) -> bytes:
         return pickle.dumps(self)

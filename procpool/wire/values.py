@@ -4,16 +4,25 @@ Buffers of LARGE bytes or more are not put through the pipe, which costs several
 into a slot of shared memory (wire.PAYLOAD_BYTES).  Pickle protocol 5 does so for numpy arrays and their like at any depth;
 ``bytes``, ``bytearray`` and ``memoryview`` are taken where they stand as an argument or a result, or as an item of a result
 that is a tuple, list or dict: the pickle module offers no hook that would find them deeper without slowing down the rest.
+
+A value is received in two steps.  `detach` copies it out of what is shared and checks all bounds; no user code runs.
+`Received.load` unpickles, which may run any code of the user's, and raise anything.  `Received.plain` is for those who may
+run none: it gives what consists of numbers, strings and the like, and refuses the rest.
 """
 
 from __future__ import annotations
 
+import copyreg
+import io
 import pickle
+import pickletools
 import struct
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import cloudpickle
+
+from .layout import PAYLOAD_BYTES
 
 #: From this size on, a buffer goes out of band.  Measured: at 64 KiB both ways take the same time (docs/rationale.md).
 LARGE = 64 << 10
@@ -24,16 +33,26 @@ _MOST_ITEMS = 64  # a result with more items is not searched for large ones
 _SMALL = frozenset({int, float, bool, str, complex, type(None)})
 
 _HEAD = struct.Struct("<BxxxIQ")  # slot, number of buffers, length of the pickle
-_BUFFER = struct.Struct("<QQB")  # offset, length, whether the receiver must copy it
+_BUFFER = struct.Struct("<QQB")  # offset, length, whether it may be written
 #: in place of a slot's number: the buffers follow the pickle
 INLINE = 255
+ARGUMENTS = range(0, 2)  #: the slots in which arguments may lie
+RESULTS = range(2, 4)  #: and results
+_ANY = range(0, 4)
+
+#: Pickles beyond this many bytes are left alone by `Received.plain`: they would take a thread too long that keeps time.
+PLAIN = 4096
+# The opcodes that name something to import (c, i, \x93) or an entry of copyreg's registry (\x82 to \x84).  A pickle without
+# these bytes, wherever they may stand, names nothing, and so builds nothing but what has an opcode of its own.
+_NAMING = b"ci\x82\x83\x84\x93"
+_BY_NUMBER = b"\x82\x83\x84"
 
 
 class Dumped(NamedTuple):
     """A value ready to travel."""
 
     pickle: bytes
-    buffers: list[tuple[memoryview, bool]]  #: large parts, and whether they must be copied on arrival
+    buffers: list[tuple[memoryview, bool]]  #: large parts, and whether what they become may be written
 
     @property
     def size(self) -> int:
@@ -43,9 +62,9 @@ class Dumped(NamedTuple):
     def place(self, slot: int, area: memoryview, at: int = 0) -> bytes:
         """Write the large parts to ``area`` from ``at``; the payload to send."""
         entries = []
-        for view, copy in self.buffers:
+        for view, writable in self.buffers:
             area[at : at + view.nbytes] = view
-            entries.append(_BUFFER.pack(at, view.nbytes, copy))
+            entries.append(_BUFFER.pack(at, view.nbytes, writable))
             at += -(-view.nbytes // _ALIGN) * _ALIGN
         return b"".join([_HEAD.pack(slot, len(entries), len(self.pickle)), *entries, self.pickle])
 
@@ -65,11 +84,18 @@ class _Large:
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         kind = type(self._value)
-        return (_view if kind is memoryview else kind), (pickle.PickleBuffer(self._value),)
+        if kind is memoryview:
+            # Read-only, so that it comes as bytes of its own.
+            return _view, (pickle.PickleBuffer(self._value.toreadonly()),)
+        return (_own if kind is bytearray else kind), (pickle.PickleBuffer(self._value),)
 
 
 def _view(buffer: Any) -> memoryview:
-    return memoryview(bytes(buffer))
+    return memoryview(bytes(buffer))  # of bytes, this is no copy
+
+
+def _own(buffer: Any) -> bytearray:
+    return buffer if type(buffer) is bytearray else bytearray(buffer)
 
 
 def _marked(value: Any) -> Any:
@@ -77,7 +103,7 @@ def _marked(value: Any) -> Any:
     if kind is bytes or kind is bytearray:
         return _Large(value) if len(value) >= LARGE else value
     if kind is memoryview:  # these do not pickle at all by themselves
-        return _Large(value if value.contiguous else memoryview(bytes(value)))
+        return _Large(value if value.c_contiguous else memoryview(bytes(value)))
     return value
 
 
@@ -102,34 +128,140 @@ def dump(value: Any) -> Dumped:
         view = buffer.raw()
         if view.nbytes < LARGE:
             return True
-        # What `_Large` stands for is copied by the type it becomes.  An array would be a window on memory that the next
-        # job overwrites.
-        buffers.append((view, not isinstance(view.obj, (bytes, bytearray, memoryview))))
+        buffers.append((view, not view.readonly))
         return False
 
     data: bytes = cloudpickle.dumps(value, protocol=5, buffer_callback=keep)
     return Dumped(data, buffers)
 
 
-def load(payload: bytes | memoryview, slot: Callable[[int, int], memoryview]) -> Any:
-    """The value of a payload.  ``slot`` gives the memory of a slot by number and bytes needed.
+class NeedsCode(Exception):
+    """Raised for a value that cannot be loaded without running code that it names."""
+
+
+class Received:
+    """A value that has arrived, and refers to nothing shared any more.  To be loaded once."""
+
+    __slots__ = ("_buffers", "_pickle", "end", "slot")
+
+    def __init__(self, data: bytes | memoryview, buffers: list[bytes | bytearray], slot: int, end: int) -> None:
+        self._pickle = data
+        self._buffers = buffers
+        self.slot = slot  #: where its large parts lay; INLINE if it took none of the sender's slots
+        self.end = end  #: how many bytes of that slot they reached into; 0 for INLINE
+
+    def load(self) -> Any:
+        """The value.  What was copied on arrival is used as it is: large parts are not copied again.
+
+        Raises:
+            Whatever unpickling it raises; of user code, that may be any BaseException.
+        """
+        return pickle.loads(self._pickle, buffers=self._buffers)
+
+    def plain(self) -> Any:
+        """The value, if it is small (`PLAIN`) and names nothing: None, numbers, strings, bytes, and containers of them.
+
+        Raises:
+            NeedsCode: it is not; only `load` can tell what it is.
+        """
+        data = self._pickle
+        if self._buffers or len(data) > PLAIN:
+            raise NeedsCode
+        return loads_plain(data)
+
+
+def loads_plain(data: bytes | memoryview) -> Any:
+    """Unpickle what names nothing.  No code runs but the pickle module's own, whatever ``data`` is.
 
     Raises:
+        NeedsCode: it names a class or a function, or is no pickle.
+    """
+    data = bytes(data)
+    try:
+        if len(data.translate(None, _NAMING)) == len(data):
+            return pickle.loads(data)
+        # Such a byte may well be a letter or a number.  What it names, `_Plain` refuses; but entries of the registry are
+        # not asked for by name once they are known.
+        if not copyreg._extension_registry or not _names_by_number(data):  # type: ignore[attr-defined]
+            return _Plain(io.BytesIO(data)).load()
+    except Exception:  # also what is wrong with it: that is for `load` to find
+        pass
+    raise NeedsCode
+
+
+def _names_by_number(data: bytes) -> bool:
+    return len(data.translate(None, _BY_NUMBER)) != len(data) and any(
+        opcode.code.encode("latin-1") in _BY_NUMBER for opcode, _, _ in pickletools.genops(data)
+    )
+
+
+class _Plain(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise NeedsCode
+
+
+def slot_of(payload: bytes) -> int:
+    """In which slot a value that arrived has its buffers; INLINE if in none."""
+    number: int = _HEAD.unpack_from(payload)[0]
+    return number
+
+
+def detach(payload: bytes, slot: Callable[[int, int], memoryview], *, slots: range = RESULTS, at: int = 0) -> Received:
+    """Copy what arrived out of the shared memory.  Runs no user code.
+
+    Args:
+        payload: of the frame, kept as long as the pickle in it is large and not loaded.
+        slot: gives the memory of a slot, by its number and the bytes needed of it.
+        slots: the numbers it may be asked for.
+        at: where in the payload the value begins; it goes on to the end.
+
+    Raises:
+        ValueError: no sender of ours would describe a value like this.
+        MemoryError: there is no memory for the copy.
+    """
+    start = at + _HEAD.size
+    whole = len(payload)
+    if whole < start:
+        raise ValueError(f"a value of {whole - at} bytes, which is less than its head")
+    number, count, size = _HEAD.unpack_from(payload, at)
+    first = start + count * _BUFFER.size
+    stop = first + size
+    if stop > whole:
+        raise ValueError(f"a value of {count} buffers and {size} bytes in a payload of {whole - at}")
+    data = payload[first:stop] if size < LARGE else memoryview(payload)[first:stop]
+    if not count:
+        return Received(data, [], INLINE, 0)
+    entries = [_BUFFER.unpack_from(payload, start + n * _BUFFER.size) for n in range(count)]
+    end = 0
+    for offset, length, _ in entries:
+        if offset < end:  # overlapping, a few could claim any amount of memory
+            raise ValueError(f"a buffer at {offset}, where another ends at {end}")
+        end = offset + length
+    if number == INLINE:
+        room, area = whole - stop, memoryview(payload)[stop:]
+    elif number in slots:
+        room = PAYLOAD_BYTES
+    else:
+        raise ValueError(f"a value in slot {number}, which is none of {slots}")
+    if end > room:
+        raise ValueError(f"a buffer that ends at {end}, beyond the {room} bytes there are")
+    if number != INLINE:
+        area = slot(number, end)
+    buffers = [
+        bytearray(area[offset : offset + length]) if writable else bytes(area[offset : offset + length])
+        for offset, length, writable in entries
+    ]
+    return Received(data, buffers, number, 0 if number == INLINE else end)
+
+
+def load(payload: bytes, slot: Callable[[int, int], memoryview], *, slots: range = _ANY, at: int = 0) -> Any:
+    """`detach` and `Received.load` in one, for those who may run user code where they are.
+
+    Raises:
+        ValueError: no sender of ours would describe a value like this.
         Whatever unpickling it raises.
     """
-    number, count, size = _HEAD.unpack_from(payload)
-    at = _HEAD.size
-    if not count:
-        return pickle.loads(memoryview(payload)[at : at + size])
-    entries = [_BUFFER.unpack_from(payload, at + n * _BUFFER.size) for n in range(count)]
-    at += count * _BUFFER.size
-    if number == INLINE:
-        area = memoryview(payload)[at + size :]
-    else:
-        area = slot(number, max(offset + length for offset, length, _ in entries))
-    views = [area[offset : offset + length] for offset, length, _ in entries]
-    buffers = [bytearray(view) if copy else view for view, (_, _, copy) in zip(views, entries, strict=True)]
-    return pickle.loads(memoryview(payload)[at : at + size], buffers=buffers)
+    return detach(payload, slot, slots=slots, at=at).load()
 
 
 def placed(payload: bytes) -> tuple[int, int]:

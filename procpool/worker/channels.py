@@ -1,13 +1,12 @@
 """Jobs on their way through the worker: waiting, running, answered.
 
-Two threads meet here.  The *main* thread runs jobs; the *control* thread wakes only to interrupt or recall.
+Two threads meet here.  The *main* thread runs jobs; the *control* thread wakes only to interrupt.
 Everything hot is done by single operations on built-in containers, which are atomic, so that the main thread takes no
 lock per job.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from collections import deque
@@ -21,44 +20,20 @@ _READ_SIZE = 65536  # a pipe's capacity: more never arrives at once
 
 
 class Waiting:
-    """Jobs read from the pipe that have not begun."""
+    """Jobs read from the pipe that have not begun.  For the main thread."""
 
     def __init__(self, fd: int) -> None:
         self._pipe = EagerReader(fd, _READ_SIZE)
         self._reader = wire.FrameReader(wire.JOB)
-        # Held while reading, so that the two threads never take two halves of one frame.
-        self._reading = threading.Lock()
         self.jobs: deque[tuple[tuple[Any, ...], bytes]] = deque()
 
     def read(self) -> bool:
         """Wait for jobs; false at the end of the stream."""
-        with self._reading:
-            data = self._pipe.read()
-            self.jobs.extend(self._reader.feed(data))
-            if not data and self._reader.incomplete:
-                raise wire.CorruptStream("the stream ends within a frame")
+        data = self._pipe.read()
+        self.jobs.extend(self._reader.feed(data))
+        if not data and self._reader.incomplete:
+            raise wire.CorruptStream("the stream ends within a frame")
         return bool(data)
-
-    def give_back(self) -> int:
-        """Drop all jobs that have not begun, also those still in the pipe, and say how many they were.
-
-        The main thread holds `_reading` only while it has nothing to do, and begins whatever arrives.  If more than one job
-        has arrived by the time it gets to run, the parent finds that out and asks again.
-        """
-        if not self._reading.acquire(blocking=False):
-            return 0
-        try:
-            if self._pipe.wait(0):
-                self.jobs.extend(self._reader.feed(os.read(self._pipe.fd, _READ_SIZE)))
-            count = 0
-            while True:
-                try:
-                    self.jobs.pop()  # may race with the main thread's popleft: each job goes to exactly one of us
-                except IndexError:
-                    return count
-                count += 1
-        finally:
-            self._reading.release()
 
 
 class Interrupted(Exception):
@@ -120,15 +95,15 @@ class Replies:
     def __init__(self, control: socket.socket) -> None:
         self.control = control
         self._sending = threading.Lock()  # keeps the order when both threads flush
-        self._waiting: deque[bytes] = deque()
-        self.add = self._waiting.append
+        self.waiting: deque[bytes] = deque()  #: not sent yet
+        self.add = self.waiting.append
 
     def flush(self, announcement: bytes = b"") -> None:
         """Send all there are, and the announcement after them."""
         with self._sending:
             frames = []
-            while self._waiting:
-                frames.append(self._waiting.popleft())
+            while self.waiting:
+                frames.append(self.waiting.popleft())
             if announcement:
                 frames.append(announcement)
             if frames:

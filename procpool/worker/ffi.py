@@ -3,14 +3,16 @@
 A call through wasmtime-py's ``Func`` re-reads the function's type and boxes every value (14-18 us for ``add``);
 ``wasmtime_func_call_unchecked`` on prepared slots takes 0.3-0.6 us (docs/rationale.md).  Likewise for functions that the
 guest calls: 6.2 us through ``Linker.define_func``, 0.4 us on raw slots.  If a wasmtime release moves
-one of the names used here, `RAW` is false and the public API does the same work more slowly.  Setting
-``PROCPOOL_PUBLIC_API`` in the environment forces that, to rule this file out when something looks wrong.
+one of the names used here, `RAW` is false and the public API does the same work more slowly; each worker says so once, in
+the log.  Setting ``PROCPOOL_PUBLIC_API`` in the environment forces that, to rule this file out when something looks wrong.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import logging
+import operator
 import os
 from collections.abc import Callable
 from typing import Any
@@ -21,37 +23,74 @@ from ..binary import FuncType
 from ..codec import SLOT, Codec
 from .host import HostCalls, HostFunction
 
-_call: Any = None
-RAW = False
-if not os.environ.get("PROCPOOL_PUBLIC_API"):
-    try:
-        from wasmtime import _ffi as _wasmtime
-        from wasmtime._extern import wrap_extern as _wrap_extern
+logger = logging.getLogger("procpool")
 
-        _call = ctypes.CFUNCTYPE(
-            ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p
-        )(("wasmtime_func_call_unchecked", _wasmtime.dll))
-        _pointer, _size = ctypes.c_void_p, ctypes.c_size_t
-        _define = ctypes.CFUNCTYPE(
-            *(_pointer, _pointer, ctypes.c_char_p, _size, ctypes.c_char_p, _size, _pointer, _pointer, _pointer, _pointer)
-        )(("wasmtime_linker_define_func_unchecked", _wasmtime.dll))
-        _new_trap = ctypes.CFUNCTYPE(_pointer, ctypes.c_char_p, _size)(("wasmtime_trap_new", _wasmtime.dll))
-        _Callback = ctypes.CFUNCTYPE(_pointer, _pointer, _pointer, _pointer, _size)
-        _export_get = _wasmtime.wasmtime_instance_export_get
-        _caller_export_get = _wasmtime.wasmtime_caller_export_get
-        _probed = (
-            _wasmtime.wasmtime_extern_t,
-            _wasmtime.wasm_trap_t,
-            _wasmtime.wasmtime_error_t,
-            wasmtime.Trap._from_ptr,
-            wasmtime.WasmtimeError._from_ptr,
-            wasmtime.Store._context,
-            wasmtime.Func._from_raw,
-            _wasmtime.wasmtime_func_t,
-        )
-        RAW = ctypes.sizeof(_wasmtime.wasmtime_val_raw_t) == SLOT
-    except (ImportError, AttributeError):  # a wasmtime release that moved something
-        pass
+#: What is used here of wasmtime-py beside its public names.
+_PRIVATE_NAMES = (
+    "_extern.wrap_extern",
+    "_ffi.dll.wasmtime_func_call_unchecked",
+    "_ffi.dll.wasmtime_linker_define_func_unchecked",
+    "_ffi.dll.wasmtime_trap_new",
+    "_ffi.wasm_trap_t",
+    "_ffi.wasmtime_caller_export_get",
+    "_ffi.wasmtime_caller_t",
+    "_ffi.wasmtime_error_t",
+    "_ffi.wasmtime_extern_t",
+    "_ffi.wasmtime_func_t",
+    "_ffi.wasmtime_instance_export_get",
+    "_ffi.wasmtime_linker_define",
+    "_ffi.wasmtime_val_raw_t",
+    "Func._from_raw",
+    "Store._context",
+    "Trap._from_ptr",
+    "WasmtimeError._from_ptr",
+)
+
+
+def _reason_against_raw() -> str | None:
+    """Why the private names cannot be used; None if they can."""
+    if os.environ.get("PROCPOOL_PUBLIC_API"):
+        return "PROCPOOL_PUBLIC_API is set"
+    missing = []
+    for name in _PRIVATE_NAMES:
+        try:
+            operator.attrgetter(name)(wasmtime)
+        except AttributeError:
+            missing.append(f"wasmtime.{name}")
+    if missing:
+        return f"this release of wasmtime-py lacks {', '.join(missing)}"
+    if ctypes.sizeof(wasmtime._ffi.wasmtime_val_raw_t) != SLOT:
+        return f"this release of wasmtime-py has values of another size than {SLOT} bytes"
+    return None
+
+
+_why_not = _reason_against_raw()
+RAW = _why_not is None
+_untold = [] if _why_not is None else [_why_not]  # emptied by whoever tells it; workers are forked with it full
+if RAW:
+    from wasmtime import _ffi as _wasmtime
+    from wasmtime._extern import wrap_extern as _wrap_extern
+
+    _call: Any = ctypes.CFUNCTYPE(
+        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p
+    )(("wasmtime_func_call_unchecked", _wasmtime.dll))
+    _pointer, _size = ctypes.c_void_p, ctypes.c_size_t
+    _define = ctypes.CFUNCTYPE(
+        *(_pointer, _pointer, ctypes.c_char_p, _size, ctypes.c_char_p, _size, _pointer, _pointer, _pointer, _pointer)
+    )(("wasmtime_linker_define_func_unchecked", _wasmtime.dll))
+    _new_trap = ctypes.CFUNCTYPE(_pointer, ctypes.c_char_p, _size)(("wasmtime_trap_new", _wasmtime.dll))
+    _Callback = ctypes.CFUNCTYPE(_pointer, _pointer, _pointer, _pointer, _size)
+    _export_get = _wasmtime.wasmtime_instance_export_get
+    _caller_export_get = _wasmtime.wasmtime_caller_export_get
+
+
+def _tell_why_not() -> None:
+    """Say once in this process that the public API is used, and why."""
+    try:
+        why = _untold.pop()
+    except IndexError:
+        return
+    logger.warning("procpool: calls take some 15 us more each, by wasmtime's public API: %s", why)
 
 
 class Slots:
@@ -187,6 +226,7 @@ def _define_raw(linker: wasmtime.Linker, function: HostFunction, instance: Any, 
 
 
 def _define_public(linker: wasmtime.Linker, function: HostFunction, instance: Any, calls: HostCalls) -> Any:
+    _tell_why_not()
     run = function.bound(instance)
     back = Codec(function.name, FuncType(results=function.signature.results))
 
@@ -248,6 +288,7 @@ def _bind_public(
     slots: Slots,
     calls: HostCalls,
 ) -> Callable[[], None]:
+    _tell_why_not()
     if "v128" in signature.params + signature.results:
         raise NotImplementedError(f"{name}: wasmtime's public Python API cannot pass v128 values")
     func = export(store, instance, name)

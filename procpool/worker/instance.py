@@ -9,10 +9,14 @@ from typing import Any
 
 import wasmtime
 
-from ..binary import FuncType
-from ..codec import Codec
+from ..binary import SCALARS, FuncType
+from ..checks import count, shown
+from ..codec import Codec, converted
 from . import ffi
 from .holder import InstanceHolder
+
+#: In the largest memory that there can be, one of 64-bit addresses.
+MOST_PAGES = 1 << 48
 
 
 class Instance:
@@ -93,7 +97,9 @@ class Instance:
         Raises:
             MemoryError: its maximum or ``memory_limit`` does not allow that.
             LookupError: the module exports no such memory.
+            ValueError: ``pages`` is no int from 0.
         """
+        pages = min(count("pages", pages, 0), MOST_PAGES)  # of a larger number wasmtime would take the last 64 bits
         store, memory = self._instances.exported(name, wasmtime.Memory)
         try:
             before: int = memory.grow(store, pages)
@@ -119,10 +125,13 @@ class _InstanceGlobals(MutableMapping[str, Any]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         store, found = self._instances.exported(name, wasmtime.Global)
+        kind = str(found.type(store).content)
+        if kind in SCALARS:
+            value = converted(f"the global {name!r}", value, kind)
         try:
             found.set_value(store, value)
         except wasmtime.WasmtimeError as error:
-            raise TypeError(f"cannot set the global {name!r} to {value!r}: {error}") from None
+            raise TypeError(f"cannot set the global {name!r} to {shown(value)}: {error}") from None
 
     def __delitem__(self, name: str) -> None:
         raise TypeError("an instance's globals cannot be deleted")

@@ -25,6 +25,8 @@ from .wasi_run import CommandRunner
 FLUSH_NS = 1_000_000
 
 _SLOT = struct.Struct("<I12x")
+#: Kinds of jobs in which Python code of the user's runs.
+_PYTHON = (wire.SHIPPED, wire.RUN)
 
 
 class Room(NamedTuple):
@@ -89,7 +91,7 @@ class Loop:
         serve_contexts(self.current_context)
         jobs, replies, board = self._waiting.jobs, self._replies, self._board
         threaded = self._instances.threaded
-        begun = 0
+        begun, void = 0, -1  # jobs begun, and the first of those that are being skipped
         flushed = started = perf_counter_ns()
         while True:
             if not jobs:
@@ -97,12 +99,19 @@ class Loop:
                 if not self._waiting.read():
                     return
                 started = flushed = perf_counter_ns()
-            try:
-                (_, export, kind, flags), payload = jobs.popleft()
-            except IndexError:  # recalled in between
-                continue
-            # Before the first thing that can kill this process: from here on the job counts as begun.
+                if not jobs:  # what came is not a whole job yet
+                    continue
+            (_, export, kind, flags), payload = jobs.popleft()
+            # Before the first thing that can kill this process: from here on the job counts as begun.  And before the look
+            # at the fence, which the parent sets before it looks here: one of us sees the other (supervisor/lane.py).
             board[wire.BEGUN] = begun + 1
+            if begun < board[wire.VOID_TO] and begun >= board[wire.VOID_FROM]:
+                void = begun if void < 0 else void
+                begun += 1
+                if begun == board[wire.VOID_TO]:
+                    replies.flush(wire.reply(wire.PASSED, wire.COUNT.pack(void)))
+                    void = -1
+                continue
             self._number = begun
             self._context = self._travelled = None
             if threaded and not flags & wire.LEASED:  # the holder of a lease is told by the next call
@@ -119,6 +128,8 @@ class Loop:
                 begun += 1
                 started = flushed = perf_counter_ns()
                 continue
+            if kind in _PYTHON and replies.waiting:
+                replies.flush()  # it may hold the GIL, and then nothing else can
             if self._travelled is not None and self._travelled.traced:
                 with self._span(kind, export):
                     answer = self._run(begun, export, kind, flags, payload)
@@ -135,7 +146,7 @@ class Loop:
             started = now
             # Python code may do things that must not be done twice.  Delivered at once, its result cannot be lost with
             # this process, and so it is never run again to have it.
-            if self._exactly_once or kind in (wire.SHIPPED, wire.RUN) or now - flushed > FLUSH_NS:
+            if self._exactly_once or kind in _PYTHON or now - flushed > FLUSH_NS:
                 replies.flush()
                 flushed = now
                 if self._commands.doomed:  # the answer is on its way, and jobs behind it have not begun

@@ -53,6 +53,8 @@ class Blueprint:
         with open(settings_fd, "rb", closefd=False) as file:
             file.seek(0)
             settings: wire.Settings = pickle.load(file)
+        shared = settings.artifact, settings.board, settings.arenas, settings.payloads, settings.lifeline, settings.parent
+        keep(settings_fd, *shared)
         return cls(settings, memoryview(mmap.mmap(settings.board, 0)).cast("Q"))
 
     @classmethod
@@ -75,8 +77,34 @@ def die_with_parent(lifeline: int, owner: int) -> None:
     fcntl.fcntl(watch, fcntl.F_SETOWN, owner)
     fcntl.fcntl(watch, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
     # It may have closed before we asked to be told; then nothing more would come.
-    if select.select([watch], [], [], 0)[0]:
+    if readable(watch):
         os.kill(owner, signal.SIGKILL)
+
+
+def readable(fd: int) -> bool:
+    """Whether there is something to read, or will never be anything."""
+    poll = select.poll()  # unlike `select.select`, it takes any number
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def keep(*fds: int) -> None:
+    """Have programs that the user's code starts not inherit what we inherited: it would outlive us there."""
+    for fd in fds:
+        if fd >= 0:
+            os.set_inheritable(fd, False)
+
+
+def usual_signals() -> None:
+    """React to signals as a program usually does, whatever the parent blocks or ignores: that is inherited.
+
+    But for SIGINT.  The terminal sends Ctrl-C to the whole process group; what to do about it is the parent's decision.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A Python handler would not run while wasm does.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
 def run_worker(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> NoReturn:
@@ -86,17 +114,16 @@ def run_worker(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> NoReturn:
     """
     code = 1
     try:
-        # The terminal sends Ctrl-C to the whole process group; what to do about it is the parent's decision.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # A Python handler would not run while wasm does.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        usual_signals()
+        keep(*fds)
         code = _work(blueprint, slot, fds)
     except (BrokenPipeError, ConnectionResetError):  # the parent is gone
         code = 0
     except wire.CorruptStream as error:
         print(f"procpool: worker {os.getpid()} ends: {error}", file=sys.stderr)
         code = wire.EXIT_CORRUPT
+    except _Scarce:
+        code = wire.EXIT_SCARCE
     finally:
         # Whatever happened, flush what the user's code printed; a broken stream must not change the exit code.
         for stream in (sys.stdout, sys.stderr):
@@ -126,12 +153,14 @@ def _work(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> int:
         ]
         for room in rooms[: settings.guest.prewarm]:
             room.instances.warm()
+    except _Scarce:
+        raise
     except BaseException as error:
         replies[0].flush(unfit(error))
         return 0
     threads = [threading.Thread(target=_serve, args=(room, settings), daemon=True) for room in rooms[1:]]
     for thread in threads:
-        thread.start()
+        _start_thread(thread)
     replies[0].flush(wire.reply(wire.READY, wire.COUNT.pack(os.getpid())))
     Loop(rooms[0], settings).serve()
     for thread in threads:
@@ -178,8 +207,19 @@ def _furnish(
         arena=arena,
         board=blueprint.board[first : first + wire.BOARD_ROW],
     )
-    threading.Thread(target=_listen, args=(room,), daemon=True).start()
+    _start_thread(threading.Thread(target=_listen, args=(room, settings.parent), daemon=True))
     return room
+
+
+class _Scarce(Exception):
+    """Raised when the system has no place for another thread now; the parent tries again later."""
+
+
+def _start_thread(thread: threading.Thread) -> None:
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise _Scarce(str(error)) from error
 
 
 def _serve(room: Room, settings: wire.Settings) -> None:
@@ -195,9 +235,18 @@ def _serve(room: Room, settings: wire.Settings) -> None:
         os._exit(wire.EXIT_CORRUPT)
 
 
-def _listen(room: Room) -> None:
-    """A control thread.  Asleep but for interrupts, recalls, and the end of the parent."""
+def _listen(room: Room, parent: int) -> None:
+    """A control thread.  Asleep but for interrupts and the end of the parent.
+
+    The end of file tells of that too, unless a fork that Python did not see holds a copy of the parent's end.
+    """
+    poll = select.poll()
+    poll.register(room.replies.control, select.POLLIN)
+    if parent >= 0:
+        poll.register(parent, select.POLLIN)
     while True:
+        if any(fd == parent and event & select.POLLIN for fd, event in poll.poll()):
+            os._exit(0)
         try:
             message = room.replies.control.recv(wire.CONTROL.size, socket.MSG_WAITALL)
         except OSError:
@@ -208,8 +257,8 @@ def _listen(room: Room) -> None:
         try:
             if command == wire.INTERRUPT:
                 room.running.interrupt(number, item, room.arena.at_item(item), room.commands.tell)
-            elif command == wire.RECALL:
-                room.replies.flush(wire.reply(wire.RECALLED, wire.COUNT.pack(room.waiting.give_back())))
+            elif command == wire.FLUSH:
+                room.replies.flush()
             else:
                 os._exit(wire.EXIT_CORRUPT)
         except wire.CorruptStream:

@@ -1,8 +1,8 @@
 """The standard streams of WASI modules in this worker.
 
-wasmtime can write to a file it opens by path, and to a callback that it runs on threads of its own (which panics when the
-interpreter ends; design notes).  So output goes to a pipe, opened by its path under /proc, and a thread of ours empties it:
-it works while the guest runs, can stop one that prints too much, and passes lines on as they come.
+wasmtime can write to a file it opens by path, and to a callback that it runs on threads of its own (which panicked in some
+runs when the interpreter ended).  So output goes to a pipe, opened by its path under /proc, and a thread of ours empties
+it: it works while the guest runs, can stop one that prints too much, and passes lines on as they come.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Streams:
         self._reads: dict[int, int] = {}  # stream -> read end
         self._paths: dict[int, str] = {}
         self._captured: dict[int, bytearray] = {}
-        self._live: set[int] = set()  # streams whose chunks are passed on
+        self._live: dict[int, int] = {}  # streams whose chunks are passed on, and how many bytes have been
         self._limit = 0
         self._active = False
         self._over = 0  # the stream that exceeded the limit
@@ -91,7 +91,7 @@ class Streams:
             self._captured = {
                 stream: bytearray() for stream, to in ((_OUT, spec.stdout), (_ERR, spec.stderr)) if to == CAPTURE
             }
-            self._live = {stream for stream, to in ((_OUT, spec.stdout), (_ERR, spec.stderr)) if to == "lines"}
+            self._live = {stream: 0 for stream, to in ((_OUT, spec.stdout), (_ERR, spec.stderr)) if to == "lines"}
             self._limit = spec.max_output
             self._over = 0
             self._active = True
@@ -148,14 +148,19 @@ class Streams:
             chunk = os.read(self._reads[stream], 65536)
         except BlockingIOError:
             return False
-        if stream in self._live:
-            self._replies.flush(wire.reply(wire.OUTPUT, bytes((stream,)) + chunk))
-        captured = self._captured.get(stream)
-        if captured is not None and self._over != stream:
-            captured += chunk[: self._limit - len(captured) + 1]
-            if len(captured) > self._limit:
-                del captured[self._limit :]
-                self._over = stream
-                if self._active:  # under the lock, so it cannot be the next command that is stopped
-                    self._engine.increment_epoch()
+        captured, passed = self._captured.get(stream), self._live.get(stream)
+        if captured is not None:
+            room = self._limit - len(captured)
+            captured += chunk[:room]
+        elif passed is not None:
+            room = self._limit - passed
+            self._live[stream] = passed + min(room, len(chunk))
+            if room:
+                self._replies.flush(wire.reply(wire.OUTPUT, bytes((stream,)) + chunk[:room]))
+        else:
+            return True
+        if len(chunk) > room and not self._over:
+            self._over = stream
+            if self._active:  # under the lock, so it cannot be the next command that is stopped
+                self._engine.increment_epoch()
         return True

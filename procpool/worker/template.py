@@ -17,15 +17,16 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from .. import wire
-from .main import Blueprint, die_with_parent, run_worker
+from .main import Blueprint, die_with_parent, run_worker, usual_signals
 
 
 def main(settings_fd: int, requests_fd: int) -> NoReturn:
     """Serve fork requests until the parent closes the socket, then take all workers down."""
+    usual_signals()
     requests = socket.socket(fileno=requests_fd)
     os.setpgid(0, 0)  # a group of our own: signals typed at the terminal are the parent's business
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     blueprint = Blueprint.read(settings_fd)
+    parent = blueprint.settings.parent
     die_with_parent(blueprint.settings.lifeline, -os.getpgrp())
     wakeup, notify = os.pipe()
     os.set_blocking(wakeup, False)
@@ -37,10 +38,14 @@ def main(settings_fd: int, requests_fd: int) -> NoReturn:
     poll = select.poll()
     poll.register(requests, select.POLLIN)
     poll.register(wakeup, select.POLLIN)
+    if parent >= 0:
+        poll.register(parent, select.POLLIN)
     serving = True
     try:
         while serving:
             ready = {fd for fd, _ in poll.poll()}
+            if parent in ready:  # where the lifeline is still held, by a fork that Python did not see
+                os.killpg(0, signal.SIGKILL)
             if wakeup in ready:
                 os.read(wakeup, 4096)
                 for event in _reap(children):

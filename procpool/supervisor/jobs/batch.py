@@ -1,36 +1,25 @@
-"""Batches: many calls of one export, as the supervisor sees them.
-
-A *chunk* is what a mapping hands over and waits for.  It travels as one *segment* or several: it is cut when a worker
-dies in it, and when idle workers could share the rest.
-"""
+"""Batches: a stretch of a chunk, as one job for a worker."""
 
 from __future__ import annotations
 
 import struct
-from collections import Counter
-from concurrent.futures import Future
-from typing import Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ... import wire
 from ...columns import WIDTH
-from ...errors import CallTimeout, WorkerCrashed
-from ..worker import Worker
+from ...errors import CallTimeout
 from .call import Export, Job
+from .chunk import Chunk
+
+if TYPE_CHECKING:
+    from ..lane import Lane, Memory
+    from .shipped import FunctionsSent
 
 _U32_SLOT = struct.Struct("<I12x")
 _U32 = struct.Struct("<I")
 _ALIGN = 64  # where columns start in a buffer
 _SHORTEST_SAMPLE = 0.001  # seconds between looks at whether an item has ended
-
-
-class Data(Protocol):
-    """Where a chunk's arguments come from and its results go to, item ranges at a time."""
-
-    def load(self, column: int, start: int, stop: int, target: memoryview) -> None:
-        """Write an argument column's items [start, stop) to ``target``."""
-
-    def store(self, column: int, start: int, stop: int, source: memoryview) -> None:
-        """Take a result column's items [start, stop) from ``source``, which is overwritten afterwards."""
 
 
 def item_bytes(export: Export) -> int:
@@ -46,43 +35,20 @@ def most_items(export: Export) -> int:
     return (wire.BUFFER_BYTES - columns * _ALIGN) // max(item_bytes(export), 1)
 
 
-class Chunk(Future[None]):
-    """Some items of a mapping.  The future ends when each item has its result, or its exception in ``errors``."""
-
-    def __init__(
-        self, export: Export, data: Data, count: int, item_timeout: float | None, retries: int = 0, context: bytes = b""
-    ) -> None:
-        super().__init__()
-        self.context = context  #: what `capture` gave
-        self.retries = retries  #: how often each item may be run again after a worker died in it
-        self.deaths: Counter[int] = Counter()  #: that each item has seen
-        self.export = export
-        self.data = data
-        self.count = count
-        self.item_timeout = item_timeout
-        self.errors: dict[int, BaseException] = {}
-        self.nanoseconds = 0  #: time that workers have spent on it
-        self.abandoned = False  #: nobody waits for it: run no more of it than has begun
-        self._missing = count
-
-    def segment(self) -> Segment:
-        """All of it as one job."""
-        return Segment(self, 0, self.count)
-
-    def finished(self, count: int) -> None:
-        """That many more items have ended."""
-        self._missing -= count
-        if not self._missing:
-            self.set_result(None)
+def segment_of(chunk: Chunk) -> Segment:
+    """All of a chunk as one job."""
+    return Segment(chunk, 0, chunk.count)
 
 
 class Segment(Job):
     """The items [start, stop) of a chunk: one job for a worker.
 
-    Items are counted from ``start`` wherever the worker is concerned.
+    A chunk is cut when a worker dies in it, and when idle workers could share the rest.  Items are counted from ``start``
+    wherever the worker is concerned.
     """
 
     buffers = 1
+    placed = True
 
     def __init__(self, chunk: Chunk, start: int, stop: int) -> None:
         super().__init__(chunk.export.name, b"")
@@ -91,22 +57,23 @@ class Segment(Job):
         self.start = start
         self.stop = stop
         self.halted = False
-        self._buffer = 0
+        self._item_seen = -1, 0.0  # at which item it was last seen, and since when
         self._again: list[int] = []  # items to run again, because an interrupt hit them that was meant for another
 
     def begin(self) -> bool:
-        if self.chunk.abandoned:
-            self.chunk.finished(self.stop - self.start)
+        if self.chunk.abandoned or self.expired:
+            if not self.expired:
+                self.expired = True
+                self.chunk.finished(self.stop - self.start)
             return False
         return True
 
-    def place(self, worker: Worker) -> bytes:
+    def place(self, memory: Memory, buffer: int, functions: FunctionsSent, results_taken: int) -> bytes:
         """Write the arguments into the worker's arena; the frame that sets it to work."""
-        self._buffer = worker.next_buffer
-        worker.next_buffer = (self._buffer + 1) % wire.BUFFERS
-        worker.batches += 1
+        arena, cells = memory.arena, buffer * wire.CELLS
+        self.buffer = buffer
         self.halted = False
-        arena, cells = worker.arena, self._buffer * wire.CELLS
+        self._item_seen = -1, 0.0
         _U32.pack_into(arena, cells + wire.INDEX, 0)
         _U32.pack_into(arena, cells + wire.STOP, 0)
         params, results = self._columns()
@@ -117,98 +84,121 @@ class Segment(Job):
         flags = wire.HAS_CONTEXT * bool(self.chunk.context) + wire.ITEM_BY_ITEM * (self.chunk.item_timeout is not None)
         return wire.JOB.pack(len(payload), self.export.index, wire.BATCH, flags) + payload
 
-    def unplace(self, worker: Worker) -> None:
-        worker.batches -= 1
-        worker.next_buffer = (worker.next_buffer - 1) % wire.BUFFERS
-
     # -- while it runs -------------------------------------------------------------------------------------------------
 
-    def item(self, worker: Worker) -> int:
-        value: int = _U32.unpack_from(worker.arena, self._buffer * wire.CELLS + wire.INDEX)[0]
+    def item(self, memory: Memory) -> int:
+        value: int = _U32.unpack_from(memory.arena, self.buffer * wire.CELLS + wire.INDEX)[0]
         return value
 
-    def halt(self, worker: Worker) -> None:
+    def halt(self, memory: Memory) -> None:
         """Have the driver stop before its next item."""
         self.halted = True
-        _U32.pack_into(worker.arena, self._buffer * wire.CELLS + wire.STOP, 1)
+        _U32.pack_into(memory.arena, self.buffer * wire.CELLS + wire.STOP, 1)
 
-    def deadline(self, worker: Worker, now: float) -> float | None:
+    def stop_at(self, lane: Lane, memory: Memory, now: float) -> float | None:
         if self.chunk.abandoned:
-            self.halt(worker)
+            self.halt(memory)
             return now
         limit = self.chunk.item_timeout
         if limit is None:
             return None
-        where = (worker.head, self.item(worker))
-        if worker.item_seen[0] != where:
-            worker.item_seen = (where, now)
-        return worker.item_seen[1] + limit
+        item = self.item(memory)
+        if self._item_seen[0] != item:
+            self._item_seen = item, now
+        return max(self._item_seen[1], lane.since) + limit
 
     def sampling(self) -> float | None:
         # It is noticed that an item has begun when this is next looked at, so it may run over by a quarter.
         limit = self.chunk.item_timeout
         return None if limit is None else max(limit / 4, _SHORTEST_SAMPLE)
 
-    def timed_out(self) -> None:
+    @property
+    def unwanted(self) -> bool:
+        """Whether it is stopped because nobody waits for it, and not because its time is up."""
+        return self.chunk.abandoned
+
+    def overdue(self) -> None:
         pass  # the worker says so itself, item by item
 
-    def seconds_left(self, worker: Worker, now: float) -> float:
+    def seconds_left(self, lane: Lane, memory: Memory, now: float) -> float:
         """An estimate from how far it has come; 0 if there is nothing to share."""
-        item, items = self.item(worker), self.stop - self.start
+        item, items = self.item(memory), self.stop - self.start
         left = items - item - 1
-        return (now - worker.head_since) / (item + 1) * left if left > 0 and not self.halted else 0.0
+        return (now - lane.since) / (item + 1) * left if left > 0 and not self.halted else 0.0
 
     # -- afterwards ----------------------------------------------------------------------------------------------------
 
-    def item_failed(self, worker: Worker, payload: bytes) -> None:
-        """Note the failure of one item, which the worker has announced."""
+    def item_failed(self, lane: Lane, payload: bytes) -> None:
+        """Note the failure of one item, which the worker has announced.
+
+        Raises:
+            ValueError: there is no such item.
+        """
         index, status = wire.FAILED_ITEM.unpack_from(payload)
+        if not 0 <= index < self.stop - self.start:
+            raise ValueError(f"item {index} of {self.stop - self.start} failed")
         if status != wire.INTERRUPTED:
             details = payload[wire.FAILED_ITEM.size :]
-            self.chunk.errors[self.start + index] = wire.error_from_reply(status, details, self.export.name)
-        elif index == worker.interrupted[1]:
-            self.chunk.errors[self.start + index] = self._timeout_error()
+            self._item_ended(index, wire.report_of(status, details, self.export.name))
+        elif index == lane.interrupted[1]:
+            self._item_ended(index, self._timeout_error())
         else:
             # The item that was to be stopped ended in that very moment, and this one was hit instead.
             self._again.append(index)
 
-    def answered(self, worker: Worker, status: int, payload: bytes) -> list[Job]:
+    def _item_ended(self, index: int, report: wire.Report) -> None:
+        self.chunk.errors[self.start + index] = report
+        if self.owner is not None:
+            self.owner.failed()
+
+    def answered(self, lane: Lane, memory: Memory, status: int, payload: bytes) -> Sequence[Job]:
         if status != wire.OK:
             raise ValueError(f"a batch cannot end in status {status}")
         stopped, nanoseconds = wire.BATCH_DONE.unpack(payload)
+        if not len(self._again) <= stopped <= self.stop - self.start:
+            raise ValueError(f"a batch of {self.stop - self.start} items cannot stop at {stopped}")
         self.chunk.nanoseconds += nanoseconds
-        return self._collect(worker, stopped)
+        return self._collect(lane, memory, stopped)
 
-    def crashed(self, worker: Worker) -> list[Job]:
+    def crashed(self, lane: Lane, memory: Memory, crash: Exception) -> Sequence[Job]:
         """Keep the results from before the worker's death, and fail the item it was at; what is left to run."""
-        index = self.item(worker)
-        if worker.interrupted == (worker.begun - 1, index):  # and killed, because it would not stop
-            self.chunk.errors[self.start + index] = self._timeout_error()
+        index = min(self.item(memory), self.stop - self.start - 1)
+        if index in self._again or self.start + index in self.chunk.errors:
+            pass  # that one had ended and been announced, and the next had not begun
+        elif lane.interrupted == (lane.number, index):  # and killed, because it would not stop
+            self._item_ended(index, self._timeout_error())
         elif self.chunk.deaths[self.start + index] < self.chunk.retries:
             self.chunk.deaths[self.start + index] += 1
             self._again.append(index)
         else:
-            crash = WorkerCrashed(worker.process.pid, self.export.name, worker.process.exitcode)
-            self.chunk.errors[self.start + index] = crash
-        return self._collect(worker, index + 1)
+            self._item_ended(index, crash)
+        return self._collect(lane, memory, index + 1)
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> bool:
         """End all its items with an exception."""
+        if self.expired:
+            return False
+        self.expired = True
         for index in range(self.start, self.stop):
             self.chunk.errors.setdefault(index, error)
         self.chunk.finished(self.stop - self.start)
+        return True
+
+    def cancel(self) -> bool:
+        raise AssertionError("a chunk is abandoned, not cancelled")
 
     def _timeout_error(self) -> CallTimeout:
         return CallTimeout(f"{self.export.name} ran longer than {self.chunk.item_timeout} s on this item")
 
-    def _collect(self, worker: Worker, stopped: int) -> list[Job]:
+    def _collect(self, lane: Lane, memory: Memory, stopped: int) -> list[Job]:
         """Take the results of the items before ``stopped``; what is left to run."""
-        chunk, arena = self.chunk, worker.arena
-        for column, (start, end) in enumerate(self._columns()[1]):
+        chunk, arena = self.chunk, memory.arena
+        columns = [] if chunk.abandoned else self._columns()[1]  # the store may not be ours to write to any more
+        for column, (start, end) in enumerate(columns):
             width = (end - start) // (self.stop - self.start)
             chunk.data.store(column, self.start, self.start + stopped, arena[start : start + stopped * width])
-        worker.batches -= 1
-        worker.items += stopped - 1 - len(self._again)
+        lane.items_done(stopped - 1 - len(self._again))
+        self.expired = True  # in its place come others
         if chunk.abandoned:
             chunk.finished(self.stop - self.start)
             return []
@@ -217,12 +207,17 @@ class Segment(Job):
         first = self.start + stopped
         middle = (first + self.stop + 1) // 2
         left += [(first, middle), (middle, self.stop)]
-        return [Segment(chunk, start, stop) for start, stop in left if start < stop]
+        return [self._rest(start, stop) for start, stop in left if start < stop]
+
+    def _rest(self, start: int, stop: int) -> Segment:
+        rest = Segment(self.chunk, start, stop)
+        rest.owner = self.owner
+        return rest
 
     def _columns(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Where each parameter's and each result's column lies in the arena."""
         signature = self.export.codec.signature
-        at = wire.ARENA_HEAD + self._buffer * wire.BUFFER_BYTES
+        at = wire.ARENA_HEAD + self.buffer * wire.BUFFER_BYTES
         places = []
         for kind in signature.params + signature.results:
             size = WIDTH[kind] * (self.stop - self.start)

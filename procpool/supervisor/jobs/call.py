@@ -1,19 +1,27 @@
-"""What a caller asked for, as the supervisor sees it."""
+"""What a caller asked for: the future that the caller holds, and the frame that goes to a worker."""
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
-from collections.abc import Callable, Hashable
-from concurrent.futures import Future, InvalidStateError
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ... import wire
 from ...codec import Codec
-from ...errors import CallTimeout, WorkerCrashed
+from ...deadline import Deadline
+from ...errors import CallTimeout
 
 if TYPE_CHECKING:
-    from ..worker import Worker
+    from ..lane import Lane, Memory
+    from .shipped import FunctionsSent
+
+
+#: That of the base class.
+_logger = logging.getLogger("concurrent.futures")
 
 
 class Export:
@@ -41,14 +49,33 @@ class Export:
         return wire.JOB.pack(len(context) + self._size, self.index, kind, flags) + context + slots
 
     def result(self, status: int, payload: bytes) -> Any:
-        """The value a reply stands for.
+        """The value a reply stands for; what was pickled in the worker is unpickled here, in the caller's thread.
 
         Raises:
             The exception it stands for.
         """
         if status == wire.OK:
             return self.codec.unpack(payload)
-        raise wire.error_from_reply(status, payload, self.name)
+        raise wire.loaded(wire.report_of(status, payload, self.name))
+
+
+class Owner(Protocol):
+    """What a job asks of the pool that runs it."""
+
+    def cancelled(self, job: Job, queued: bool) -> None:
+        """It was cancelled, queued or in a worker.  From any thread."""
+
+    def post(self, code: Callable[[], object]) -> None:
+        """Run the user's code somewhere else than here, where time is kept.  From any thread."""
+
+    def strand(self) -> Callable[[Callable[[], object]], None]:
+        """A `post` of its own, whose calls run one after the other, in their order."""
+
+    def failed(self) -> None:
+        """A job has ended in an exception.  From any thread."""
+
+    def key_free(self, key: int) -> None:
+        """A job with that key has ended.  From any thread."""
 
 
 def _nothing(payload: bytes) -> None:
@@ -56,32 +83,36 @@ def _nothing(payload: bytes) -> None:
 
 
 class Job(Future[Any]):
-    """A submitted call: the future that the caller holds, and the frame that goes to a worker.
+    """A submitted call.
 
     A Future makes a Condition at birth and takes it at every step of its life, which for small jobs is half of all that
     the parent does.  Most jobs are over before anyone waits for them, so here the Condition is made when somebody first
     asks for it.  `_making` decides races between that and a step taken without one: while a thread holds it and finds no
     Condition, no other thread is in the middle of anything with this job, and none has registered a callback.
 
+    Callbacks are the user's code, so they run where the owner has such code run, and not where the job is ended.
+
     Relies on the attributes that Future has had since Python 3.2; tests/test_futures.py runs the standard library's
     `wait`, `as_completed` and asyncio over it.
     """
 
     buffers = 0  #: how many of the arena's buffers it needs
+    buffer = -1  #: which one it has, while it is in flight
+    placed = False  #: its frame is made for the worker that it goes to, by `place`
     exclusive = False  #: it is a request for an idle worker to hold, which is its result
+    bound = False  #: it is for the very worker that it was given to, and ends with it
     priority = 0  #: those of higher priority are sent first
-    key: Hashable = None  #: jobs of one key run in order on one worker
-    dropped = False  #: it was cancelled while it was queued, and is still there
-    passed = False  #: it was cancelled, and is no longer queued
+    key: int | None = None  #: token of its key: jobs of one key run in order on one worker
+    deadline = Deadline.NEVER  #: when its caller gives up, wherever it is then
+    queued = False  #: it is in a queue of the scheduler, which alone writes this and the next
+    dropped = False  #: it has ended while it was queued, and is still there
+    in_flight = False  #: it is in a lane, which alone writes this
     retries = 0  #: how often it may still be run again after its worker died
-    #: told when it is cancelled: the job, and whether it was still queued
-    on_cancel: Callable[[Job, bool], None] | None = None
+    owner: Owner | None = None  #: None before it is submitted
     _making = threading.Lock()
 
-    success = wire.OK  #: the status of a reply that `read` can read
-
     def __init__(
-        self, name: str, frame: bytes, read: Callable[[bytes], Any] = _nothing, timeout: float | None = None
+        self, name: str, frame: bytes, read: Callable[[bytes], Any] = _nothing, limit: float | None = None
     ) -> None:
         # In place of Future.__init__, for the reason above.
         self._made: threading.Condition | None = None
@@ -93,7 +124,7 @@ class Job(Future[Any]):
         self.name = name  #: for messages
         self.frame = frame
         self.read = read  #: payload of the reply -> result
-        self.timeout = timeout  #: seconds it may run, from when a worker turns to it
+        self.limit = limit  #: seconds it may run, from when a worker turns to it
         #: nobody waits for it any more: stop it as soon as it runs, and drop what comes of it
         self.expired = False
 
@@ -115,126 +146,226 @@ class Job(Future[Any]):
         return self._state is FINISHED or super().done()
 
     def begin(self) -> bool:
-        """Whether it may be sent to a worker: it was not cancelled, and cannot be from now on."""
+        """Whether it may be sent to a worker: it has not ended, and cannot be cancelled as queued from now on."""
         if self.expired:
             return False
         with self._making:
             if self._made is None:
                 self._state = RUNNING
                 return True
-        # RUNNING: it has been sent before, and taken back.
-        return self._state is RUNNING or self.set_running_or_notify_cancel()
+        with self._condition:
+            if self._state is PENDING:  # RUNNING if it has been sent before, and taken back
+                self._state = RUNNING
+            return self._state is RUNNING and not self.expired
 
     def cancel(self) -> bool:
         """Cancel the job; if it has been sent to a worker, it is interrupted there.  False only if it has ended.
 
-        A standard Future cannot be cancelled once it runs.  This one can, because a running call can be stopped.
+        A standard Future cannot be cancelled once it runs.  This one can, because a running call can be stopped.  And it is
+        cancelled at once for those in `wait` and `as_completed` too, not when its turn comes in the queue.
         """
-        if self.cancelled():
-            return True
-        if super().cancel():
-            if self.on_cancel is not None:
-                self.on_cancel(self, True)
-            return True
         with self._condition:
-            if self.exclusive or self._state is not RUNNING or self.expired:
+            if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED):
+                return True
+            queued = self._state is PENDING
+            if self.expired or not (queued or (self._state is RUNNING and not self.exclusive)):
                 return False
-            # What the worker still answers is dropped from now on: `settle` looks at this first, and finds the Condition.
+            # What a worker still answers is dropped from now on: `_end` looks at the state, and finds the Condition.
             self.expired = True
             self._state = CANCELLED_AND_NOTIFIED
             for waiter in self._waiters:
                 waiter.add_cancelled(self)
             self._condition.notify_all()
-        self._invoke_callbacks()  # type: ignore[attr-defined]
-        if self.on_cancel is not None:
-            self.on_cancel(self, False)
+        self._let_go()
+        self._invoke_callbacks()
+        if self.owner is not None:
+            self.owner.cancelled(self, queued)
         return True
 
-    # The next ones are for jobs that are more than one call, see batch.py.
+    # -- in a lane; for jobs that are more than one call, see batch.py -------------------------------------------------
 
-    def place(self, worker: Worker) -> bytes:
-        """The frame to send to this worker."""
-        return self.frame
+    def place(self, memory: Memory, buffer: int, functions: FunctionsSent, results_taken: int) -> bytes:
+        """The frame to send to the worker that has this memory, in which that buffer is ours; -1 for none."""
+        raise AssertionError(f"{self.name} has a frame")
 
-    def unplace(self, worker: Worker) -> None:
-        """It comes back from a worker without having begun."""
+    def unplace(self, functions: FunctionsSent, begun: bool) -> None:
+        """It leaves the worker: answered if ``begun``, otherwise taken back."""
 
-    def item(self, worker: Worker) -> int:
+    def item(self, memory: Memory) -> int:
         """Which item the worker is at."""
         return 0
 
-    def deadline(self, worker: Worker, now: float) -> float | None:
-        """When to stop what runs, in the time of time.monotonic; None for never."""
+    def stop_at(self, lane: Lane, memory: Memory, now: float) -> float | None:
+        """As the head of a lane: when to stop it, in the time of time.monotonic; None for never."""
         if self.expired:
             return now
-        return None if self.timeout is None else worker.head_since + self.timeout
+        at = self.deadline.at
+        if self.limit is not None:
+            at = min(at, lane.since + self.limit)
+        return None if at == _NEVER else at
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether it is to be stopped because nobody waits for it, and not because its time is up."""
+        return self.expired
 
     def sampling(self) -> float | None:
-        """Seconds after which `deadline` may be another; None if it stays."""
+        """Seconds after which `stop_at` may be another; None if it stays."""
         return None
 
-    def timed_out(self) -> None:
-        """It is being interrupted for its deadline."""
-        self.fail(CallTimeout(f"{self.name} ran longer than {self.timeout} s and was interrupted"))
+    def overdue(self) -> None:
+        """It is the head of a lane, its time is up, and it is being interrupted."""
+        self.expire()
 
-    def answered(self, worker: Worker, status: int, payload: bytes) -> list[Job]:
-        """Take the worker's reply; what is left to run."""
-        if not self.settle(status, payload):
-            worker.failed += 1
-        return []
+    def answered(self, lane: Lane, memory: Memory, status: int, payload: bytes) -> Sequence[Job]:
+        """Take the worker's reply; what is left to run.
 
-    def crashed(self, worker: Worker) -> list[Job]:
+        Raises:
+            ValueError, struct.error: no sound worker answers that.
+        """
+        if status == wire.OK:
+            self.succeed(self.read(payload))
+        else:
+            self.report(status, payload)
+        return ()
+
+    def crashed(self, lane: Lane, memory: Memory, crash: Exception) -> Sequence[Job]:
         """The worker died while running it; what is left to run."""
         if self.retries > 0 and not self.expired:
             self.retries -= 1
-            return [self]
-        worker.failed += 1
-        self.fail(WorkerCrashed(worker.process.pid, self.name, worker.process.exitcode))
-        return []
+            return (self,)
+        self.fail(crash)
+        return ()
 
     def output(self, payload: bytes) -> None:
         """What it has printed so far; only a job that can print is told."""
         raise ValueError(f"{self.name} cannot have printed {payload[:50]!r}")
 
-    def settle(self, status: int, payload: bytes) -> bool:
-        """Give the caller what the worker replied; whether it was a success."""
+    # -- its end: whoever comes first decides, and the others find it decided ------------------------------------------
+
+    def succeed(self, result: Any) -> bool:
+        """End it with a result, unless it has ended; whether it had not."""
         if self.expired:
             return False
-        if status != self.success:
-            self.fail(wire.error_from_reply(status, payload, self.name))
-            return False
-        try:
-            result = self.read(payload)
-        except Exception as error:  # a value that was pickled in the worker and does not unpickle here
-            self.fail(error)
-            return False
         with self._making:
-            if self._made is None:
+            unseen = self._made is None
+            if unseen:
                 self._result = result
                 self._state = FINISHED
-                return True
-        try:
-            self.set_result(result)
-        except InvalidStateError:  # cancelled in this moment
-            return False
+        if not unseen:
+            return self._end(result, None)
+        self._let_go()
         return True
 
-    def fail(self, error: BaseException) -> None:
-        """End it with an exception, unless it has ended."""
-        if not self.expired:
-            self.expired = True
+    def fail(self, error: BaseException) -> bool:
+        """End it with an exception, unless it has ended; whether it had not."""
+        if self.expired:
+            return False
+        self.expired = True
+        if not self._end(None, error):
+            return False
+        if self.owner is not None:
+            self.owner.failed()
+        return True
+
+    def expire(self) -> bool:
+        """End it because its time is up, unless it has ended."""
+        return self.fail(CallTimeout(f"{self.name} got no result within {self.timeout_text()} and was interrupted"))
+
+    def timeout_text(self) -> str:
+        """How long it had, for messages."""
+        seconds = self.deadline.seconds if self.limit is None else self.limit
+        return f"{seconds:g} s"
+
+    def report(self, status: int, payload: bytes) -> None:
+        """End it with the failure that a reply tells of.
+
+        Raises:
+            ValueError: there is no such status, or the reply is malformed.
+        """
+        if status == wire.INTERRUPTED and self.expired:  # as it was asked to
+            return
+        told = wire.report_of(status, payload, self.name)
+        if isinstance(told, BaseException):
+            self.fail(told)
+        else:
+            self.post(lambda: self.fail(told.load()))
+
+    def post(self, code: Callable[[], object]) -> None:
+        """Run the user's code where its owner has it run."""
+        if self.owner is None:
+            code()
+        else:
+            self.owner.post(code)
+
+    def _end(self, result: Any, error: BaseException | None) -> bool:
+        """`Future.set_result` and `set_exception`, with the callbacks posted; whether it had not ended."""
+        with self._condition:
+            if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED):
+                return False
+            self._result, self._exception = result, error
+            self._state = FINISHED
+            for waiter in self._waiters:
+                waiter.add_result(self) if error is None else waiter.add_exception(self)
+            self._condition.notify_all()
+        self._let_go()
+        if self._done_callbacks:  # none is added any more: from now on they are called at once
+            self.post(self._invoke_callbacks)
+        return True
+
+    def _invoke_callbacks(self) -> None:
+        """Call all of them, whatever some raise: the base class would stop at one that raises SystemExit, say."""
+        leaving: BaseException | None = None
+        for callback in self._done_callbacks:
             try:
-                self.set_exception(error)
-            except InvalidStateError:  # cancelled in this moment
-                pass
+                callback(self)
+            except Exception:
+                _logger.exception("exception calling callback for %r", self)
+            except BaseException as error:  # for the thread that we are in
+                leaving = leaving or error
+        if leaving is not None:
+            raise leaving
+
+    def _let_go(self) -> None:
+        """It has ended: what it carries is not needed any more, however long its caller keeps it."""
+        self.frame = b""
+        if self.key is not None and self.owner is not None:
+            self.owner.key_free(self.key)
+
+
+_NEVER = Deadline.NEVER.at
+
+
+def _after_fork() -> None:
+    # A thread that does not exist here may have held it.
+    Job._making = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class Purge(Job):
     """Not a call: has a worker throw its instance away, which nobody has used for a while."""
 
+    bound = True
+
     def __init__(self) -> None:
         super().__init__("purge", wire.JOB.pack(0, 0, wire.PURGE, 0))
 
-    def answered(self, worker: Worker, status: int, payload: bytes) -> list[Job]:
-        worker.items -= 1  # it does not count as a call
-        return super().answered(worker, status, payload)
+    def answered(self, lane: Lane, memory: Memory, status: int, payload: bytes) -> Sequence[Job]:
+        lane.items_done(-1)  # it does not count as a call
+        return super().answered(lane, memory, status, payload)
+
+
+class Abandoned(Job):
+    """A direct call whose caller has left: what comes of it is for nobody."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, b"")
+        self.expired = True
+
+    def answered(self, lane: Lane, memory: Memory, status: int, payload: bytes) -> Sequence[Job]:
+        return ()
+
+    def crashed(self, lane: Lane, memory: Memory, crash: Exception) -> Sequence[Job]:
+        return ()

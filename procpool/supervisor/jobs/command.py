@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ... import wire
 from ...errors import CallTimeout, RunFailed, WasmTrap
 from ...wasi import CompletedRun, Spec
 from ...wire import values
-from ..worker import Worker
 from .call import Job
+from .lines import LineSplitter
 from .pickled import PickledJob
+
+if TYPE_CHECKING:
+    from ..lane import Lane, Memory
+    from .shipped import FunctionsSent
 
 Lines = Callable[[str], object]
 
@@ -25,70 +29,103 @@ class CommandRun(PickledJob):
     """
 
     def __init__(
-        self, spec: Spec, text: bool, check: bool, lines: dict[int, Lines], timeout: float | None, context: bytes
+        self, spec: Spec, text: bool, check: bool, lines: dict[int, Lines], limit: float | None, context: bytes
     ) -> None:
-        super().__init__(spec.args[0] if spec.args else "the command", b"", timeout)
-        self._spec = spec
+        super().__init__(spec.args[0] if spec.args else "the command", b"", limit=limit)
+        self._args = spec.args
+        self._spec: Spec | None = spec
         self._text = text
         self._check = check
         self._lines = lines
-        self._begun: dict[int, bytes] = {}  # lines that have no end yet
+        self._splitters = {stream: LineSplitter() for stream in lines}
         self._context = context
         self._late = False
+        self._in_turn: Callable[[Callable[[], object]], None] | None = None  # runs line functions, one after the other
 
-    def place(self, worker: Worker) -> bytes:
-        payload = self._context + values.dump((self._spec, worker.results_taken & 0xFFFFFFFF)).inline()
+    def place(self, memory: Memory, buffer: int, functions: FunctionsSent, results_taken: int) -> bytes:
+        assert self._spec is not None
+        payload = self._context + values.dump((self._spec, results_taken & 0xFFFFFFFF)).inline()
         return wire.JOB.pack(len(payload), 0, wire.RUN, wire.HAS_CONTEXT if self._context else 0) + payload
 
-    def timed_out(self) -> None:
+    def overdue(self) -> None:
         self._late = True
 
     def output(self, payload: bytes) -> None:
         stream = payload[0]
         if stream == wire.ALL_OUTPUT:
             if self._late:
-                self._fail_late(*pickle.loads(payload[1:]))
+                self.post(lambda: self._fail_late(*pickle.loads(payload[1:])))
         elif stream in self._lines:
-            *whole, rest = (self._begun.get(stream, b"") + payload[1:]).split(b"\n")
-            self._begun[stream] = rest
-            for line in whole:
-                self._lines[stream](line.decode(errors="replace"))
+            lines = self._splitters[stream].feed(payload[1:])
+            if lines and not self.expired:
+                self._hand_over(stream, lines)
         elif not self.expired:
             raise ValueError(f"output of the unknown stream {stream}")
 
-    def answered(self, worker: Worker, status: int, payload: bytes) -> list[Job]:
-        if status == wire.INTERRUPTED and self._late:
-            worker.failed += 1
-            self._fail_late(*pickle.loads(payload))
-            return []
-        return super().answered(worker, status, payload)
+    def _hand_over(self, stream: int, lines: list[str]) -> None:
+        """Have the user's function see some lines, behind those it has yet to see."""
 
-    def crashed(self, worker: Worker) -> list[Job]:
+        def show() -> None:
+            try:
+                for line in lines:
+                    if self.expired:
+                        return
+                    self._lines[stream](line)
+            except BaseException as error:  # the run ends with it, and the guest is stopped
+                if self.fail(error) and self.owner is not None:
+                    self.owner.cancelled(self, False)
+
+        if self._in_turn is None:
+            self._in_turn = self.post if self.owner is None else self.owner.strand()
+        self._in_turn(show)
+
+    def answered(self, lane: Lane, memory: Memory, status: int, payload: bytes) -> Sequence[Job]:
+        if status == wire.INTERRUPTED and self._late:
+            self.post(lambda: self._fail_late(*pickle.loads(payload)))
+            return ()
+        if status == wire.VALUE:
+            for stream, splitter in self._splitters.items():
+                rest = splitter.rest()
+                if rest:
+                    self._hand_over(stream, [rest])
+        if self._in_turn is None:
+            return super().answered(lane, memory, status, payload)
+        # It ends after its last line was seen.
+        if status == wire.VALUE:
+            received = self.receive(lane, memory, payload)
+            if received is not None:
+                self._in_turn(lambda: self.load(received))
+        elif status != wire.INTERRUPTED or not self.expired:
+            told = wire.report_of(status, payload, self.name)
+            self._in_turn(lambda: self.fail(wire.loaded(told)))
+        return ()
+
+    def crashed(self, lane: Lane, memory: Memory, crash: Exception) -> Sequence[Job]:
         if self._late:
-            worker.failed += 1
             self._fail_late(None, None)
-            return []
-        return super().crashed(worker)
+            return ()
+        return super().crashed(lane, memory, crash)
 
     def _fail_late(self, stdout: bytes | None, stderr: bytes | None) -> None:
-        error = CallTimeout(f"{self.name} ran longer than {self.timeout} s and was stopped")
+        error = CallTimeout(f"{self.name} ran longer than {self.timeout_text()} and was stopped")
         error.stdout, error.stderr = self._shown(stdout), self._shown(stderr)
         self.fail(error)
 
     def value(self, result: tuple[Any, ...]) -> CompletedRun:
         code, trap, stdout, stderr = result
-        for stream, rest in self._begun.items():
-            if rest:
-                self._lines[stream](rest.decode(errors="replace"))
         out, err = self._shown(stdout), self._shown(stderr)
         if trap is not None:
-            error = wire.error_from_reply(wire.TRAP, trap, "_start")
+            error = wire.report_of(wire.TRAP, trap, "_start")
             assert isinstance(error, WasmTrap)
             error.stdout, error.stderr = out, err
             raise error
         if code and self._check:
-            raise RunFailed(self._spec.args, code, out, err)
-        return CompletedRun(self._spec.args, code, out, err)
+            raise RunFailed(self._args, code, out, err)
+        return CompletedRun(self._args, code, out, err)
+
+    def _let_go(self) -> None:
+        super()._let_go()
+        self._spec = None
 
     def _shown(self, printed: bytes | None) -> Any:
         return printed.decode(errors="replace") if self._text and printed is not None else printed

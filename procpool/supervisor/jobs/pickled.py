@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from ... import wire
 from ...wire import values
-from ..worker import Worker
 from .call import Job
 
-
-def _no_slot(number: int, size: int) -> memoryview:
-    raise AssertionError(f"nothing was to lie in slot {number}")
+if TYPE_CHECKING:
+    from ..lane import Lane, Memory
 
 
 class PickledJob(Job):
-    """A job that is answered by VALUE: a pickle, with what is large beside it in one of the worker's slots."""
+    """A job that is answered by VALUE: a pickle, with what is large beside it in one of the worker's slots.
 
-    success = wire.VALUE
+    What lies in the slot is copied where the answer is heard, so that the worker may use it again.  Unpickling may run the
+    user's code, so that is done elsewhere, but for small values that name no classes.
+    """
 
-    _slot: Callable[[int, int], memoryview] = staticmethod(_no_slot)  #: where what lies beside the pickle is found
-
-    def __init__(self, name: str, frame: bytes, timeout: float | None) -> None:
-        super().__init__(name, frame, timeout=timeout)
-        del self.read  # for the method: a bound one kept here would make a cycle of every job
+    placed = True
 
     def value(self, result: Any) -> Any:
         """What the caller gets for what the worker returned.
@@ -34,16 +30,59 @@ class PickledJob(Job):
         """
         return result
 
-    def answered(self, worker: Worker, status: int, payload: bytes) -> list[Job]:
-        slot, end = values.placed(payload) if status == wire.VALUE else (values.INLINE, 0)
-        if slot == values.INLINE:
-            return super().answered(worker, status, payload)
-        self._slot = worker.payload_mapped
-        left = super().answered(worker, status, payload)
-        del self._slot  # it refers to the worker
-        worker.results_taken += 1
-        worker.give_up_payload(slot, end)
-        return left
+    def answered(self, lane: Lane, memory: Memory, status: int, payload: bytes) -> Sequence[Job]:
+        if status != wire.VALUE:
+            self.report(status, payload)
+            return ()
+        received = self.receive(lane, memory, payload)
+        if received is None:
+            return ()
+        try:
+            plain = received.plain()
+        except values.NeedsCode:
+            self.deliver(received)
+        else:
+            self._settle(plain)
+        return ()
 
-    def read(self, payload: bytes) -> Any:
-        return self.value(values.load(payload, self._slot))
+    def receive(self, lane: Lane, memory: Memory, payload: bytes) -> values.Received | None:
+        """Copy a value out of the memory that is shared with the worker.
+
+        Returns:
+            The value; None if there was no memory or descriptor for that: then the job has ended in the error.
+
+        Raises:
+            ValueError: it is malformed.
+        """
+        try:
+            received = values.detach(payload, memory.payload_mapped)
+        except (OSError, MemoryError) as error:  # of ours, and no fault of the worker's
+            if values.slot_of(payload) != values.INLINE:
+                lane.result_taken()
+            self.fail(error)
+            return None
+        if received.slot != values.INLINE:
+            lane.result_taken()
+            memory.give_up_payload(received.slot, received.end)
+        return received
+
+    def deliver(self, received: values.Received) -> None:
+        """Have a value unpickled where the user's code runs, and end with it."""
+        self.post(lambda: self.load(received))
+
+    def load(self, received: values.Received) -> None:
+        """Unpickle, and end with what comes of it: whatever that raises is this job's own."""
+        try:
+            result = received.load()
+        except BaseException as error:
+            self.fail(error)
+        else:
+            self._settle(result)
+
+    def _settle(self, result: Any) -> None:
+        try:
+            value = self.value(result)
+        except BaseException as error:
+            self.fail(error)
+        else:
+            self.succeed(value)

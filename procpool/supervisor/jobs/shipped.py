@@ -2,39 +2,85 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cloudpickle
 
 from ... import wire
+from ...bytes_function import BytesFunction
 from ...wire import values
-from ..worker import Worker
-from .call import Job
 from .pickled import PickledJob
+
+if TYPE_CHECKING:
+    from ..lane import Lane, Memory
+    from .call import Job
+
+#: Different ones that are kept in their travelling form; they are small, and programs have a handful.
+_MOST_BYTES_FUNCTIONS = 256
 
 
 class Shipped:
-    """A callable ready to travel: its pickle, and the digest that stands for it after the first time."""
+    """A callable ready to travel: its pickle, and the digest that stands for it after the first time.
+
+    It does not refer to the callable.
+    """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.name = getattr(function, "__qualname__", str(function))
-        self.pickle = cloudpickle.dumps(function)
-        self.digest = hashlib.blake2b(self.pickle, digest_size=16).digest()
+        self.name = _name(function)
+        self.pickle: bytes = cloudpickle.dumps(function)
+        self.digest = hashlib.blake2b(self.pickle, digest_size=wire.DIGEST_BYTES).digest()
+
+    def parts(self, carries: bool, forget: list[bytes], taken: int) -> list[bytes]:
+        """What stands before the arguments in a frame that calls it.
+
+        Args:
+            carries: whether its pickle is among it; see `FunctionsSent.send`.
+            forget: digests of the functions to forget; likewise.
+            taken: how many large results of this worker have been copied out of their slots.
+        """
+        size = len(self.pickle) if carries else 0
+        head = wire.SHIPPED_HEAD.pack(self.digest, size, taken & 0xFFFFFFFF, len(forget))
+        return [head, *forget, self.pickle] if carries else [head, *forget]
+
+
+def _name(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__qualname__", None)
+    if isinstance(name, str):
+        return name
+    if isinstance(function, BytesFunction):
+        return str(function)
+    if isinstance(function, functools.partial):  # its repr would show its arguments, however large
+        return f"partial of {_name(function.func)}"
+    return type(function).__qualname__
+
+
+class _Seen(weakref.ref[Any]):
+    """A function and its travelling form, for as long as the function lives."""
+
+    __slots__ = ("key", "shipped")
+
+    key: int
+    shipped: Shipped
 
 
 class Shipper:
-    """The callables seen so far.
+    """The callables seen so far.  It keeps none of them alive, nor anything they refer to.
 
-    A function is pickled when it is first seen: what it refers to is sent as it was then.  Objects that cannot be
-    weakly referenced or hashed are pickled each time.
+    A function, or a class, is pickled when it is first seen: what it refers to is sent as it was then.  It is known again
+    by its identity.  Everything else, such as a bound method, a partial or an object with ``__call__``, is pickled each
+    time: what it holds counts as arguments, and is sent as it is now.  Two callables of either sort with the same pickle
+    travel once.
     """
 
     def __init__(self) -> None:
-        self._last: tuple[Any, Any] = None, None
-        self._seen: weakref.WeakKeyDictionary[Any, Shipped] = weakref.WeakKeyDictionary()
+        self._seen: dict[int, _Seen] = {}
+        self._bytes_functions: dict[BytesFunction, Shipped] = {}
 
     def ship(self, function: Callable[..., Any]) -> Shipped:
         """The callable in its travelling form.
@@ -42,68 +88,174 @@ class Shipper:
         Raises:
             Whatever pickling it raises.
         """
-        if function is self._last[0]:  # by far the commonest case, and half a microsecond less
-            last: Shipped = self._last[1]
-            return last
-        try:
-            shipped = self._seen.get(function)
-            if shipped is None:
-                shipped = self._seen[function] = Shipped(function)
-        except TypeError:
-            return Shipped(function)
-        self._last = function, shipped
+        seen = self._seen.get(id(function))
+        if seen is not None and seen() is function:
+            return seen.shipped
+        kind = type(function)
+        if kind is BytesFunction:
+            return self._ship_bytes_function(function)  # type: ignore[arg-type]
+        shipped = Shipped(function)
+        if kind is FunctionType or issubclass(kind, type):
+            entries = self._seen
+
+            def forget(entry: _Seen) -> None:
+                # In whatever thread, and whatever that is in the middle of: a lock here could be held already.  The number
+                # is nobody else's yet.
+                entries.pop(entry.key, None)
+
+            seen = _Seen(function, forget)
+            seen.key, seen.shipped = id(function), shipped
+            entries[seen.key] = seen
         return shipped
+
+    def _ship_bytes_function(self, function: BytesFunction) -> Shipped:
+        # These are made anew for each `call_bytes`, and cannot change: so they are known by what they say.
+        try:
+            shipped = self._bytes_functions.get(function)
+        except TypeError:  # an option that cannot be hashed, and is of no use either; whoever runs it will say so
+            return Shipped(function)
+        if shipped is None:
+            if len(self._bytes_functions) >= _MOST_BYTES_FUNCTIONS:
+                self._bytes_functions.clear()
+            shipped = self._bytes_functions[function] = Shipped(function)
+        return shipped
+
+
+class _Known:
+    """A function that a worker knows."""
+
+    __slots__ = ("digest", "size", "uses")
+
+    def __init__(self, digest: bytes, size: int) -> None:
+        self.digest = digest
+        self.size = size  #: of its pickle
+        self.uses = 0  #: jobs in flight that call it
+
+
+class _Sending(NamedTuple):
+    """A job in flight, and what it does to a worker's knowledge."""
+
+    known: _Known  #: what it calls
+    carries: bool
+    forgotten: list[_Known]
+
+
+class FunctionsSent:
+    """Which functions one worker knows when it comes to the next job it is sent.
+
+    It works through its jobs in the order sent, skipping those withdrawn, and does as each says: forgets some functions,
+    then learns one.  So what it will know is known here, if each job is reported: `send` in that order, `answered` in the
+    same order, `undo` in the opposite one, beginning with the last.  A worker that has died has no further use for this.
+
+    Args:
+        most: how many functions a worker may know.
+        most_bytes: how large their pickles may be together, in bytes.  Both limits are exceeded for a job's own function,
+            and for those of jobs in flight.
+    """
+
+    def __init__(self, most: int = 64, most_bytes: int = 64 << 20) -> None:
+        self._most = most
+        self._most_bytes = most_bytes
+        self._known: dict[bytes, _Known] = {}  # by digest, the least recently sent first
+        self._bytes = 0
+        self._in_flight: deque[_Sending] = deque()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._known
+
+    def send(self, shipped: Shipped) -> tuple[bool, list[bytes]]:
+        """For a job about to be sent: whether it must carry its function, and the digests it must say to forget."""
+        digest = shipped.digest
+        known = self._known.pop(digest, None)
+        carries = known is None
+        if known is None:
+            known = _Known(digest, len(shipped.pickle))
+            self._bytes += known.size
+        self._known[digest] = known  # as the last
+        known.uses += 1
+        over = len(self._known) > self._most or self._bytes > self._most_bytes
+        forgotten = self._forget() if over else []
+        self._in_flight.append(_Sending(known, carries, forgotten))
+        return carries, [known.digest for known in forgotten]
+
+    def _forget(self) -> list[_Known]:
+        forgotten = []
+        count = len(self._known)
+        for known in self._known.values():
+            if count <= self._most and self._bytes <= self._most_bytes:
+                break
+            if not known.uses:
+                forgotten.append(known)
+                count -= 1
+                self._bytes -= known.size
+        for known in forgotten:
+            del self._known[known.digest]
+        return forgotten
+
+    def answered(self) -> None:
+        """The first job in flight is over."""
+        self._in_flight.popleft().known.uses -= 1
+
+    def undo(self) -> None:
+        """The last job sent was withdrawn before it began, or could not be sent: the worker will do nothing it says."""
+        known, carries, forgotten = self._in_flight.pop()
+        known.uses -= 1
+        if carries:
+            del self._known[known.digest]
+            self._bytes -= known.size
+        if forgotten:
+            self._known = {old.digest: old for old in forgotten} | self._known
+            self._bytes += sum(old.size for old in forgotten)
 
 
 class ShippedCall(PickledJob):
     """One call of a shipped function.
 
-    Large arguments go into a payload slot of the worker, of which it has as many as buffers for batches, and the two are
-    counted together.
+    Large arguments go into a payload slot of the worker, which has one for each buffer of its arena.
     """
 
-    def __init__(self, function: Shipped, args: tuple[Any, ...], timeout: float | None, context: bytes) -> None:
-        self._args = values.dump(args)
-        super().__init__(function.name, self._args.pickle, timeout)
-        self._function = function
+    def __init__(self, function: Shipped, args: tuple[Any, ...], limit: float | None, context: bytes) -> None:
+        super().__init__(function.name, b"", limit=limit)
+        self._args: values.Dumped | None = values.dump(args)
+        self._function: Shipped | None = function
         self._context = context
-        self._carries = False
         self._size = self._args.size
         if 0 < self._size <= wire.PAYLOAD_BYTES:
             self.buffers = 1
 
-    def place(self, worker: Worker) -> bytes:
+    def place(self, memory: Memory, buffer: int, functions: FunctionsSent, results_taken: int) -> bytes:
         """The frame, with the function in it if this worker has not seen it."""
-        function = self._function
-        self._carries = function.digest not in worker.functions
-        worker.functions.add(function.digest)
-        code = function.pickle if self._carries else b""
-        slot = worker.next_buffer
-        if self.buffers:
-            worker.next_buffer = (slot + 1) % wire.BUFFERS
-            worker.batches += 1
-        area = worker.payload(slot, self._size) if self.buffers else None
-        args = self._args.inline() if area is None else self._args.place(slot, area)
-        head = wire.SHIPPED_HEAD.pack(function.digest, len(code), worker.results_taken & 0xFFFFFFFF)
-        payload = b"".join((self._context, head, code, args))
-        flags = wire.HAS_CONTEXT if self._context else 0
-        return wire.JOB.pack(len(payload), 0, wire.SHIPPED, flags) + payload
+        function, dumped = self._function, self._args
+        assert function is not None and dumped is not None
+        area = memory.payload(buffer, self._size) if self.buffers else None
+        args = dumped.inline() if area is None else dumped.place(buffer, area)
+        carries, forget = functions.send(function)
+        try:
+            payload = b"".join((self._context, *function.parts(carries, forget, results_taken), args))
+            flags = wire.HAS_CONTEXT if self._context else 0
+            frame = wire.JOB.pack(len(payload), 0, wire.SHIPPED, flags) + payload
+        except BaseException:
+            functions.undo()
+            raise
+        self.buffer = buffer
+        return frame
 
-    def unplace(self, worker: Worker) -> None:
-        # Jobs are taken back from the end, so none that relies on the function stays behind.
-        if self._carries:
-            worker.functions.discard(self._function.digest)
-        if self.buffers:
-            worker.batches -= 1
-            worker.next_buffer = (worker.next_buffer - 1) % wire.BUFFERS
+    def unplace(self, functions: FunctionsSent, begun: bool) -> None:
+        if begun:
+            functions.answered()
+        else:
+            functions.undo()
 
-    def answered(self, worker: Worker, status: int, payload: bytes) -> list[Job]:
-        left = super().answered(worker, status, payload)
+    def answered(self, lane: Lane, memory: Memory, status: int, payload: bytes) -> Sequence[Job]:
+        left = super().answered(lane, memory, status, payload)
         if self.buffers:
-            worker.batches -= 1
-            worker.give_up_payload(self._slot_of(worker), self._size)
+            memory.give_up_payload(self.buffer, self._size)
         return left
 
-    def _slot_of(self, worker: Worker) -> int:
-        """The slot its arguments were in: jobs in flight use them in turn."""
-        return (worker.next_buffer - worker.batches - 1) % wire.BUFFERS
+    def _let_go(self) -> None:
+        super()._let_go()
+        # In flight, it is needed again if its worker dies and it has not begun; but then it has ended, and is dropped.
+        self._args = self._function = None

@@ -1,0 +1,212 @@
+"""The parent's end of one worker's channels, and the memory shared with it."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import socket
+from typing import Final, Literal
+
+from .. import wire
+from ..eager import EagerReader
+from .launch import Inheritance
+from .process import Process
+
+State = Literal["starting", "ready", "stopping", "dead"]
+STARTING: Final = "starting"
+READY: Final = "ready"  # idle or running a job; whether it is idle, the scheduler knows
+STOPPING: Final = "stopping"
+DEAD: Final = "dead"
+
+#: Pages of a payload slot stay in memory for the next job up to this size, in bytes.
+KEPT_PAYLOAD = 8 << 20
+#: Bytes read from a replies pipe at once: any ordinary reply.  Longer ones take a second read.
+REPLY_BYTES = 4096
+
+
+def _unmap(mapping: mmap.mmap) -> None:
+    with contextlib.suppress(BufferError):  # something still refers to it, and it goes with that
+        mapping.close()
+
+
+def _pipe(on_failure: contextlib.ExitStack) -> tuple[int, int]:
+    ends = os.pipe()
+    for fd in ends:
+        on_failure.callback(os.close, fd)
+    return ends
+
+
+class Port:
+    """Descriptors and shared memory of one worker: an instance of the module in a process, and the thread it runs in.
+
+    At any time one party *holds* a worker: the scheduler, a thread in a direct call or with a lease, or the dispatcher.
+    Only the holder writes to ``jobs_fd``, reads ``replies`` and closes them.  A descriptor closed under somebody's feet
+    could be reused by an unrelated file, and a job written into that.
+    """
+
+    def __init__(self, process: Process, row: int, inheritance: Inheritance) -> None:
+        self.process = process
+        self._row = row
+        self._inheritance = inheritance
+        self._arena: memoryview | None = None
+        self._payloads: dict[int, mmap.mmap] = {}
+        self._counted = 0, 0
+        self._last_begun = 0  # the last word of the board
+        self.state: State = STARTING
+        self.was_ready = False  #: before, nobody but the dispatcher holds it
+        self.parked = False  #: put away by the dispatcher: it does nothing until its process ends
+        with contextlib.ExitStack() as on_failure:  # there may be no descriptors left
+            jobs_theirs, self.jobs_fd = _pipe(on_failure)
+            self.replies_fd, replies_theirs = _pipe(on_failure)
+            self.control, control_theirs = socket.socketpair()
+            on_failure.pop_all()
+        # After what may fail: a piece of the board that nobody releases, one in a traceback say, would keep it open.
+        self._board = inheritance.board[row * wire.BOARD_ROW : (row + 1) * wire.BOARD_ROW]
+        for cell in range(wire.BOARD_ROW):
+            self._board[cell] = 0
+        self.replies = EagerReader(self.replies_fd, REPLY_BYTES)
+        os.set_blocking(self.jobs_fd, False)
+        self.control.setblocking(False)
+        self.their_fds: tuple[int, ...] = (jobs_theirs, replies_theirs, control_theirs.detach())
+        self.reader = wire.FrameReader(wire.REPLY)  #: of what comes by the control socket
+        self.abandoned_reader = wire.FrameReader(wire.REPLY)  #: of a reply whose caller has left
+
+    @property
+    def dead(self) -> bool:
+        """Whether its process is no more."""
+        return self.state == DEAD
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    def became_ready(self) -> None:
+        """It takes jobs."""
+        self.state = READY
+        self.was_ready = True
+
+    def stops(self) -> None:
+        """It is to end, or ends."""
+        if self.state != DEAD:
+            self.state = STOPPING
+
+    def park(self) -> None:
+        """It has nothing to do and gets nothing to do any more."""
+        self.stops()
+        self.parked = True
+
+    def died(self) -> None:
+        """Its process is no more."""
+        if self.state != DEAD:
+            self._last_begun = self._board[wire.BEGUN]
+            self.state = DEAD
+
+    def close_their_fds(self) -> None:
+        """After the launch: only the process may hold its ends, or their closing would tell nothing."""
+        fds, self.their_fds = self.their_fds, ()
+        for fd in fds:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close our ends; an idle worker exits at that.  Only for the holder."""
+        if self.jobs_fd >= 0:
+            fds = self.jobs_fd, self.replies_fd
+            self.jobs_fd = self.replies_fd = -1  # first, for a child forked in between closes what it finds here
+            for fd in fds:
+                os.close(fd)
+            self.control.close()
+
+    def release(self) -> None:
+        """Let go of the shared memory.  After that, what it did not deliver is lost."""
+        self.died()
+        self._board.release()
+        while self._payloads:
+            _, mapping = self._payloads.popitem()
+            if hasattr(mmap, "MADV_REMOVE"):  # the file lives on, and so would the pages
+                mapping.madvise(mmap.MADV_REMOVE)
+            _unmap(mapping)
+        if self._arena is not None:
+            arena = self._arena.obj
+            self._arena.release()
+            self._arena = None
+            assert isinstance(arena, mmap.mmap)
+            _unmap(arena)
+
+    # -- channels ------------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write what the pipe takes of some jobs; how many bytes that was."""
+        try:
+            return os.write(self.jobs_fd, data)
+        except BlockingIOError:
+            return 0
+        except BrokenPipeError:  # it has died; its control socket tells the dispatcher, who clears up
+            return len(data)
+
+    def command(self, command: int, number: int = 0, item: int = 0) -> None:
+        """Send a control command.  A full socket or a dead worker swallows it: both end by the worker being killed."""
+        try:
+            self.control.send(wire.CONTROL.pack(command, item, number))
+        except OSError:
+            pass
+
+    # -- the board -----------------------------------------------------------------------------------------------------
+
+    @property
+    def begun(self) -> int:
+        """How many jobs the worker has begun, also after its death."""
+        return self._last_begun if self.state == DEAD else self._board[wire.BEGUN]
+
+    def fence(self, start: int, stop: int) -> None:
+        """Have the worker skip the jobs numbered from ``start`` to before ``stop`` unless it has begun them."""
+        # In this order: between the two writes the range is empty, for every earlier one lies before `start`.
+        self._board[wire.VOID_FROM] = start
+        self._board[wire.VOID_TO] = stop
+
+    def mean_job_ns(self) -> float | None:
+        """Nanoseconds per submitted job since this was last asked; None if there was none."""
+        busy, done = self._board[wire.BUSY_NS], self._board[wire.DONE]
+        jobs = done - self._counted[1]
+        mean = (busy - self._counted[0]) / jobs if jobs else None
+        self._counted = busy, done
+        return mean
+
+    # -- memory --------------------------------------------------------------------------------------------------------
+
+    @property
+    def arena(self) -> memoryview:
+        """The memory shared with the worker's drivers.
+
+        Raises:
+            OSError: it cannot be mapped; there are no descriptors left, for one.
+        """
+        if self._arena is None:
+            self._arena = memoryview(self._inheritance.arena(self._row))
+        return self._arena
+
+    def payload(self, slot: int, size: int) -> memoryview | None:
+        """The memory of a payload slot, at least ``size`` bytes; None if there is none, and the pipe has to do."""
+        if size > self._inheritance.payload_bytes:
+            return None
+        try:
+            return self.payload_mapped(slot, size)
+        except (OSError, ValueError):
+            return None
+
+    def payload_mapped(self, slot: int, size: int) -> memoryview:
+        """The same, where it is known to exist.
+
+        Raises:
+            OSError: it cannot be mapped.
+        """
+        mapping = self._payloads.get(slot)
+        if mapping is None or len(mapping) < size:
+            larger = self._inheritance.payload(self._row, slot, size)
+            if mapping is not None:
+                _unmap(mapping)
+            mapping = self._payloads[slot] = larger
+        return memoryview(mapping)
+
+    def give_up_payload(self, slot: int, size: int) -> None:
+        """What lies in a slot is not needed any more: give memory back to the system, if it is much."""
+        if size > KEPT_PAYLOAD and slot in self._payloads and hasattr(mmap, "MADV_REMOVE"):
+            self._payloads[slot].madvise(mmap.MADV_REMOVE)
