@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -25,6 +26,11 @@ def pytest_configure() -> None:
     # A shell that starts the tests in the background has them ignore Ctrl-C, which everything they start would inherit.
     # Not at import: workers import this too, for functions of the tests, and not all in their main thread.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The first loop of libuv's in a process makes a pipe that stays; no test shall be taken for having left it.
+    with suppress(ImportError):
+        import uvloop
+
+        uvloop.new_event_loop().close()
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:
@@ -73,7 +79,7 @@ def kernels() -> Iterator[ProcessWasmPool]:
 
 @pytest.fixture
 def misbehave() -> Iterator[ProcessWasmPool]:
-    pool = ProcessWasmPool(MISBEHAVE, workers=2, kill_grace=0.2)
+    pool = ProcessWasmPool(MISBEHAVE, workers=2, kill_grace=1.0)
     pool.wait_ready(DEADLINE)
     yield pool
     pool.terminate()  # what a failed test left running would never end

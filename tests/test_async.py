@@ -253,19 +253,20 @@ def test_a_job_waits_for_its_turn_without_the_loop(misbehave: ProcessWasmPool, r
 # -- cancelling --------------------------------------------------------------------------------------------------------
 
 
-def test_cancelling_a_task_stops_its_job(misbehave: ProcessWasmPool, run: Callable[[Main], Any]) -> None:
+def test_cancelling_a_task_stops_its_job(run: Callable[[Main], Any]) -> None:
     async def main() -> None:
-        before = misbehave.stats().killed
-        tasks = [asyncio.ensure_future(misbehave.acall("spin")) for _ in range(4)]  # two run, two wait
-        await asyncio.sleep(0.1)
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with pytest.raises(asyncio.CancelledError):
-                await task
-        assert await misbehave.acall("fine", 5) == 5
-        await misbehave.adrain()
-        assert misbehave.stats().killed == before and misbehave.stats().pending == 0
+        with ProcessWasmPool(MISBEHAVE, 2, kill_grace=DEADLINE) as pool:
+            tasks = [asyncio.ensure_future(pool.acall("spin")) for _ in range(4)]  # two run, two wait
+            while pool.stats().busy < 2:
+                await asyncio.sleep(0.005)
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            assert await pool.acall("fine", 5) == 5
+            await pool.adrain()
+            assert pool.stats().killed == 0 and pool.stats().pending == 0
 
     run(main)
 
