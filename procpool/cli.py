@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -35,6 +36,9 @@ from .errors import (
 from .module import compile_module, read_source
 from .pool import ProcessWasmPool
 from .wasi import WasiConfig
+
+#: The longest time for which results are kept in a buffer while others come, in seconds.
+FLUSH_SECONDS = 0.1
 
 _GUEST_FAILED = (WasmTrap, GuestExit, CallTimeout, WorkerCrashed, StartupError)
 _WRONG_REQUEST = (InvalidModule, MissingImport, UnknownExport, BadArguments, BadWasi, OSError)
@@ -198,10 +202,14 @@ def _map(options: argparse.Namespace) -> None:
             total = None
             rows = _read_rows(options.input, options.format, signature)
         started = perf_counter()
-        done = 0
+        done, flushed = 0, -math.inf
         with _progress(total) as advance:
             for result in pool.starmap(options.export, rows):
                 sys.stdout.write(_shown(result) + "\n")
+                # Who writes the input may wait for the output, and a buffer would keep what little there is.
+                if perf_counter() - flushed > FLUSH_SECONDS:
+                    sys.stdout.flush()
+                    flushed = perf_counter()
                 done += 1
                 advance(1)
         seconds = perf_counter() - started
