@@ -201,7 +201,7 @@ def test_a_stuck_replacement_is_replaced(tmp_path: Path) -> None:
 def others_serve(directory: str) -> None:
     """Of two wanted, one never starts: the pool is there, serves, and says that it is not complete."""
     initializer = SecondTime(directory, 1)
-    with ProcessWasmPool(MISBEHAVE, 2, initializer=initializer, start_timeout=0.3) as pool:
+    with ProcessWasmPool(MISBEHAVE, 2, initializer=initializer, start_timeout=3.0) as pool:
         assert [pool.call("fine", n) for n in range(50)] == list(range(50))
         with pytest.raises(TimeoutError):
             pool.wait_ready(timeout=0.2)
