@@ -24,7 +24,7 @@ from .checks import boolean, is_int, shown
 from .codec import Codec
 from .columns import ColumnCodec
 from .deadline import Deadline
-from .errors import BadArguments, BadWasi, CallTimeout, PoolFull, UnknownExport
+from .errors import BadArguments, BadWasi, CallTimeout, UnknownExport
 from .imports import Imports, Renames, resolve
 from .job_context import capture, deadline_of
 from .maps.callable_map import CallableMap
@@ -430,10 +430,7 @@ class ProcessWasmPool(Executor):
         full = Deadline.after(self._options.full_timeout)
         try:
             if not await ended_async(taken, deadline.sooner(full), loop):
-                if deadline.passed():
-                    raise CallTimeout(f"{job.name} found no room in the queue in time")
-                most = self._options.max_pending
-                raise PoolFull(f"{most} jobs are waiting already, and max_pending={most}")
+                raise self._dispatcher.no_room(job, deadline)
             taken.result()
         except BaseException:
             if taken.cancel() or taken.exception() is not None:

@@ -180,10 +180,8 @@ class Dispatcher:
         while not self._admit(job, most):
             until = full.sooner(deadline)
             self.scheduler.wait_for_space(most, lambda: self.closing, until.remaining())
-            if deadline.passed():
-                raise CallTimeout(f"{job.name} found no room in the queue within {job.timeout_text()}")
-            if full.passed():
-                raise self._too_many(most)
+            if until.passed():
+                raise self.no_room(job, deadline)
 
     def offer(self, job: Job, deadline: Deadline = Deadline.NEVER) -> Future[None] | None:
         """Queue a job without waiting for room: None if there was some, or what ends when it has been queued.
@@ -251,13 +249,16 @@ class Dispatcher:
         with self._admitting:  # or several would find the same room
             if self._full(most) and not self.closing:
                 if self.options.full_timeout == 0:
-                    raise self._too_many(most)
+                    raise self.no_room(job, Deadline.NEVER)
                 return False
             self._enqueue(job)
             return True
 
-    @staticmethod
-    def _too_many(most: int) -> PoolFull:
+    def no_room(self, job: Job, deadline: Deadline) -> CallTimeout | PoolFull:
+        """Why a job that found no room in the queue is not waited with any longer."""
+        if deadline.passed():
+            return CallTimeout(f"{job.name} found no room in the queue within {job.timeout_text()}")
+        most = self.options.max_pending
         return PoolFull(f"{most} jobs are waiting already, and max_pending={most}")
 
     def _enqueue(self, job: Job, of_map: bool = False) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import wasmtime
 
-from ..binary import FuncType, MemoryType
+from ..binary import PAGE, FuncType, MemoryType
 from ..errors import GuestExit
 from ..wasi import MODULES, THREAD_SPAWN
 from . import ffi
@@ -45,7 +45,6 @@ END_GRACE = 1.0
 #: first: 5 of 60 runs of a program that did not guard against it hung on a loaded machine.  The delay makes that rare;
 #: nothing of ours depends on it.
 START_DELAY = 0.001
-_PAGE = 65536
 
 
 class ThreadGroup:
@@ -90,9 +89,9 @@ class ThreadGroup:
             given = self._linkage.environment.imports.get((module, name), type_)
             least, most = int(given.minimum), int(given.maximum or type_.maximum or 0)
             if self._linkage.limits.memory is not None:  # wasmtime's own limiter does not count shared memories
-                most = min(most, self._linkage.limits.memory // _PAGE)
+                most = min(most, self._linkage.limits.memory // PAGE)
                 if most < least:
-                    raise MemoryError(f"the module's shared memory begins with {least * _PAGE} bytes, beyond memory_limit")
+                    raise MemoryError(f"the module's shared memory begins with {least * PAGE} bytes, beyond memory_limit")
             kind = wasmtime.MemoryType(wasmtime.Limits(least, most), shared=True)
             self.memory = wasmtime.SharedMemory(self._linkage.engine, kind)
             ffi.define_shared_memory(self._linker, store, module, name, self.memory)
