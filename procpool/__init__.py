@@ -14,6 +14,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .binary import FuncType, GlobalType, Import, MemoryType, TableType, TagType
     from .bytes_function import BytesFunction
+    from .durations import Durations
     from .errors import (
         ArgumentOutOfRange,
         BadArguments,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from .supervisor.lease import Lease
     from .wasi import CompletedRun, WasiConfig
     from .worker.instance import Instance
+    from .worktime import PoolReport, WorkerTime
 
 __all__ = [
     "ArgumentOutOfRange",
@@ -55,6 +57,7 @@ __all__ = [
     "CallTimeout",
     "CompletedRun",
     "Context",
+    "Durations",
     "FuncType",
     "GlobalType",
     "GuestExit",
@@ -70,6 +73,7 @@ __all__ = [
     "PoolClosed",
     "PoolEvent",
     "PoolFull",
+    "PoolReport",
     "PoolStats",
     "ProcessWasmPool",
     "ProcpoolError",
@@ -84,6 +88,7 @@ __all__ = [
     "WasmTrap",
     "WorkerCrashed",
     "WorkerStats",
+    "WorkerTime",
     "__version__",
     "context",
     "current_context",
@@ -95,6 +100,7 @@ __all__ = [
 _PLACES = {
     "binary": ("FuncType", "GlobalType", "Import", "MemoryType", "TableType", "TagType"),
     "bytes_function": ("BytesFunction",),
+    "durations": ("Durations",),
     "imports": ("wants_instance",),
     "job_context": ("Context", "context", "current_context", "state"),
     "maps.results": ("MapResults",),
@@ -104,6 +110,7 @@ _PLACES = {
     "supervisor.lease": ("Lease",),
     "wasi": ("CompletedRun", "WasiConfig"),
     "worker.instance": ("Instance",),
+    "worktime": ("PoolReport", "WorkerTime"),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 

@@ -22,6 +22,7 @@ from .launch import LAUNCHERS, Inheritance, Launcher, LauncherBusy
 from .port import READY, STARTING, Port
 from .process import Process
 from .scheduler import Scheduler
+from .timesheet import Timesheet
 from .watch import Watch
 
 logger = logging.getLogger("procpool")
@@ -62,6 +63,7 @@ class Population:
         self.broken: StartupError | None = None  #: why no worker can be made
         self.unfit: wire.Report | None = None  #: what the start of a worker raised, last
         self.calls_retired = 0  #: calls that workers now gone had done
+        self.timesheet = Timesheet(inheritance.instances)  #: of processes now gone
         self._inheritance = inheritance
         self._options = options
         self._scheduler = scheduler
@@ -186,6 +188,7 @@ class Population:
         lanes = self.lanes(process)
         if all(each.port.state != READY for each in lanes) and not process.stopping:
             process.stopping = True
+            self.timesheet.ends(process, lanes)
             for each in lanes:
                 self.unwatch(each)
                 each.port.close()  # that tells it to
@@ -399,6 +402,7 @@ class Population:
             self._scheduler.gone(lane)
             lane.port.died()
         process.ended(exitcode)
+        self.timesheet.ended(process, monotonic())
         for lane in lanes:
             if self._holds(lane):
                 self.bury(lane)
@@ -435,6 +439,7 @@ class Population:
                 lane.items_done(1)
             self._scheduler.give_back(again)
         self.calls_retired += lane.calls
+        self.timesheet.buried(lane)
         self._used_seen.pop(lane, None)
         self._purged_at.pop(lane, None)
         port.close()
@@ -450,6 +455,9 @@ class Population:
         lanes = [lane for process in self.present.values() for lane in self.lanes(process)]
         for lane in lanes:
             self.unwatch(lane)
+        for process in self.present.values():
+            if not process.stopping:
+                self.timesheet.ends(process, self.lanes(process))
         if self._launcher is not None:
             self._watch.forget(self._launcher.events.fileno())
             self._launcher.close()
@@ -457,6 +465,7 @@ class Population:
             for lane in self.lanes(process):
                 lane.port.died()
             process.ended(-signal.SIGKILL)
+            self.timesheet.ended(process, monotonic())
         for lane in lanes:
             if self._holds(lane):
                 lane.port.close()
@@ -465,6 +474,7 @@ class Population:
                 guilty.fail(error)
             lane.port.release()
             self.calls_retired += lane.calls
+            self.timesheet.buried(lane)
         self.present.clear()
         self._lanes.clear()
         for job in self._scheduler.take_queued():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from time import monotonic
 
 
 class Process:
@@ -17,6 +18,8 @@ class Process:
         self.pid = 0  #: 0 until it is known
         self.exitcode: int | None = None
         self.exited = threading.Event()  #: set when `exitcode` is as known as it will ever be
+        self.asked_at = monotonic()  #: when it was asked for
+        self.ready_at = float("inf")  #: when all its workers took jobs
         self.starts_by = float("inf")  #: when it is killed unless it is ready, in the time of time.monotonic
         self.reported = True  #: its end will be; not so when the template it came from has died
         self.outdated = False  #: to be replaced, once there is another

@@ -13,6 +13,7 @@ DONE = 2  #: how many jobs those were
 #: supervisor/lane.py for the rule that both sides follow.
 VOID_FROM = 3
 VOID_TO = 4
+START_CPU_NS = 5  #: nanoseconds of processor time that the process had used when it turned to its first job
 
 
 # -- the arena: per worker, memory that parent, worker and the wasm of a batch's driver see at once ---------------------
