@@ -203,7 +203,7 @@ def test_a_picture(nothing_left: None) -> None:
         report = pool.report()
     for each in (nothing, report, PoolReport((), nothing.jobs)):
         figure = each.plot()
-        figure.canvas.draw()  # what cannot be drawn raises or warns here
+        figure.draw_without_rendering()  # what cannot be drawn raises or warns here
         above, below = figure.axes
         assert above.get_title(loc="left").startswith(f"{each.jobs.count:,} jobs took ")
         assert "busy for" in below.get_title(loc="left")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,16 @@ def report_picture(report: PoolReport) -> Any:
     except ImportError:
         raise ImportError("report.plot() needs matplotlib: pip install 'procpool[plot]'") from None
     rows = max(len(report.workers), 1)
-    # Not by pyplot, which would keep it and may want a screen.
-    figure = Figure(figsize=(7, 3.8 + 0.25 * rows), layout="constrained")
+
+    class Picture(Figure):  # type: ignore[misc]
+        """A notebook shows it without being told to.  Not of pyplot, which would keep it and may want a screen."""
+
+        def _repr_png_(self) -> bytes:
+            drawn = io.BytesIO()
+            self.savefig(drawn, format="png")
+            return drawn.getvalue()
+
+    figure = Picture(figsize=(7, 3.8 + 0.25 * rows), layout="constrained")
     figure.patch.set_alpha(0)
     above, below = figure.subplots(2, 1, height_ratios=(8, 2 + rows))
     _draw_jobs(above, report)
