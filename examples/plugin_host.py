@@ -1,6 +1,6 @@
 """Plug-ins that nobody trusts: each may take so much time, work and memory, sees no files, and harms nobody but itself.
 
-Run it:  python examples/plugins.py
+Run it:  python examples/plugin_host.py
 
 It loads every module of examples/plugins, sends texts to all of them at once, and switches off those that fail twice.  The
 good plug-in, shout, answers every text; the others misbehave, each in a way of its own that its source tells.
