@@ -47,7 +47,7 @@ def measure(workers: int, re: NDArray[Any], im: NDArray[Any], limit: int) -> tup
 def colours(steps: NDArray[Any], limit: int) -> NDArray[Any]:
     """RGB: waves of blue and gold, slower the more steps it took; black for what never escapes."""
     phase = 2 * numpy.pi * numpy.sqrt(steps)[..., None] / 6 + numpy.array([2.6, 2.1, 1.4])
-    rgb = (127.5 * (1 - numpy.cos(phase))).astype(numpy.uint8)
+    rgb: NDArray[Any] = (127.5 * (1 - numpy.cos(phase))).astype(numpy.uint8)
     rgb[steps == limit] = 0
     return rgb
 

@@ -5,4 +5,5 @@ for _ in range(5):
         print("".join("#" if (x, y) in living else "." for x in range(6)))
     print()
     neighbours = [(x + i, y + j) for x, y in living for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]
-    living = {cell for cell in neighbours if neighbours.count(cell) == 3 or (neighbours.count(cell) == 2 and cell in living)}
+    counts = {cell: neighbours.count(cell) for cell in neighbours}
+    living = {cell for cell, count in counts.items() if count == 3 or (count == 2 and cell in living)}
