@@ -355,16 +355,16 @@ def test_a_request_that_never_ends_gets_504_and_the_others_their_answers(nothing
     async def story(client: Any) -> None:
         endless = asyncio.create_task(client.get("/primes", params=ENDLESS))
         await until(client, lambda health: health["busy"] == 1)
-        answers = await asyncio.gather(*(client.get("/primes", params={"first": 0, "last": 100 + n}) for n in range(100)))
+        answers = await asyncio.gather(*(client.get("/primes", params={"first": 0, "last": 100 + n}) for n in range(20)))
         assert not endless.done(), "the others did not wait for it"
-        assert [answer.status_code for answer in answers] == [200] * 100
-        primes = [sum(all(n % d for d in range(2, n)) for n in range(2, 100 + last)) for last in range(100)]
+        assert [answer.status_code for answer in answers] == [200] * 20
+        primes = [sum(all(n % d for d in range(2, n)) for n in range(2, 100 + last)) for last in range(20)]
         assert [answer.json()["primes"] for answer in answers] == primes
         assert (await endless).status_code == 504
         await until(client, lambda health: (health["busy"], health["ready"]) == (0, 2))
         assert (await client.get("/health")).json()["crashed"] == 0, "no worker was lost for it"
 
-    with serving(workers=2, timeout=8, max_pending=200) as service:
+    with serving(workers=2, timeout=10, max_pending=200) as service:
         service.visit(story)
 
 
@@ -391,7 +391,7 @@ def test_sigterm_lets_requests_finish(nothing_left: None) -> None:
     async def story(client: Any) -> None:
         import httpx
 
-        running = [asyncio.create_task(client.get("/primes", params={"first": n, "last": 3_000_000})) for n in (0, 3, 4)]
+        running = [asyncio.create_task(client.get("/primes", params={"first": n, "last": 1_500_000})) for n in (0, 3, 4)]
         await until(client, lambda health: health["busy"] == 2)
         service.process.send_signal(signal.SIGTERM)
         with pytest.raises(httpx.ConnectError):  # it takes no more
@@ -400,7 +400,7 @@ def test_sigterm_lets_requests_finish(nothing_left: None) -> None:
                     await another.get("/health")
         answers = [await answer for answer in running]
         assert [answer.status_code for answer in answers] == [200, 200, 200]
-        assert [answer.json()["primes"] for answer in answers] == [216816, 216815, 216814]
+        assert [answer.json()["primes"] for answer in answers] == [114155, 114154, 114153]
 
     with serving(workers=2, timeout=PATIENCE) as service:
         service.visit(story)
