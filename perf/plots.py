@@ -176,7 +176,7 @@ PICTURES = (
         "map of items that take x seconds, over running them on all workers without any cost",
         _cheap_from,
         {"procpool map, default chunks": "procpool"},
-        "time, over the ideal (log)",
+        "time, over the work (log)",
         by="time that one item takes (log scale)",
     ),
     Picture(
