@@ -7,7 +7,8 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from .binary import SCALARS, FuncType, GlobalType, Import, MemoryType, TableType
-from .errors import BadImport, MissingImport
+from .codec import converted
+from .errors import BadArguments, BadImport, MissingImport
 from .wasi import MODULES, THREAD_SPAWN
 
 #: module name -> name -> a host function; a number for a global; a MemoryType or TableType, of which each instance gets one
@@ -80,15 +81,14 @@ def _check(needs: Import, value: Any) -> None:
     if isinstance(type_, FuncType):
         if not callable(value):
             refuse(f"a function {type_}")
-        foreign = [kind for kind in type_.params + type_.results if kind not in SCALARS - {"v128"}]
-        if foreign:
-            raise BadImport(f"{where} is a function {type_}: a Python function cannot take or return a {foreign[0]}")
     elif isinstance(type_, GlobalType):
-        if type_.content not in SCALARS - {"v128"}:
-            raise BadImport(f"{where} is a {type_}, which Python cannot give")
-        integer = type_.content in ("i32", "i64")
-        if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)):
-            refuse(f"a number for a {type_}")
+        if type_.content in SCALARS:
+            try:
+                converted(f"imports gives {where}, which", value, type_.content)
+            except BadArguments as error:
+                raise BadImport(f"{error}; the import is a {type_}") from None
+        elif value is not None and type_.content != "externref":
+            refuse(f"None: of a {type_}, Python can give the null alone")
     elif isinstance(type_, MemoryType):
         if not isinstance(value, MemoryType):
             refuse(f"a procpool.MemoryType, of which each instance gets one; the import is a {type_}")
@@ -98,5 +98,9 @@ def _check(needs: Import, value: Any) -> None:
     elif isinstance(type_, TableType):
         if not isinstance(value, TableType):
             refuse(f"a procpool.TableType, of which each instance gets one; the import is a {type_}")
+        plain = type_.element in ("funcref", "externref")
+        fits = value.minimum >= type_.minimum and (type_.maximum is None or (value.maximum or 1 << 32) <= type_.maximum)
+        if value.element != type_.element or not (fits if plain else value == type_):
+            refuse(f"one that {'fits' if plain else 'is'} the import's {type_}")
     else:
         raise BadImport(f"{where} is a {type_}, which cannot be given")

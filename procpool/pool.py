@@ -234,6 +234,7 @@ class ProcessWasmPool(Executor):
             on_failure.callback(os.close, compiled.artifact)
             #: what the module exports, by name: signatures of functions, and memories, tables and globals
             self.exports: MappingType[str, ExternType] = MappingProxyType(compiled.interface.exports)
+            self._storage = compiled.interface.storage
             #: what it imports
             self.imports: tuple[Import, ...] = tuple(compiled.interface.imports)
             found = resolve(self.imports, options.imports, options.rename_imports, options.wasi is not None)
@@ -248,7 +249,16 @@ class ProcessWasmPool(Executor):
             self._visible = bool(found)  # whether Python code runs with a call
             guest = options.guest(cloudpickle.dumps(environment), bool(self.imports))
             limits = options.guest_limits()
-            inheritance = Inheritance(compiled.artifact, functions, limits, guest, options.instances, MAX_WORKERS, reserved)
+            inheritance = Inheritance(
+                compiled.artifact,
+                functions,
+                compiled.interface,
+                limits,
+                guest,
+                options.instances,
+                MAX_WORKERS,
+                reserved,
+            )
             on_failure.pop_all()  # they are the inheritance's now
             on_failure.callback(inheritance.close)
             self._dispatcher = Dispatcher(inheritance, options)
@@ -710,7 +720,7 @@ class ProcessWasmPool(Executor):
     def _ask(self) -> tuple[Lease, Request]:
         """A lease that has not begun, and the job that asks for its instance."""
         self._check_open()
-        lease = Lease(self._dispatcher, self._direct, self._callables, self.exports, self._visible, self._timeout)
+        lease = Lease(self._dispatcher, self._direct, self._callables, self._storage, self._visible, self._timeout)
         return lease, Request()
 
     def put(self, lease: Lease, discard: bool = False) -> None:

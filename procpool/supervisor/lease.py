@@ -45,7 +45,7 @@ class Lease:
 
     Attributes:
         exports: the exported functions by name, as callables.
-        globals: the exported globals by name; those that are mutable can be assigned.
+        globals: the globals, exported or imported, by name; those that are mutable can be assigned.
         memory: the exported memory named ``memory``: slices read and write.
     """
 
@@ -123,13 +123,13 @@ class Lease:
         return self.memory_named("memory")
 
     def memory_named(self, name: str) -> Memory:
-        """An exported memory.
+        """A memory, exported or imported.
 
         Raises:
-            LookupError: the module exports no such memory.
+            LookupError: the module has no such memory.
         """
         if not isinstance(name, str) or not isinstance(self._types.get(name), MemoryType):
-            raise LookupError(f"the module exports no memory {shown(name)}")
+            raise LookupError(f"the module exports no memory {shown(name)}, and imports none of that name")
         return Memory(self, name)
 
     def grow(self, pages: int, name: str = "memory") -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..binary import FuncType
+from ..binary import Declared, ExternType, FuncType
 
 
 class GuestLimits(NamedTuple):
@@ -53,6 +54,8 @@ class Settings:
     payloads: int  #: all workers' payload slots, likewise
     lifeline: int  #: read end of a pipe whose write end only the parent has
     exports: tuple[tuple[str, FuncType], ...]  #: the functions, in the order of their indexes
+    declared: Declared
+    storage: Mapping[str, ExternType]  #: memories, tables and globals by name: those exported, and those imported else
     limits: GuestLimits
     slots: int  #: the largest number of values any of them takes or returns
     instances: int  #: per process
