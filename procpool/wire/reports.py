@@ -11,6 +11,7 @@ import json
 import logging
 import pickle
 import struct
+import sys
 import threading
 import traceback
 from typing import Any
@@ -51,6 +52,8 @@ def exception_to_bytes(error: BaseException) -> bytes:
     """
     try:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        if sys.version_info < (3, 11):  # which shows no notes
+            text += "".join(f"{note}\n" for note in getattr(error, "__notes__", ()))
     except BaseException:  # it has a say in how it is shown
         text = f"{type(error).__name__}, which cannot be shown\n"
     text = shortened(text)

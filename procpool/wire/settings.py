@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,6 +30,10 @@ class Guest(NamedTuple):
     log_levels: tuple[tuple[str, int], ...] = ()  #: of the parent's loggers
 
 
+#: an export to call with packed arguments, or a function that gets the instance
+Step = tuple[str, FuncType, bytes] | Callable[[Any], object]
+
+
 class Environment(NamedTuple):
     """What the user's own code adds to a worker; unpickled in each, since importing may start threads."""
 
@@ -38,7 +42,7 @@ class Environment(NamedTuple):
     initializer: Any = None
     initargs: tuple[Any, ...] = ()
     wasi: Any = None  #: WasiConfig
-    start: tuple[str, ...] = ()  #: exports to call once in every new instance
+    start: tuple[Step, ...] = ()  #: what to do once in every new instance
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,8 @@ class InstanceHolder:
             self._store = self._linkage.new_store(None if wasi is None else wasi())
             most = self._wasi.max_threads if self._wasi is not None else MAX_THREADS
             self._instance, self._group = self._linkage.instantiate(self._store, wasi, most, self._own)
-            for name in self._start:
-                self._run_start(name)
+            for step in self._start:
+                self._run(step)
         except BaseException:
             self.discard()
             raise
@@ -92,11 +92,16 @@ class InstanceHolder:
         if self._limits.recycle is not None:
             self._initial = {name: memory.data_len(self._store) for name, memory in self._memories()}
 
-    def _run_start(self, name: str) -> None:
-        """Call an export once in a new instance.  One that exits with success has succeeded."""
+    def _run(self, step: wire.Step) -> None:
+        """Do one thing in a new instance.  One that exits with success has succeeded."""
         assert self._store is not None and self._instance is not None
         try:
-            ffi.bind(self._store, self._instance, name, FuncType(), self._slots, self.calls)()
+            if callable(step):
+                step(self._linkage.surface)
+            else:
+                name, signature, arguments = step
+                self._slots.bytes[: len(arguments)] = arguments
+                ffi.bind(self._store, self._instance, name, signature, self._slots, self.calls)()
         except (wasmtime.ExitTrap, GuestExit) as error:
             if error.code:
                 raise

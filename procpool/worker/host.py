@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import threading
 from collections.abc import Callable, Sequence
@@ -32,8 +33,13 @@ class HostCalls:
         self.caller: Any = None  #: then, the caller of the host function that runs, as ffi.py knows it
         self.failed = False  #: a guest call has failed since the instance was made; if somebody caught that, it is dirty
 
-    def keep(self, error: BaseException) -> None:
-        """A host function has raised; the guest traps for it."""
+    def keep(self, error: BaseException, function: HostFunction) -> None:
+        """A host function has raised; the guest traps for it.  The exception says from now on which import it was for."""
+        note = f"raised by the host function for {function.module}.{function.name}"
+        with contextlib.suppress(Exception):  # it may have no room for more, or be of a class that minds
+            notes = getattr(error, "__notes__", [])
+            if note not in notes:
+                error.__notes__ = [*notes, note]  # type: ignore[attr-defined]  # as add_note does, which 3.10 lacks
         self._raised[threading.get_ident()] = error
 
     def take(self) -> BaseException | None:

@@ -23,11 +23,6 @@ def heap_of(type_: str) -> str | None:
     return _HEAPS.get(type_.removeprefix("(ref ").removeprefix("null ").removesuffix(")").removesuffix("ref"))
 
 
-def nullable(type_: str) -> bool:
-    """Whether None is a value of a reference type."""
-    return not type_.startswith("(") or type_.startswith("(ref null ")
-
-
 class Reference:
     """A reference of the guest's, as a host function gets it.
 

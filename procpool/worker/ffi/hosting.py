@@ -112,7 +112,7 @@ def _with_scalars(function: HostFunction, instance: Any, calls: HostCalls) -> Ca
                 values[: len(data)] = data
         except BaseException as error:
             # The innermost one is the cause: a trap on the way out of a nested call must not replace it.
-            calls.keep(error)
+            calls.keep(error, function)
             return _new_trap(b"host", 4)  # type: ignore[no-any-return]
         return None
 
@@ -146,7 +146,7 @@ def _with_references(function: HostFunction, instance: Any, calls: HostCalls) ->
             for at, (kind, codec, _) in enumerate(given):
                 values[at * SLOT : (at + 1) * SLOT] = made[at] if codec else slot_of(context, kind, made[at])
         except BaseException as error:
-            calls.keep(error)
+            calls.keep(error, function)
             return _new_trap(b"host", 4)  # type: ignore[no-any-return]
         return None
 
@@ -176,7 +176,7 @@ def _define_public(linker: wasmtime.Linker, function: HostFunction, instance: An
             result = back.unpack(function.packed(run(*args)))
             return list(result) if isinstance(result, tuple) else result
         except BaseException as error:
-            calls.keep(error)
+            calls.keep(error, function)
             raise
 
     linker.define_func(function.module, function.name, _wasm_type(function.signature), host, access_caller=True)

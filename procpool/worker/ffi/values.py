@@ -11,7 +11,8 @@ import wasmtime
 
 from ...binary import SCALARS
 from ...codec import SLOT, converted
-from ..references import COLLECTED, EXTERN, FUNCTION, Reference, heap_of, nullable
+from ...stand_ins import nullable
+from ..references import COLLECTED, EXTERN, FUNCTION, Reference, heap_of
 from .names import RAW, c
 
 #: The kinds of a `wasmtime_val_t`, wasmtime/val.h; wasmtime-py has no name for some of them.
