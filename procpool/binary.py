@@ -130,6 +130,11 @@ class Interface:
     declared: Declared = field(default_factory=Declared)
 
     @property
+    def tags(self) -> tuple[str, ...]:
+        """The names of exported exception tags."""
+        return tuple(name for name, type_ in self.exports.items() if isinstance(type_, TagType))
+
+    @property
     def storage(self) -> dict[str, MemoryType | TableType | GlobalType]:
         """Memories, tables and globals by name: those that are exported, and those that are imported under other names."""
         imported = {needed.name: needed.type for needed in self.imports}

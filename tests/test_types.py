@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import gc
+import pickle
 from time import perf_counter
 from typing import Any
 
 import pytest
 from conftest import DEADLINE
 
-from procpool import ArgumentOutOfRange, BadArguments, BadImport, MemoryType, ProcessWasmPool, TableType, WasmTrap
+from procpool import (
+    ArgumentOutOfRange,
+    BadArguments,
+    BadImport,
+    MemoryType,
+    ProcessWasmPool,
+    TableType,
+    WasmException,
+    WasmTrap,
+)
 
 DECLARED = """(module
   (rec (type $s (struct (field (ref null $f)))) (type $f (func (param i32 i64) (result i64))))
@@ -341,3 +351,26 @@ def test_a_module_without_wasmtimes_private_names_says_what_it_cannot_do(monkeyp
         assert lease.globals["g"] == 5
         with pytest.raises(NotImplementedError, match="the global 'v' is a v128"):
             lease.globals["v"]
+
+
+def test_an_exception_of_the_guests_has_its_tag_and_payload() -> None:
+    module = """(module
+      (tag $t (export "oops") (param i32 i64 f64 v128 externref)) (tag $hidden)
+      (func (export "throws") (throw $t (i32.const 1) (i64.const 2) (f64.const 3) (v128.const i64x2 1 0) (ref.null extern)))
+      (func (export "hides") (throw $hidden))
+      (func (export "by") (param i32) (result i32)
+        (if (i32.eqz (local.get 0)) (then (throw $hidden))) (i32.div_s (i32.const 6) (i32.sub (local.get 0) (i32.const 1)))))"""
+    with ProcessWasmPool(module, workers=1) as pool:
+        with pytest.raises(
+            WasmException, match=r"^throws: threw the exception 'oops' with the payload .1, 2, 3.0"
+        ) as raised:
+            pool.call("throws")
+        assert raised.value.tag == "oops"
+        assert raised.value.payload == (1, 2, 3.0, "01" + "00" * 15, "externref")
+        assert raised.value.frames[0].func_index == 0
+        again = pickle.loads(pickle.dumps(raised.value))
+        assert (again.tag, again.payload, str(again)) == (raised.value.tag, raised.value.payload, str(raised.value))
+        with pytest.raises(WasmException, match=r"^hides: threw an exception\n"):
+            pool.submit("hides").result(DEADLINE)
+        failures = list(pool.map("by", [0, 1, 2, 0], return_exceptions=True))
+        assert [type(failure) for failure in failures] == [WasmException, WasmTrap, int, WasmException]

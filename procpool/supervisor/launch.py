@@ -94,6 +94,7 @@ class Inheritance:
                 exports,
                 interface.declared,
                 interface.storage,
+                interface.tags,
                 limits,
                 values,
                 instances,

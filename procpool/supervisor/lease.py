@@ -281,6 +281,7 @@ class Lease:
     def _read(self, name: str, start: int | None, stop: int | None, single: bool) -> bytearray:
         """Bytes of a memory, in one exchange if they fit into the window.  See `Access.read` for what is exchanged."""
         with self._use():
+            self._window(0)  # the worker maps it when it has been made; until then the file may be too short
             answer = self._ask("read", name, start, stop, single)
             first, last = self._within(name, start, stop, single, answer)
             data = bytearray(last - first)

@@ -18,7 +18,7 @@ from typing import Any
 
 import cloudpickle
 
-from ..errors import GuestExit, RemoteError, WasmFrame, WasmTrap
+from ..errors import GuestExit, RemoteError, WasmException, WasmFrame, WasmTrap
 from .frames import EXIT, RAISED, TRAP, UNFIT
 from .values import NeedsCode, loads_plain
 
@@ -42,7 +42,8 @@ def shortened(text: str, most: int = MOST_TEXT) -> str:
 
 
 def trap_to_bytes(trap: WasmTrap) -> bytes:
-    return json.dumps([shortened(trap.message), trap.code, trap.frames]).encode()
+    thrown = (trap.tag, trap.payload) if isinstance(trap, WasmException) else None
+    return json.dumps([shortened(trap.message), trap.code, trap.frames, thrown]).encode()
 
 
 def exception_to_bytes(error: BaseException) -> bytes:
@@ -148,9 +149,14 @@ def report_of(status: int, payload: bytes, export: str | None) -> Report:
             if type(told) is int:
                 return GuestExit(told)
         else:
-            message, code, frames = told
-            if type(message) is str and (code is None or type(code) is str):
-                return WasmTrap(message, code, export, tuple(WasmFrame(*frame) for frame in frames))
+            message, code, frames, thrown = told
+            trace = tuple(WasmFrame(*frame) for frame in frames)
+            if thrown is not None:
+                tag, payload = thrown
+                if (tag is None or type(tag) is str) and all(type(value) in _PLAIN for value in payload):
+                    return WasmException(tag, tuple(payload), export, trace)
+            elif type(message) is str and (code is None or type(code) is str):
+                return WasmTrap(message, code, export, trace)
     except (ValueError, TypeError, RecursionError):
         pass
     raise ValueError(f"a worker sent {bytes(payload[:80])!r} as the payload for the status {status}")

@@ -60,6 +60,7 @@ class Settings:
     exports: tuple[tuple[str, FuncType], ...]  #: the functions, in the order of their indexes
     declared: Declared
     storage: Mapping[str, ExternType]  #: memories, tables and globals by name: those exported, and those imported else
+    tags: tuple[str, ...]  #: those exported
     limits: GuestLimits
     slots: int  #: the largest number of values any of them takes or returns
     instances: int  #: per process

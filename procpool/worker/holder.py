@@ -43,6 +43,7 @@ class InstanceHolder:
     def __init__(self, linkage: Linkage, settings: wire.Settings, arena: Arena) -> None:
         self._linkage = linkage
         self._exports = settings.exports
+        self._tags = settings.tags
         self._memory_names = [name for name, type_ in settings.storage.items() if isinstance(type_, MemoryType)]
         self._limits = settings.limits
         self._start = linkage.environment.start
@@ -58,6 +59,7 @@ class InstanceHolder:
         self._store: wasmtime.Store | None = None
         self._instance: wasmtime.Instance | None = None
         self._group: ThreadGroup | None = None
+        self._exceptions: ffi.Exceptions | None = None
         self._own: dict[str, Any] = {}  # the imports that were made for the instance, by name
         self._initial: dict[str, int] = {}  # sizes of the memories of a new instance, by name, where that matters
         #: the exports bound so far, by index; the job loop looks here first
@@ -81,6 +83,7 @@ class InstanceHolder:
             self._store = self._linkage.new_store(None if wasi is None else wasi())
             most = self._wasi.max_threads if self._wasi is not None else MAX_THREADS
             self._instance, self._group = self._linkage.instantiate(self._store, wasi, most, self._own)
+            self._exceptions = ffi.Exceptions(self._store, self._instance, self._tags)
             for step in self._start:
                 self._run(step)
         except BaseException:
@@ -101,7 +104,7 @@ class InstanceHolder:
             else:
                 name, signature, arguments = step
                 self._slots.bytes[: len(arguments)] = arguments
-                ffi.bind(self._store, self._instance, name, signature, self._slots, self.calls)()
+                self._bind(self._instance, name, signature).run()
         except (wasmtime.ExitTrap, GuestExit) as error:
             if error.code:
                 raise
@@ -179,6 +182,7 @@ class InstanceHolder:
         if group is not None:
             group.close()
         store, self._store, self._instance, self._memory = self._store, None, None, None
+        self._exceptions = None
         if store is not None:
             store.close()
 
@@ -191,6 +195,6 @@ class InstanceHolder:
 
     def _bind(self, instance: wasmtime.Instance, name: str, signature: FuncType) -> Function:
         assert self._store is not None
-        run = ffi.bind(self._store, instance, name, signature, self._slots, self.calls)
+        run = ffi.bind(self._store, instance, name, signature, self._slots, self.calls, self._exceptions)
         slots = self._slots.bytes
         return Function(slots[: len(signature.params) * SLOT], run, slots[: len(signature.results) * SLOT])

@@ -8,6 +8,7 @@ each worker says so once, in the log.  Setting ``PROCPOOL_PUBLIC_API`` in the en
 out when something looks wrong.
 """
 
+from .exceptions import Exceptions, Thrown
 from .externs import (
     caller_export,
     define_shared_memory,
@@ -25,7 +26,9 @@ from .values import mark
 
 __all__ = [
     "RAW",
+    "Exceptions",
     "Slots",
+    "Thrown",
     "bind",
     "caller_export",
     "define",

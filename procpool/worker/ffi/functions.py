@@ -12,6 +12,7 @@ import wasmtime
 from ...binary import FuncType
 from ...codec import Codec
 from ..host import HostCalls
+from .exceptions import Exceptions
 from .externs import find
 from .names import RAW, c, tell_why_not
 
@@ -37,14 +38,19 @@ def bind(
     signature: FuncType,
     slots: Slots,
     calls: HostCalls,
+    exceptions: Exceptions | None = None,
 ) -> Callable[[], None]:
     """A callable that calls the export with the arguments in ``slots`` and leaves its results there.
+
+    What ends the call has an attribute ``thrown``, if ``exceptions`` found that it was one of the guest's.
 
     Raises (the callable):
         wasmtime.Trap, wasmtime.WasmtimeError: the call failed.
         Whatever a host function raised that it called.
     """
-    return (_bind_raw if RAW else _bind_public)(store, instance, name, signature, slots, calls)
+    if RAW:
+        return _bind_raw(store, instance, name, signature, slots, calls, exceptions)
+    return _bind_public(store, instance, name, signature, slots, calls)
 
 
 def _bind_raw(
@@ -54,6 +60,7 @@ def _bind_raw(
     signature: FuncType,
     slots: Slots,
     calls: HostCalls,
+    exceptions: Exceptions | None,
 ) -> Callable[[], None]:
     func = find(store, instance, name)._func
     trap = ctypes.c_void_p()
@@ -78,6 +85,9 @@ def _bind_raw(
             pointer = ctypes.cast(trap.value, ctypes.POINTER(c.wasm_trap_t))
             trap.value = None
             raised = wasmtime.Trap._from_ptr(pointer)
+            thrown = None if exceptions is None else exceptions.take()
+            if thrown is not None:
+                raised.thrown = thrown  # type: ignore[attr-defined]
             raise cause or raised
 
     return run

@@ -60,6 +60,15 @@ _PRIVATE_NAMES = (
     "_ffi.wasmtime_table_new",
     "_ffi.wasmtime_table_t",
     "_ffi.wasmtime_val_raw_t",
+    "_ffi.wasmtime_context_take_exception",
+    "_ffi.wasmtime_exnref_t",
+    "_ffi.wasmtime_exnref_tag",
+    "_ffi.wasmtime_exnref_field",
+    "_ffi.wasmtime_exnref_field_count",
+    "_ffi.wasmtime_exnref_unroot",
+    "_ffi.wasmtime_tag_t",
+    "_ffi.wasmtime_tag_eq",
+    "_ffi.wasmtime_val_unroot",
     "_ffi.wasmtime_val_t",
 )
 
