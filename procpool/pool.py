@@ -730,6 +730,8 @@ class ProcessWasmPool(Executor):
     def instance(self, timeout: float | None = None, discard: bool = False) -> Leasing:
         """``with pool.instance() as lease:`` leases an instance for the block; so does ``async with``.
 
+        In a task the lease's own methods still block: ``await asyncio.to_thread(lease.call, "add", 1, 2)``.
+
         Arguments as for `get` and `put`; the time counts from the beginning of the block.
         """
         Deadline.after(timeout)  # what is wrong is said here

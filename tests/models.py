@@ -152,6 +152,7 @@ class ModelWorker:
         if not self.commands or not self.alive or self.stopped:
             return False
         command, number, _ = self.commands.popleft()
+        self.parent_drains(all=True)  # what was written before a system call is visible to who has heard of that
         if command == wire.FLUSH:
             self.flush()
         elif self.state == "running" and number == self.begun:
