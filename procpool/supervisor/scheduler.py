@@ -45,7 +45,7 @@ class JobQueue:
         return len(self._ordinary) + (sum(map(len, tuple(self._levels.values()))) if self._levels else 0)
 
     def __bool__(self) -> bool:
-        return bool(self._ordinary) or bool(self._levels)
+        return bool(self._ordinary or self._levels)  # asked by each direct call
 
     def front(self) -> deque[Job]:
         """The deque whose first job is the next one; empty if there is none."""
