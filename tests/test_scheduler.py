@@ -643,6 +643,10 @@ def test_direct_calls_overtake_a_job_for_one_worker_only_once(round_robin: bool)
     lane = Lane(ModelPort(ModelWorker(False)))  # type: ignore[arg-type]
     scheduler.add()
     scheduler.release(lane)
+    before = ModelJob(0)
+    before.key = 1
+    scheduler.submit(before)  # so that it is the key's home
+    _finish_all(scheduler, lane)
     assert scheduler.next_idle() is lane  # one calls
     overtaken = 0
 
