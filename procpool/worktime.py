@@ -26,7 +26,7 @@ class WorkerTime:
     has n instances at work, and `timed` and `cpu` are their means.
     """
 
-    pid: int  #: of its process; 0 if that is gone, or not there yet
+    pid: int | None  #: of its process; None if that is gone, or not there yet
     processes: int  #: how many it has had
     calls: int  #: jobs and items of maps it has finished
     starting: float  #: from when a process was asked for to when it was ready: imports, initializer, first instance

@@ -82,7 +82,7 @@ def test_a_pool_is_a_row_per_worker(nothing_left: None) -> None:
 
 
 def test_a_bar_is_as_long_as_its_share() -> None:
-    rows = tuple(WorkerStats(pid, "busy", calls, 2**20) for pid, calls in ((1, 400), (2, 100), (0, 0)))
+    rows = tuple(WorkerStats(pid, "busy", calls, 2**20) for pid, calls in ((1, 400), (2, 100), (None, 0)))
     counters = dict.fromkeys(list(PoolStats.__dataclass_fields__)[1:], 0)
     table = Table(stats_html(PoolStats(workers=rows, **counters)))
     assert table.bars == [100, 25, 0]

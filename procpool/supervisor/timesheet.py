@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Account:
     """What the processes that had one place, one after the other, have done.  Times are in seconds."""
 
-    pid: int = 0  #: of the one that is there; 0 if there is none
+    pid: int | None = None  #: of the one that is there
     processes: int = 0  #: how many have had the place
     instances: int = 1  #: how many each serves at once
     present: float = 0.0  #: since they were asked for
@@ -77,7 +77,7 @@ class Timesheet:
 
 def cpu_seconds(process: Process, lanes: Iterable[Lane]) -> float:
     """Processor time that a living process has used since it was ready; 0 if that cannot be known."""
-    if not process.pid:
+    if process.pid is None or process.reaped:
         return 0.0
     try:
         before = max((lane.port.start_cpu for lane in lanes), default=math.inf)
