@@ -196,7 +196,7 @@ def test_a_forked_child_sees_nothing_of_it(nothing_left: None) -> None:
         assert os.waitpid(pid, 0)[1] == 0
 
 
-def test_a_picture(nothing_left: None) -> None:
+def test_a_picture() -> None:  # matplotlib keeps its fonts open
     with ProcessWasmPool(KERNELS, workers=2) as pool:
         nothing = pool.report()
         list(pool.map("fib", [18] * 500 + [28]))
