@@ -111,7 +111,7 @@ def test_a_result_out_of_range(nothing_left: None) -> None:
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        (None, MissingImport, r"imports env.add, a function \(i32, i32\) -> \(i32\)"),
+        (None, MissingImport, r"env.add, a function \(i32, i32\) -> \(i32\)"),
         ({"env": {**imports()["env"], "more": print}}, BadImport, "gives env.more, which the module does not import"),
         ({"env": {**imports()["env"], "ad": print}}, BadImport, "did you mean env.add"),
         (imports(add=5), BadImport, r"gives 5 \(int\) for env.add, expected a function \(i32, i32\) -> \(i32\)"),
@@ -303,7 +303,7 @@ def test_renamed_imports(nothing_left: None) -> None:
         AGE, workers=1, imports=given, rename_imports={("env", "current_year"): ("clock", "year")}
     ) as pool:
         assert pool.call("get_age", 2000) == 21
-    with pytest.raises(MissingImport, match=r"imports env.log_i32.*looked for as host.log_i32"):
+    with pytest.raises(MissingImport, match=r"env.log_i32.*looked for as host.log_i32"):
         ProcessWasmPool(AGE, imports={"env": functions}, rename_imports={"env": "host"})
 
 
