@@ -41,6 +41,18 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
         sleep(0.002)
 
 
+def gone(pids: list[int]) -> bool:
+    """Whether all have ended; a zombie has."""
+
+    def alive(pid: int) -> bool:
+        try:
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    return not any(map(alive, pids))
+
+
 def worker_pids(pool: ProcessWasmPool) -> list[int]:
     return [worker.pid for worker in pool.stats().workers]
 

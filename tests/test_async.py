@@ -6,8 +6,6 @@ import asyncio
 import concurrent.futures
 import gc
 import math
-import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -16,6 +14,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from bounded import run_script
 from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, busy_pid, eventually
 
 from procpool import (
@@ -387,7 +386,7 @@ print("done")
 """
     if how == "wrap_future":
         code = code.replace('pool.acall("spin", timeout=0.3)', 'asyncio.wrap_future(pool.submit("fine", 2))')
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE)
+    done = run_script(code)
     assert (done.stdout, done.stderr) == ("done\n", "")
 
 

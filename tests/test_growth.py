@@ -19,7 +19,7 @@ from typing import Any
 import numpy
 import psutil
 import pytest
-from bounded import pool_that_goes, run_script, within_deadline
+from bounded import pool_that_goes, run_script, within
 from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, busy_pid, eventually, worker_pids
 from test_user_code import GUEST
 
@@ -318,14 +318,14 @@ def test_what_is_eight_times_as_large_takes_eight_times_as_long(what: str, caplo
 )
 def test_a_failed_construction_leaves_nothing(options: dict[str, Any], error: type[Exception], nothing_left: None) -> None:
     with pytest.raises(error):
-        within_deadline("the constructor", lambda: ProcessWasmPool(**{"src": MISBEHAVE, "workers": 1, **options}))
+        within(ProcessWasmPool, **{"src": MISBEHAVE, "workers": 1, **options})
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_without_an_interpreter_to_start(method: str, monkeypatch: pytest.MonkeyPatch, nothing_left: None) -> None:
     monkeypatch.setattr(spawn, "get_executable", lambda: b"/nonexistent/python")
     with pytest.raises(StartupError) as caught:
-        within_deadline("the constructor", lambda: ProcessWasmPool(KERNELS, workers=1, start_method=method))
+        within(ProcessWasmPool, KERNELS, workers=1, start_method=method)
     assert isinstance(caught.value.__cause__, FileNotFoundError)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import struct
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from bounded import run_python
 from conftest import DEADLINE, FIXTURES
 
 import procpool
@@ -297,8 +296,8 @@ def test_retries_opt_in_to_running_again(tmp_path: Any, nothing_left: None) -> N
 
 def test_wazeros_example() -> None:
     script = FIXTURES.parent / "docs" / "examples" / "age.py"
-    done = subprocess.run([sys.executable, script, "2000", "2021"], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "println >> 21\nlog_i32 >> 21\n"
+    done = run_python(script, "2000", "2021")
+    assert done.stdout == "println >> 21\nlog_i32 >> 21\n", done.stderr
 
 
 def test_renamed_imports(nothing_left: None) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from bounded import in_a_program
 from conftest import DEADLINE, KERNELS, MISBEHAVE, eventually, worker_pids
-from programs import in_a_program
 
 from procpool import CallTimeout, PoolClosed, ProcessWasmPool, StartupError, WorkerCrashed
 
