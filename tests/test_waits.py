@@ -288,7 +288,7 @@ def test_infinity_lifts_the_pools_limit(pools: Pools) -> None:
     # And None leaves it in force.
     assert isinstance(raised(pool.call, "note", 60_000, timeout=None), CallTimeout)
     within(pool.wait_ready, math.inf)  # for another worker
-    assert within(pool.call, "double", 1) == 2
+    assert within(pool.call, "double", 1, timeout=DEADLINE) == 2
 
 
 # -- time passes in the queue too ------------------------------------------------------------------------------------------
