@@ -87,7 +87,10 @@ def test_in_a_repl() -> None:
 def test_does_not_need_stdin_or_the_directory_it_started_in(tmp_path: Path) -> None:
     lost = tmp_path / "lost"
     # Imported first: CPython 3.13 cannot import from a directory that is gone.
-    script = f"import os, procpool; os.close(0); os.chdir({str(lost)!r}); os.rmdir({str(lost)!r})\n" + USE
+    script = (
+        f"import os; from procpool import ProcessWasmPool; os.close(0); os.chdir({str(lost)!r}); os.rmdir({str(lost)!r})\n"
+        + USE
+    )
     for method in ("forkserver", "spawn"):
         lost.mkdir()
         run = run_python("-c", script.replace(", 2)", f", 2, start_method={method!r})", 1))
