@@ -1,0 +1,51 @@
+"""The site: ``python -m sphinx -W -n docs docs/_build``, after ``pip install '.[docs]'``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import procpool
+
+project = "procpool"
+author = copyright = "the procpool authors"
+version = release = procpool.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.intersphinx", "sphinx_copybutton"]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build", "plots"]
+nitpicky = True
+
+# -- pages -----------------------------------------------------------------------------------------------------------------
+myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence"]
+myst_all_links_external = False
+highlight_language = "text"
+copybutton_prompt_text = "$ "  # what is copied is what is typed
+copybutton_only_copy_prompt_lines = True
+
+# -- the reference, from docstrings ----------------------------------------------------------------------------------------
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 88
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+#: Links into the standard library are written without asking anybody: a build needs no network.
+intersphinx_mapping: dict[str, Any] = {}
+
+# -- how it looks: nothing is fetched from elsewhere -----------------------------------------------------------------------
+html_theme = "furo"
+html_title = "procpool"
+html_static_path = ["_static"]
+html_css_files = ["procpool.css"]
+html_theme_options = {"navigation_with_keys": True}
+html_copy_source = False
+html_show_sphinx = False
+
+#: Where public names live, to where they are documented: annotations and docstrings use the former.
+_PUBLIC = {
+    f"{value.__module__}.{value.__qualname__}": f"procpool.{name}"
+    for name, value in ((name, getattr(procpool, name)) for name in procpool.__all__)
+    if hasattr(value, "__qualname__")
+}
