@@ -49,3 +49,19 @@ _PUBLIC = {
     for name, value in ((name, getattr(procpool, name)) for name in procpool.__all__)
     if hasattr(value, "__qualname__")
 }
+#: Names of annotations that stand for what the text says: the standard library's, and aliases and parts of our own.
+nitpick_ignore_regex = [(r"py:.*", r"(?!procpool\.[A-Z]).*")]
+
+
+def _public_name(app: Any, env: Any, node: Any, contnode: Any) -> Any:
+    """A reference to where a public name is defined leads to where it is documented."""
+    target = node.get("reftarget", "")
+    for inner, public in _PUBLIC.items():
+        if target == inner or target.startswith(f"{inner}."):
+            found = public + target[len(inner) :]
+            return env.get_domain("py").resolve_xref(env, node["refdoc"], app.builder, "obj", found, node, contnode)
+    return None
+
+
+def setup(app: Any) -> None:
+    app.connect("missing-reference", _public_name)

@@ -129,10 +129,11 @@ def missing(tool: str) -> str | None:
 
 def run(part: Part) -> None:
     """Run the blocks of a part in the current directory; raises what the first failing one does."""
+    sys.path[0] = ""  # as for a script here
     main = types.ModuleType("__main__")
     sys.modules["__main__"] = main  # cloudpickle takes what is defined here along by value, as it does for a script
     for block in part.blocks:
-        if block.not_run is not None or block.language == "text":
+        if block.not_run is not None:
             continue
         if block.file is not None:
             Path(block.file).parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +143,7 @@ def run(part: Part) -> None:
             exec(compile("\n" * (block.line - 1) + block.body, ROOT / block.page, "exec"), main.__dict__)
         elif block.language == "console":
             _run_console(block)
-        else:
+        elif block.language != "text":
             raise AssertionError(f"{block}: nothing says what to do with a block of {block.language or 'no language'}")
 
 
