@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import procpool
@@ -31,6 +33,7 @@ autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 #: Links into the standard library are written without asking anybody: a build needs no network.
 intersphinx_mapping: dict[str, Any] = {}
 
@@ -63,5 +66,36 @@ def _public_name(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     return None
 
 
+#: Pages that stand beside the README, where people look for them, and are pages of the site too.
+_FROM_ROOT = {"changes": "CHANGELOG.md", "contributing": "CONTRIBUTING.md", "security": "SECURITY.md"}
+
+
+def _from_root(app: Any, docname: str, source: list[str]) -> None:
+    """Such a page's text, with the links that it has here."""
+    if docname in _FROM_ROOT:
+        path = Path(app.srcdir).parent / _FROM_ROOT[docname]
+        app.env.note_dependency(str(path))
+        source[0] = path.read_text().replace("](docs/", "](")
+        for page, file in _FROM_ROOT.items():
+            source[0] = source[0].replace(f"]({file})", f"]({page}.md)")
+
+
+def _sentences_of_raises(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """What a Raises section says in sentences, not by an exception's name, goes behind it: its form has no place for that."""
+    if "Raises:" not in lines:
+        return
+    start = end = lines.index("Raises:") + 1
+    while end < len(lines) and (not lines[end] or lines[end].startswith(" ")):
+        end += 1
+    entries = re.split(r"^(?=    \S)", "\n".join(lines[start:end]), flags=re.M)[1:]
+    named = [entry for entry in entries if re.match(r"    [\w.]+(, [\w.]+)*:\s", entry)]
+    said = [" ".join(entry.split()) for entry in entries if entry not in named]
+    kept = "".join(f"{entry.rstrip()}\n" for entry in named).splitlines()
+    lines[start - 1 : end] = [*(["Raises:", *kept, ""] if named else []), *(f"{sentence}\n" for sentence in said), ""]
+    lines[:] = "\n".join(lines).splitlines()
+
+
 def setup(app: Any) -> None:
     app.connect("missing-reference", _public_name)
+    app.connect("source-read", _from_root)
+    app.connect("autodoc-process-docstring", _sentences_of_raises, priority=400)  # before napoleon
