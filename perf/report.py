@@ -16,6 +16,7 @@ import pyperf
 
 from .ways import FLOOR, OURS
 
+
 class Row(NamedTuple):
     """A row of the README: ours beside the way that people would otherwise use."""
 
@@ -157,7 +158,9 @@ def short(figures: list[Figure]) -> str:
     for row in SHORT:
         ours, theirs = medians.get((row.what, row.way)), medians.get((row.what, row.beside))
         if ours is not None and theirs is not None:
-            lines.append(f"| {row.says} | {shown(*ours)} | {shown(*theirs)} | {row.beside} | {_compared(theirs[0] / ours[0])} |")
+            lines.append(
+                f"| {row.says} | {shown(*ours)} | {shown(*theirs)} | {row.beside} | {_compared(theirs[0] / ours[0])} |"
+            )
     return "\n".join([*lines, "", f"Medians. {machine()}"]) + "\n"
 
 

@@ -30,7 +30,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-_FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<language>[^`\n]*)\n(?P<body>.*?)^(?P=indent)(?P=ticks)[ ]*$", re.M | re.S)
+_FENCE = re.compile(
+    r"^(?P<indent> *)(?P<ticks>`{3,})(?P<language>[^`\n]*)\n(?P<body>.*?)^(?P=indent)(?P=ticks)[ ]*$", re.M | re.S
+)
 _HEADING = re.compile(r"^(#+) (.*)$", re.M)
 _COMMAND = re.compile(r"<!-- (main|test)-command -->\s*\Z")
 _MARK = re.compile(r"<!-- (file|not run): ((?:(?!-->).)*) -->\s*\Z", re.S)
