@@ -17,9 +17,7 @@ else:
     from setuptools.compat.py310 import tomllib
 
 ROOT = Path(__file__).parent
-_PICTURE = re.compile(
-    r'<picture>.*?</picture>\n?|!\[[^\]]*\]\((?!https?:)[^)]*\)\n?|<img [^>]*src="(?!https?:)[^>]*>\n?', re.S
-)
+_PICTURE = re.compile(r"<picture>.*?</picture>\n?|!\[[^\]]*\]\((?!https?:)[^)]*\)\n?|<img [^>]*>\n?", re.S)
 _LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#)([^)]*)\)")
 
 

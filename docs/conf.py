@@ -81,7 +81,7 @@ def _from_root(app: Any, docname: str, source: list[str]) -> None:
 
 
 def _sentences_of_raises(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """What a Raises section says in sentences, not by an exception's name, goes behind it: its form has no place for that."""
+    """What a Raises section says in sentences, not by an exception's name, goes behind it."""
     if "Raises:" not in lines:
         return
     start = end = lines.index("Raises:") + 1
