@@ -24,6 +24,7 @@ myst_all_links_external = False
 highlight_language = "text"
 copybutton_prompt_text = "$ "  # what is copied is what is typed
 copybutton_only_copy_prompt_lines = True
+copybutton_line_continuation_character = "\\"
 
 # -- the reference, from docstrings ----------------------------------------------------------------------------------------
 default_role = "py:obj"

@@ -5,7 +5,7 @@ A page is Markdown.  Its fenced blocks are steps, by their language:
 * ``python``: run in the page's one namespace, which is a ``__main__`` as a script has it.
 * ``console``: each line after ``$ `` is run by bash.  What follows it is what it prints, where ``...`` stands for anything;
   with nothing there, what it prints does not matter.  It has to end with exit code 0.
-* ``text``: no program, and so nothing to run.
+* ``text``, and what Sphinx makes of ``{eval-rst}`` and ``{toctree}``: no program, and so nothing to run.
 
 A comment right before a block says what a reader does not need to see:
 
@@ -33,6 +33,7 @@ ROOT = Path(__file__).parent.parent
 _FENCE = re.compile(
     r"^(?P<indent> *)(?P<ticks>`{3,})(?P<language>[^`\n]*)\n(?P<body>.*?)^(?P=indent)(?P=ticks)[ ]*$", re.M | re.S
 )
+_NO_CODE = ("text", "{eval-rst}", "{toctree}")
 _HEADING = re.compile(r"^(#+) (.*)$", re.M)
 _COMMAND = re.compile(r"<!-- (main|test)-command -->\s*\Z")
 _MARK = re.compile(r"<!-- (file|not run): ((?:(?!-->).)*) -->\s*\Z", re.S)
@@ -145,7 +146,7 @@ def run(part: Part) -> None:
             exec(compile("\n" * (block.line - 1) + block.body, ROOT / block.page, "exec"), main.__dict__)
         elif block.language == "console":
             _run_console(block)
-        elif block.language != "text":
+        elif block.language not in _NO_CODE:
             raise AssertionError(f"{block}: nothing says what to do with a block of {block.language or 'no language'}")
 
 
