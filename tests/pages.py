@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent
 _FENCE = re.compile(
     r"^(?P<indent> *)(?P<ticks>`{3,})(?P<language>[^`\n]*)\n(?P<body>.*?)^(?P=indent)(?P=ticks)[ ]*$", re.M | re.S
 )
-_NO_CODE = ("text", "{eval-rst}", "{toctree}")
+NO_CODE = ("text", "{eval-rst}", "{toctree}")
 _HEADING = re.compile(r"^(#+) (.*)$", re.M)
 _COMMAND = re.compile(r"<!-- (main|test)-command -->\s*\Z")
 _MARK = re.compile(r"<!-- (file|not run): ((?:(?!-->).)*) -->\s*\Z", re.S)
@@ -62,6 +62,11 @@ class Part:
     title: str = ""
     needs: str | None = None
     blocks: list[Block] = field(default_factory=list)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to run."""
+        return all(block.not_run is not None or block.language in NO_CODE for block in self.blocks)
 
     def __str__(self) -> str:
         return f"{self.page}#{self.title}" if self.title else self.page
@@ -146,7 +151,7 @@ def run(part: Part) -> None:
             exec(compile("\n" * (block.line - 1) + block.body, ROOT / block.page, "exec"), main.__dict__)
         elif block.language == "console":
             _run_console(block)
-        elif block.language not in _NO_CODE:
+        elif block.language not in NO_CODE:
             raise AssertionError(f"{block}: nothing says what to do with a block of {block.language or 'no language'}")
 
 

@@ -16,7 +16,7 @@ import procpool
 from procpool import ProcessWasmPool, errors
 
 PAGES = {page: (ROOT / page).read_text() for page in pages()}
-PARTS = [part for page, text in PAGES.items() for part in parts(page, text)]
+PARTS = [part for page, text in PAGES.items() for part in parts(page, text) if not part.idle]
 README = PAGES["README.md"]
 #: Seconds after which a page is given up.  They are quick; a loaded machine, and npm, are not.
 PATIENCE = 300
@@ -92,6 +92,12 @@ def test_a_section_that_needs_something_stands_apart() -> None:
     assert (apart.title, apart.needs, [block.body for block in apart.blocks]) == ("A", "nosuchtool", ["2\n", "3\n"])
     assert missing("nosuchtool") == "nosuchtool is not installed" and missing("python3") is None
     assert missing("import nosuchmodule") is not None and missing("import json") is None
+
+
+def test_the_name_of_a_file_is_said_before_its_content() -> None:
+    for page, text in PAGES.items():
+        for mark in re.finditer(r"\n\n<!-- file: (\S+) -->\n", text):
+            assert f"`{mark[1]}`" in text[: mark.start()].rpartition("\n\n")[2], f"{page} says nowhere what {mark[1]} is"
 
 
 # -- what is named ---------------------------------------------------------------------------------------------------------
