@@ -96,7 +96,34 @@ def _sentences_of_raises(app: Any, what: str, name: str, obj: Any, options: Any,
     lines[:] = "\n".join(lines).splitlines()
 
 
+#: Classes that users make themselves; of the others, they need not know how.
+_CONSTRUCTED = {"ProcessWasmPool", "BytesFunction", "WasiConfig", "FuncType", "GlobalType", "MemoryType", "TableType"}
+
+
+def _signature(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    hidden = what in ("class", "exception") and name.rpartition(".")[2] not in _CONSTRUCTED
+    return (None, None) if hidden else (signature, returns)
+
+
+#: Stands for a colon in the comment of an attribute while napoleon, who takes what is before it for a type, looks.
+_COLON = "\ue000"
+
+
+def _hide_colons(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    if what == "attribute":
+        lines[:] = [line.replace(":", _COLON) for line in lines]
+
+
+def _show_colons(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = [line.replace(_COLON, ":") for line in lines]
+
+
 def setup(app: Any) -> None:
     app.connect("missing-reference", _public_name)
     app.connect("source-read", _from_root)
     app.connect("autodoc-process-docstring", _sentences_of_raises, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", _hide_colons, priority=401)
+    app.connect("autodoc-process-docstring", _show_colons, priority=600)
+    app.connect("autodoc-process-signature", _signature)
