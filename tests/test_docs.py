@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ from pages import ROOT, Part, missing, pages, parts
 
 import procpool
 from procpool import ProcessWasmPool, errors
+from procpool.supervisor.events import LEVELS
 
 PAGES = {page: (ROOT / page).read_text() for page in pages()}
 PARTS = [part for page, text in PAGES.items() for part in parts(page, text) if not part.idle]
@@ -122,6 +124,11 @@ def test_what_is_named_exists(page: str) -> None:
         assert (
             hasattr(procpool, name) or (ROOT / "procpool" / name).exists() or (ROOT / "procpool" / f"{name}.py").exists()
         ), f"{page} names procpool.{name}"
+
+
+def test_every_kind_of_event_is_listed() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([A-Z]+) \|$", PAGES["docs/reference/watching.md"], re.M)
+    assert rows == [(kind, logging.getLevelName(level)) for kind, level in LEVELS.items()]
 
 
 def test_every_option_of_the_pool_is_explained_in_a_page() -> None:
