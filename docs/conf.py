@@ -68,7 +68,12 @@ def _public_name(app: Any, env: Any, node: Any, contnode: Any) -> Any:
 
 
 #: Pages that stand beside the README, where people look for them, and are pages of the site too.
-_FROM_ROOT = {"changes": "CHANGELOG.md", "contributing": "CONTRIBUTING.md", "security": "SECURITY.md"}
+_FROM_ROOT = {
+    "changes": "CHANGELOG.md",
+    "contributing": "CONTRIBUTING.md",
+    "security": "SECURITY.md",
+    "examples": "examples/README.md",
+}
 
 
 def _from_root(app: Any, docname: str, source: list[str]) -> None:
@@ -79,6 +84,8 @@ def _from_root(app: Any, docname: str, source: list[str]) -> None:
         source[0] = path.read_text().replace("](docs/", "](")
         for page, file in _FROM_ROOT.items():
             source[0] = source[0].replace(f"]({file})", f"]({page}.md)")
+        if docname == "examples":  # they can be had from the site
+            source[0] = re.sub(r"\]\((\w+\.py)\)", r"](../examples/\1)", source[0])
 
 
 def _sentences_of_raises(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
