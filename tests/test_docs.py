@@ -126,6 +126,12 @@ def test_what_is_named_exists(page: str) -> None:
         ), f"{page} names procpool.{name}"
 
 
+def test_every_public_name_has_its_place_in_the_reference() -> None:
+    text = "".join(text for page, text in PAGES.items() if page.startswith("docs/reference/"))
+    documented = re.findall(r"^\.\. (?:auto\w+|py:data):: procpool\.(\w+)$", text, re.M)
+    assert sorted({*documented, "__version__"}) == sorted({*procpool.__all__, "errors", "bytes_function"})
+
+
 def test_every_kind_of_event_is_listed() -> None:
     rows = re.findall(r"^\| `(\w+)` \|.*\| ([A-Z]+) \|$", PAGES["docs/reference/watching.md"], re.M)
     assert rows == [(kind, logging.getLevelName(level)) for kind, level in LEVELS.items()]
