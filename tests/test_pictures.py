@@ -25,7 +25,7 @@ MOST = 20_000
 
 
 def table() -> list[report.Figure]:
-    return report.read_table((ROOT / "docs" / "performance.md").read_text())
+    return report.read_table((ROOT / "docs" / "measurements.md").read_text())
 
 
 def told(picture: plots.Picture, figures: list[report.Figure]) -> plots.Told:
@@ -57,7 +57,7 @@ def test_a_stored_picture_says_what_the_table_says(picture: plots.Picture) -> No
     title = picture.title(told(picture, table()))
     for theme in plots.THEMES:
         shown = texts(STORED / f"{picture.name}-{theme.name}.svg")
-        again = "python -m perf --from docs/performance.md --plots docs/plots"
+        again = "python -m perf --from docs/measurements.md --plots docs/plots"
         assert title in shown, f"the table has changed; draw again by {again}"
         assert all(name in shown for name in picture.ways.values() if len(picture.ways) > 1)
         assert picture.axis in shown and (picture.by or "") in shown

@@ -93,7 +93,7 @@ class Loop:
         threaded = self._instances.threaded
         board[wire.START_CPU_NS] = process_time_ns()
         begun, void = 0, -1  # jobs begun, and the first of those that are being skipped
-        passed = board[wire.VOID]  # the last fence that lies behind
+        passed = 0  # the last fence that lies behind; at first none, for a fence may have been set before we come here
         flushed = started = perf_counter_ns()
         while True:
             if not jobs:
