@@ -13,14 +13,14 @@ from concurrent.futures import Executor, Future
 from dataclasses import replace
 from difflib import get_close_matches
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args
 
 import cloudpickle
 
 from . import wire
 from .binary import ExternType, FuncType, Import
 from .bytes_function import BytesFunction
-from .checks import boolean, is_int, shown
+from .checks import boolean, choice, is_int, shown
 from .codec import Codec
 from .columns import ColumnCodec
 from .deadline import Deadline
@@ -30,7 +30,7 @@ from .job_context import capture, deadline_of
 from .maps.callable_map import CallableMap
 from .maps.course import Course, MapsUnderWay
 from .maps.export_map import ArrayMap, ExportMap
-from .maps.options import MapOptions, Progress
+from .maps.options import Casting, MapOptions, Progress
 from .maps.results import AsyncMapResults, MapResults, Waiting
 from .maps.sources import Columns, Given, Rows
 from .module import Source as ModuleSource
@@ -870,14 +870,24 @@ class ProcessWasmPool(Executor):
         course.start()
         return course
 
-    def map_array(self, export: str, *arrays: Any, out: Any = None, progress: bool | Progress = False) -> Any:
+    def map_array(
+        self,
+        export: str,
+        *arrays: Any,
+        out: Any = None,
+        casting: Casting = "same_kind",
+        progress: bool | Progress = False,
+    ) -> Any:
         """Call an export on each item of arrays, as a numpy ufunc does.
 
         Args:
             arrays: one per parameter; numpy arrays, anything with the buffer protocol, nested lists, or scalars.  They
-                are broadcast against each other and cast by numpy's ``same_kind`` rule.  Any shape and strides.
+                are broadcast against each other.  Any shape and strides.  Objects go by the rules of :meth:`call`.
             out: an array, or a tuple of one per result, to write into: of the exact dtype (int32, int64, float32,
                 float64, V16) and shape, C-contiguous.
+            casting: ``"same_kind"`` takes dtypes that numpy so casts (int64 to int32, float64 to float32, but no float to
+                an int) and items that fit, by the rules of :meth:`call`; ``"safe"`` only dtypes of which every value
+                fits; ``"unsafe"`` takes what it is given, and integers wrap, floats are cut off or become infinite.
             progress: as for :meth:`map`.
 
         Returns:
@@ -887,12 +897,15 @@ class ProcessWasmPool(Executor):
         Raises:
             ImportError: numpy is not installed.
             BadArguments: a dtype, a shape or ``out`` does not fit; nothing has run then.
+            ArgumentOutOfRange: an item does not fit, likewise; names the first.
+            ValueError: ``casting`` is none of the three.
             Whatever :meth:`call` raises for the first item that failed; what was written to ``out`` stays.
         """
         from .maps.arrays import ArraySource
 
+        choice("casting", casting, *get_args(Casting))
         function = self._mappable(export)
-        source = ArraySource(export, function.codec.signature, arrays, out)
+        source = ArraySource(function.name, function.codec.signature, arrays, out, casting)
         options = MapOptions.checked(progress=progress, default_item_timeout=self._timeout)
         course = ArrayMap(self._dispatcher, function, source, options, capture(self._visible), self)
         course.start()

@@ -134,6 +134,7 @@ KINDS: dict[str, Kind] = {
     "runs": EITHER,
     "arrays": EITHER,
     "out": EITHER,
+    "casting": Kind(lambda value: False),
     "progress": EITHER,
     "convention": EITHER,
     "options": EITHER,
