@@ -6,14 +6,17 @@ would otherwise carry all that only the parent needs.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants to see its records says so
+
 if TYPE_CHECKING:
-    from .binary import FuncType, GlobalType, Import, MemoryType, TableType, TagType
-    from .bytes_function import BytesFunction
+    from .binary import ExternType, FuncType, GlobalType, Import, MemoryType, TableType, TagType
+    from .bytes_function import BytesFunction, Returns
     from .errors import (
         ArgumentOutOfRange,
         BadArguments,
@@ -36,49 +39,97 @@ if TYPE_CHECKING:
         WasmTrap,
         WorkerCrashed,
     )
-    from .imports import wants_instance
+    from .export_function import ExportFunction
+    from .imports import Imports, Renames, wants_instance
     from .job_context import Context, context, current_context, state
-    from .maps.results import MapResults
+    from .maps.options import Casting, Progress
+    from .maps.results import AsyncMapResults, MapResults
+    from .module import ModuleSource
+    from .options import Balance, Isolation, OnFull, StartMethod
+    from .plain_executor import PlainExecutor
+    from .plain_function import without_instance
     from .pool import ProcessWasmPool
+    from .signatures import (
+        AnyMap,
+        AnyOrderMap,
+        BytesConvention,
+        JobKeywords,
+        MapKeywords,
+        OrderedMap,
+        OutcomesMap,
+        RunKeywords,
+        UnorderedMap,
+    )
     from .stats import PoolStats, WorkerStats
-    from .supervisor.events import PoolEvent
-    from .supervisor.lease import Lease
-    from .wasi import CompletedRun, WasiConfig
+    from .supervisor.events import EventKind, PoolEvent
+    from .supervisor.lease import Lease, Memory
+    from .supervisor.leasing import Leasing
+    from .wasi import Access, CompletedRun, Preopens, Stdin, Stream, WasiConfig
     from .worker.instance import Instance
 
 __all__ = [
+    "Access",
+    "AnyMap",
+    "AnyOrderMap",
     "ArgumentOutOfRange",
+    "AsyncMapResults",
     "BadArguments",
     "BadImport",
     "BadWasi",
+    "Balance",
+    "BytesConvention",
     "BytesFunction",
     "CallTimeout",
+    "Casting",
     "CompletedRun",
     "Context",
+    "EventKind",
+    "ExportFunction",
+    "ExternType",
     "FuncType",
     "GlobalType",
     "GuestExit",
     "Import",
+    "Imports",
     "Instance",
     "InvalidModule",
+    "Isolation",
+    "JobKeywords",
     "Lease",
     "LeaseEnded",
+    "Leasing",
+    "MapKeywords",
     "MapResults",
+    "Memory",
     "MemoryType",
     "MissingImport",
+    "ModuleSource",
+    "OnFull",
+    "OrderedMap",
+    "OutcomesMap",
     "OutputLimit",
+    "PlainExecutor",
     "PoolClosed",
     "PoolEvent",
     "PoolFull",
     "PoolStats",
+    "Preopens",
     "ProcessWasmPool",
     "ProcpoolError",
+    "Progress",
     "RemoteError",
+    "Renames",
+    "Returns",
     "RunFailed",
+    "RunKeywords",
+    "StartMethod",
     "StartupError",
+    "Stdin",
+    "Stream",
     "TableType",
     "TagType",
     "UnknownExport",
+    "UnorderedMap",
     "WasiConfig",
     "WasmFrame",
     "WasmTrap",
@@ -89,20 +140,32 @@ __all__ = [
     "current_context",
     "state",
     "wants_instance",
+    "without_instance",
 ]
 
 #: Where each name is, by module; what is in none of these is in ``errors``.
 _PLACES = {
-    "binary": ("FuncType", "GlobalType", "Import", "MemoryType", "TableType", "TagType"),
-    "bytes_function": ("BytesFunction",),
-    "imports": ("wants_instance",),
+    "binary": ("ExternType", "FuncType", "GlobalType", "Import", "MemoryType", "TableType", "TagType"),
+    "bytes_function": ("BytesFunction", "Returns"),
+    "export_function": ("ExportFunction",),
+    "imports": ("Imports", "Renames", "wants_instance"),
     "job_context": ("Context", "context", "current_context", "state"),
-    "maps.results": ("MapResults",),
+    "maps.options": ("Casting", "Progress"),
+    "maps.results": ("AsyncMapResults", "MapResults"),
+    "module": ("ModuleSource",),
+    "options": ("Balance", "Isolation", "OnFull", "StartMethod"),
+    "plain_executor": ("PlainExecutor",),
     "pool": ("ProcessWasmPool",),
+    "signatures": (
+        *("AnyMap", "AnyOrderMap", "OrderedMap", "OutcomesMap", "UnorderedMap"),
+        *("BytesConvention", "JobKeywords", "MapKeywords", "RunKeywords"),
+    ),
     "stats": ("PoolStats", "WorkerStats"),
-    "supervisor.events": ("PoolEvent",),
-    "supervisor.lease": ("Lease",),
-    "wasi": ("CompletedRun", "WasiConfig"),
+    "supervisor.events": ("EventKind", "PoolEvent"),
+    "supervisor.lease": ("Lease", "Memory"),
+    "supervisor.leasing": ("Leasing",),
+    "wasi": ("Access", "CompletedRun", "Preopens", "Stdin", "Stream", "WasiConfig"),
+    "plain_function": ("without_instance",),
     "worker.instance": ("Instance",),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}

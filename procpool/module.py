@@ -16,7 +16,7 @@ from .binary import Interface, read_interface
 from .engine import compiling_engine
 from .errors import InvalidModule
 
-Source = Union[str, bytes, bytearray, "os.PathLike[str]"]
+ModuleSource = Union[str, bytes, bytearray, "os.PathLike[str]"]
 
 _MAGIC = b"\0asm"
 
@@ -30,7 +30,7 @@ class CompiledModule:
     size: int  #: bytes of the binary it was compiled from
 
 
-def read_source(source: Source) -> bytes:
+def read_source(source: ModuleSource) -> bytes:
     """The binary of ``source``: bytes (binary or text), WAT text, or the path of a ``.wasm`` or ``.wat`` file.
 
     A ``str`` is taken as WAT when it begins like it (with a parenthesis or a comment), otherwise as a path.
@@ -64,7 +64,9 @@ def read_source(source: Source) -> bytes:
         raise InvalidModule(f"{origin} is not valid WAT: {error}") from None
 
 
-def compile_module(source: Source, cache: bool = True, fuel: bool = False, stack: int | None = None) -> CompiledModule:
+def compile_module(
+    source: ModuleSource, cache: bool = True, fuel: bool = False, stack: int | None = None
+) -> CompiledModule:
     """Compile ``source`` for the workers to map.
 
     Raises:

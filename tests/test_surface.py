@@ -165,6 +165,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "run_map": {"runs": [b"", b""]},
     "resize": {"workers": 2},
     **each(("wait_ready", "await_ready", "drain", "adrain", "restart", "arestart"), {}),
+    **each(("closed", "as_executor"), {}),
     **each(("run", "arun", "submit_run", "get", "aget", "instance", "stats", "shutdown", "ashutdown", "terminate"), {}),
     "Lease.call": {"export": "add", "args": (1, 2)},
     "Lease.put": {},
@@ -198,6 +199,8 @@ ENDING = {"shutdown", "ashutdown", "terminate", "__exit__", "__aexit__"}
 #: Methods that do not need the pool to be there.
 FREE = {
     *ENDING,
+    "closed",
+    "as_executor",
     "put",
     "aput",
     "function",

@@ -9,11 +9,11 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import wire
 from ..binary import SCALARS, GlobalType, MemoryType
-from ..checks import boolean, count, shown
+from ..checks import boolean, cannot_travel, count, shown
 from ..codec import converted
 from ..deadline import Deadline
 from ..errors import CallTimeout, LeaseEnded, PoolClosed, WorkerCrashed
@@ -210,6 +210,9 @@ class Lease:
                 f"{self!r} was never put back; the pool takes it back now", ResourceWarning, stacklevel=2, source=self
             )
 
+    def __reduce__(self) -> NoReturn:
+        raise cannot_travel(self, "use it in this one, or submit a callable, which runs beside an instance")
+
     def __repr__(self) -> str:
         lane = self._lane
         return "<Lease ended>" if lane is None else f"<Lease of an instance in worker {lane.port.process.pid}>"
@@ -327,6 +330,9 @@ class Memory:
         if len(source) != stop - start:
             raise ValueError(f"{len(source)} bytes do not fit into the {stop - start} of [{start}:{stop}]")
         self._lease._transfer("write", self._name, start, source)
+
+    def __reduce__(self) -> NoReturn:
+        raise cannot_travel(self, "pass on bytes(...) of a slice of it")
 
     def _bounds(self, where: slice | int) -> tuple[int, int, bool]:
         if not isinstance(where, slice):

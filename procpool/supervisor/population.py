@@ -15,7 +15,7 @@ import psutil
 from .. import wire
 from ..errors import RemoteError, StartupError, WorkerCrashed
 from ..options import PoolOptions
-from .events import Journal
+from .events import EventKind, Journal
 from .jobs.call import Purge
 from .lane import Lane
 from .launch import LAUNCHERS, Inheritance, Launcher, LauncherBusy
@@ -145,7 +145,7 @@ class Population:
         if surplus > 0:  # nobody waits for those that are starting; the youngest has the longest way to go
             going += [process for process in self.present.values() if self._starting(process)][-surplus:]
         for process in going:
-            why = "recycled" if process.outdated else "retired"
+            why: EventKind = "recycled" if process.outdated else "retired"
             text = f"worker {process.pid} is {why} after {self.calls(process)} calls"
             self._journal.note(why, process.pid, text)
             for lane in self.lanes(process):

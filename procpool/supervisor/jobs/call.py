@@ -8,9 +8,10 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ... import wire
+from ...checks import cannot_travel
 from ...codec import Codec
 from ...deadline import Deadline
 from ...errors import CallTimeout
@@ -157,6 +158,9 @@ class Job(Future[Any]):
             if self._state is PENDING:  # RUNNING if it has been sent before, and taken back
                 self._state = RUNNING
             return self._state is RUNNING and not self.expired
+
+    def __reduce__(self) -> NoReturn:
+        raise cannot_travel(self, "pass on its result()")
 
     def cancel(self) -> bool:
         """Cancel the job; if it has been sent to a worker, it is interrupted there.  False only if it has ended.
