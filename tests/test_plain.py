@@ -118,7 +118,7 @@ def test_the_first_annotation_tells(kernels: ProcessWasmPool) -> None:
     def scaled(value: float, by: float = 2.0) -> float:
         return value * by
 
-    with pytest.raises(BadArguments, match=r"scaled\(value, by=2.0\) cannot be called with an instance and 1 argument"):
+    with pytest.raises(BadArguments, match=r"scaled\(value, by\) cannot be called with an instance and 1 argument"):
         kernels.submit(scaled, 1.5)  # type: ignore[arg-type]
     assert kernels.as_executor().submit(scaled, 1.5).result(DEADLINE) == 3.0
 

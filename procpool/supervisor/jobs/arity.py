@@ -37,7 +37,7 @@ class Takes(NamedTuple):
             most = math.inf if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(positional)
             least = sum(p.default is p.empty for p in positional)
             no_instance = bool(positional) and _names_a_value(positional[0].annotation)
-            return cls(least, most, ", ".join(str(p.replace(annotation=p.empty)) for p in parameters), no_instance, bare)
+            return cls(least, most, ", ".join(p.name for p in parameters), no_instance, bare)
         except Exception:  # a builtin that does not say, or odd annotations and defaults
             return None
 
