@@ -33,11 +33,11 @@ class ArraySource:
             for n, (array, kind) in enumerate(zip(arrays, params, strict=True))
         ]
         try:
-            self.shape = np.broadcast_shapes(*(array.shape for array in given))
+            self.shape: tuple[int, ...] = np.broadcast_shapes(*(array.shape for array in given))
         except ValueError:
             shapes = ", ".join(str(array.shape) for array in given)
             raise BadArguments(f"{export}: the shapes {shapes} cannot be broadcast together") from None
-        self.out = _outputs(export, results, self.shape, out)
+        self.out: tuple[np.ndarray[Any, Any], ...] = _outputs(export, results, self.shape, out)
         self._own = out is not None
         for n, array in enumerate(given):
             # A piece may be read after another's results were written, so only the very same items may be both.

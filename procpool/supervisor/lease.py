@@ -67,7 +67,7 @@ class Lease:
         self._using = threading.Lock()
         self._lane: Lane | None = None
         self._why: Callable[[], Exception] | None = None  # it has ended
-        self.exports = _LeasedExports(self, functions)
+        self.exports: Mapping[str, Callable[..., Any]] = _LeasedExports(self, functions)
         self.globals: MutableMapping[str, Any] = _LeasedGlobals(self, types)
 
     def grant(self, request: Request) -> None:

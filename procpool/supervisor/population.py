@@ -24,7 +24,7 @@ from .process import Process
 from .scheduler import Scheduler
 from .watch import Watch
 
-logger = logging.getLogger("procpool")
+logger: logging.Logger = logging.getLogger("procpool")
 
 #: How long a worker whose socket has closed may take to be reported dead, in seconds, before it is killed.
 REPORT_GRACE = 1.0
@@ -61,7 +61,7 @@ class Population:
         self.present: dict[int, Process] = {}  #: by their ids
         self.broken: StartupError | None = None  #: why no worker can be made
         self.unfit: wire.Report | None = None  #: what the start of a worker raised, last
-        self.calls_retired = 0  #: calls that workers now gone had done
+        self.calls_retired: int = 0  #: calls that workers now gone had done
         self._inheritance = inheritance
         self._options = options
         self._scheduler = scheduler

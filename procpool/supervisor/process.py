@@ -14,10 +14,10 @@ class Process:
     def __init__(self, id: int, slot: int) -> None:
         self.id = id
         self.slot = slot  #: its instances' rows on the board are the ``instances`` from slot times that
-        self.pid = 0  #: 0 until it is known
+        self.pid: int = 0  #: 0 until it is known
         self.exitcode: int | None = None
-        self.exited = threading.Event()  #: set when `exitcode` is as known as it will ever be
-        self.starts_by = float("inf")  #: when it is killed unless it is ready, in the time of time.monotonic
+        self.exited: threading.Event = threading.Event()  #: set when `exitcode` is as known as it will ever be
+        self.starts_by: float = float("inf")  #: when it is killed unless it is ready, in the time of time.monotonic
         self.reported = True  #: its end will be; not so when the template it came from has died
         self.outdated = False  #: to be replaced, once there is another
         self.unfit = False  #: it has said that it will not be ready, and why

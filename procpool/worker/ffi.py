@@ -23,7 +23,7 @@ from ..binary import FuncType
 from ..codec import SLOT, Codec
 from .host import HostCalls, HostFunction
 
-logger = logging.getLogger("procpool")
+logger: logging.Logger = logging.getLogger("procpool")
 
 #: What is used here of wasmtime-py beside its public names.
 _PRIVATE_NAMES = (
@@ -98,8 +98,8 @@ class Slots:
 
     def __init__(self, count: int) -> None:
         self._memory = (ctypes.c_uint64 * (2 * max(count, 1)))()
-        self.address = ctypes.addressof(self._memory)
-        self.bytes = memoryview(self._memory).cast("B")
+        self.address: int = ctypes.addressof(self._memory)
+        self.bytes: memoryview = memoryview(self._memory).cast("B")
 
 
 def bind(

@@ -28,7 +28,8 @@ class HostCalls:
         self.ended: BaseException | None = None  #: what ended the group of threads: all of them trap, and this is why
         self.making = False  #: an instance is being made: it has no exports yet
         self.caller: Any = None  #: then, the caller of the host function that runs, as ffi.py knows it
-        self.failed = False  #: a guest call has failed since the instance was made; if somebody caught that, it is dirty
+        #: a guest call has failed since the instance was made; if somebody caught that, it is dirty
+        self.failed: bool = False
 
     def keep(self, error: BaseException) -> None:
         """A host function has raised; the guest traps for it."""
@@ -50,7 +51,7 @@ class HostFunction:
         self._function = function
         #: a codec whose parameters are the function's results: it checks and packs what the function returned
         self._returned = Codec(f"{module}.{name}", FuncType(params=signature.results))
-        self.taken = Codec(f"{module}.{name}", FuncType(results=signature.params))
+        self.taken: Codec = Codec(f"{module}.{name}", FuncType(results=signature.params))
 
     def bound(self, instance: Any) -> Callable[..., Any]:
         """What to call with the arguments: with ``wants_instance``, the instance goes first."""

@@ -44,8 +44,8 @@ class Blueprint:
     def __init__(self, settings: wire.Settings, board: memoryview) -> None:
         self.settings = settings
         self.board = board
-        self.engine = loading_engine(settings.limits.fuel is not None, settings.limits.stack)
-        self.module = wasmtime.Module.deserialize_file(self.engine, f"/dev/fd/{settings.artifact}")
+        self.engine: wasmtime.Engine = loading_engine(settings.limits.fuel is not None, settings.limits.stack)
+        self.module: wasmtime.Module = wasmtime.Module.deserialize_file(self.engine, f"/dev/fd/{settings.artifact}")
 
     @classmethod
     def read(cls, settings_fd: int) -> Blueprint:

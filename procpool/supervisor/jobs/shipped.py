@@ -34,10 +34,10 @@ class Shipped:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.name = _name(function)
+        self.name: str = _name(function)
         self._takes = Takes.of(function)
         self.pickle: bytes = cloudpickle.dumps(function)
-        self.digest = hashlib.blake2b(self.pickle, digest_size=wire.DIGEST_BYTES).digest()
+        self.digest: bytes = hashlib.blake2b(self.pickle, digest_size=wire.DIGEST_BYTES).digest()
 
     def check(self, count: int) -> None:
         """Whether it can be called with an instance and that many arguments, as far as one can tell.
