@@ -268,7 +268,7 @@ class ProcessWasmPool(Executor):
             spec = None if self._wasi is None else self._wasi.spec()
             environment = wire.Environment(found, types, options.initializer, tuple(options.initargs), spec, first)
             self._visible = bool(found)  # whether Python code runs with a call
-            guest = options.guest(cloudpickle.dumps(environment), bool(self.imports))
+            guest = options.guest(cloudpickle.dumps(environment), bool(self.imports), self._name)
             limits = options.guest_limits()
             inheritance = Inheritance(compiled.artifact, functions, limits, guest, options.instances, MAX_WORKERS, reserved)
             on_failure.pop_all()  # they are the inheritance's now

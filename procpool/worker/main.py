@@ -31,6 +31,7 @@ from .loop import Loop, Room
 from .payloads import Payloads
 from .shipped import ShippedFunctions
 from .streams import Streams
+from .title import show_as
 from .wasi_run import CommandRunner
 
 #: Stack that Python needs beside wasm's, in bytes.
@@ -116,6 +117,7 @@ def run_worker(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> NoReturn:
     try:
         usual_signals()
         keep(*fds)
+        show_as(f"worker {slot + 1}", blueprint.settings.guest.module)
         code = _work(blueprint, slot, fds)
     except (BrokenPipeError, ConnectionResetError):  # the parent is gone
         code = 0
