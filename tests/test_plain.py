@@ -21,6 +21,7 @@ import pytest
 from conftest import DEADLINE, KERNELS, worker_pids
 
 from procpool import BadArguments, Instance, PoolClosed, ProcessWasmPool, without_instance
+from procpool.supervisor.jobs.shipped import Shipper
 
 
 def twice(n: int) -> int:
@@ -177,3 +178,64 @@ def test_nothing_is_printed_of_its_records_unless_somebody_asks() -> None:
     code = "import procpool, logging; logging.getLogger('procpool').warning('said')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE, check=True)
     assert done.stderr == ""
+
+
+def opt(instance: Any, a: Any, b: int = 1) -> None: ...
+def many(instance: Any, *rest: int) -> None: ...
+
+
+class Object:
+    def method(self, first: Any) -> None: ...
+
+    def __call__(self, first: Any) -> None: ...
+
+
+@functools.wraps(opt)
+def wrapper(*args: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "takes"),
+    [
+        (opt, {1, 2}),
+        (many, {0, 1, 2, 3}),
+        (wrapper, {0, 1, 2, 3}),
+        (lambda *_: 3, {0, 1, 2, 3}),
+        (lambda instance, /, a, *, k=1: 3, {1}),
+        (functools.partial(opt, None), {0, 1}),
+        (functools.partial(opt, b=2), {1}),
+        (functools.partial(opt, a=2), {0}),
+        (functools.partial(many, None, 1), {0, 1, 2, 3}),
+        (functools.partial(functools.partial(opt, None), b=1), {0}),
+        (Object().method, {0}),
+        (Object(), {0}),
+        (Object.method, {1}),
+        (operator.add, {1}),
+        (isinstance, {1}),
+        (complex, {0, 1}),
+        (print, {0, 1, 2, 3}),
+        (dict, {0, 1, 2, 3}),  # does not say
+        (functools.partial(dict), {0, 1, 2, 3}),
+    ],
+)  # fmt: skip
+def test_how_many_arguments_there_may_be(function: Any, takes: set[int]) -> None:
+    """Beside the instance, of 0 to 3."""
+    shipped = Shipper().ship(function)
+    plain = Shipper().ship(without_instance(function))
+    for count in range(4):
+        for one, passed in ((shipped, count), (plain, count + 1)):
+            if count in takes:
+                one.check(passed)
+            else:
+                with pytest.raises(BadArguments):
+                    one.check(passed)
+
+
+def test_what_is_bound_to_state_is_sent_as_it_is_now() -> None:
+    shipper, items = Shipper(), [1]
+    for function in (items.count, without_instance(items.count)):
+        first = shipper.ship(function).pickle
+        items.append(1)
+        assert shipper.ship(function).pickle != first
+    assert shipper.ship(math.sqrt) is shipper.ship(math.sqrt)
+    assert shipper.ship(without_instance(math.sqrt)) is shipper.ship(without_instance(math.sqrt))

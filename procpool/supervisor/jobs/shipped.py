@@ -7,7 +7,7 @@ import hashlib
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cloudpickle
@@ -135,7 +135,8 @@ class Shipper:
 
 def _remember(entries: dict[int, _Seen], function: Callable[..., Any], shipped: Shipped) -> None:
     """Know a function again while it lives, if nobody can change what it holds."""
-    if type(function) is not FunctionType and not isinstance(function, type):
+    bound = type(function) is BuiltinFunctionType and not isinstance(function.__self__, ModuleType)
+    if bound or not isinstance(function, (FunctionType, BuiltinFunctionType, type)):
         return
 
     def forget(entry: _Seen) -> None:
