@@ -20,7 +20,7 @@ R = TypeVar("R")
 class PlainExecutor(Executor):
     """A pool as :class:`concurrent.futures.Executor` defines one: ``submit(fn, *args, **kwargs)`` runs just that.
 
-    For libraries that take an executor, and ``loop.run_in_executor(pool.as_executor(), fn, ...)``.  The functions run in
+    For libraries that take an executor, and ``loop.run_in_executor(pool.plain_executor(), fn, ...)``.  The functions run in
     the pool's workers, in the queue with its other jobs, with the pool's ``timeout`` and ``retries``.
     """
 

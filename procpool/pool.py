@@ -165,7 +165,7 @@ class ProcessWasmPool(Executor):
     same keywords; cancelling the task cancels what it waits for.  They work under asyncio, uvloop and anyio on asyncio.
     Under trio, run the blocking ones in threads: ``await trio.to_thread.run_sync(pool.call, "add", 1, 2)``.  A job that
     raises StopIteration, which no coroutine can raise, arrives as a RuntimeError with that as its cause, as in PEP 479.
-    For ``loop.run_in_executor`` see `as_executor`, and `function` for exports.
+    For ``loop.run_in_executor`` see `plain_executor`, and `function` for exports.
 
     Returns when the first worker is ready.  Leaving the ``with`` block waits for what was submitted; after an
     exception, what has not begun is cancelled, and after KeyboardInterrupt or SystemExit, running jobs are killed too.
@@ -489,10 +489,10 @@ class ProcessWasmPool(Executor):
         """
         return ExportFunction(self, self._function(export).name)
 
-    def as_executor(self) -> PlainExecutor:
+    def plain_executor(self) -> PlainExecutor:
         """The pool as an executor of the standard library's kind, for functions that take no instance.
 
-        ``loop.run_in_executor(pool.as_executor(), math.sqrt, 2.0)``, and for libraries that take an Executor.  With the
+        ``loop.run_in_executor(pool.plain_executor(), math.sqrt, 2.0)``, and for libraries that take an Executor.  With the
         keywords of `submit`, and in maps: ``pool.submit(procpool.without_instance(math.sqrt), 2.0, timeout=1)``.
         """
         return PlainExecutor(self)
@@ -796,7 +796,7 @@ class ProcessWasmPool(Executor):
 
     # -- many at once --------------------------------------------------------------------------------------------------
 
-    @overload  # type: ignore[override]  # Executor's gives a callable no instance; see `as_executor`
+    @overload  # type: ignore[override]  # Executor's gives a callable no instance; see `plain_executor`
     def map(self, export: str, /, *items: Items, **how: Unpack[AnyMap]) -> MapResults[Any]: ...
     @overload
     def map(self, export: Callable[[Instance, A], T], a: Iterable[A], /, **how: Unpack[OrderedMap]) -> MapResults[T]: ...

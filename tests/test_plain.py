@@ -60,7 +60,7 @@ PLAIN: dict[str, tuple[Callable[..., Any], int]] = {
 @pytest.mark.parametrize("kind", PLAIN)
 def test_a_function_without_an_instance(kind: str, kernels: ProcessWasmPool) -> None:
     function, expected = PLAIN[kind]
-    executor: Executor = kernels.as_executor()
+    executor: Executor = kernels.plain_executor()
     for _ in range(2):  # the second time it is known
         assert executor.submit(function, 3).result(DEADLINE) == expected
         assert kernels.submit(without_instance(function), 3, timeout=DEADLINE).result(DEADLINE) == expected
@@ -79,7 +79,7 @@ def test_a_function_without_an_instance(kind: str, kernels: ProcessWasmPool) -> 
 
 
 def test_it_runs_in_a_worker_as_the_standard_library_would_run_it(kernels: ProcessWasmPool) -> None:
-    executor = kernels.as_executor()
+    executor = kernels.plain_executor()
     assert executor.submit(os.getpid).result(DEADLINE) in worker_pids(kernels)
     assert executor.submit(with_keywords, 3, b=4).result(DEADLINE) == (3, 4)
     with pytest.raises(ZeroDivisionError):
@@ -121,11 +121,11 @@ def test_the_first_annotation_tells(kernels: ProcessWasmPool) -> None:
 
     with pytest.raises(BadArguments, match=r"scaled\(value, by\) cannot be called with an instance and 1 argument"):
         kernels.submit(scaled, 1.5)  # type: ignore[arg-type]
-    assert kernels.as_executor().submit(scaled, 1.5).result(DEADLINE) == 3.0
+    assert kernels.plain_executor().submit(scaled, 1.5).result(DEADLINE) == 3.0
 
 
 def test_a_function_with_an_instance_where_a_plain_one_is_expected(kernels: ProcessWasmPool) -> None:
-    executor: Any = kernels.as_executor()
+    executor: Any = kernels.plain_executor()
     words = r"takes_instance\(instance, n\) cannot be called with 1 argument; .*the pool's own submit"
     for call in (lambda: executor.submit(takes_instance, 1), lambda: kernels.submit(without_instance(takes_instance), 1)):  # type: ignore[arg-type]
         with pytest.raises(BadArguments, match=words):
@@ -139,11 +139,11 @@ def test_a_function_with_an_instance_where_a_plain_one_is_expected(kernels: Proc
 def test_shutting_the_executor_down_shuts_the_pool_down(nothing_left: None) -> None:
     pool = ProcessWasmPool(KERNELS, workers=1)
     assert pool.closed is False
-    with pool.as_executor() as executor:
+    with pool.plain_executor() as executor:
         future = executor.submit(twice, 3)
     assert pool.closed is True and future.result() == 6
     with pytest.raises(PoolClosed):
-        pool.as_executor().submit(twice, 3)
+        pool.plain_executor().submit(twice, 3)
 
 
 def test_a_pool_in_a_forked_child_is_closed(kernels: ProcessWasmPool) -> None:
@@ -157,7 +157,7 @@ def test_what_belongs_to_this_process_says_so_when_pickled(nothing_left: None) -
     with ProcessWasmPool(KERNELS, workers=1) as pool, pool.instance() as lease:
         for subject, advice in (
             (pool, "make one there"),
-            (pool.as_executor(), "make one there"),
+            (pool.plain_executor(), "make one there"),
             (pool.function("add"), "pass on its name"),
             (pool.submit("add", 1, 2), r"pass on its result\(\)"),
             (pool.map("add", [1], [2]), r"pass on list\(...\) of it"),

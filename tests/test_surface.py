@@ -33,6 +33,7 @@ from procpool import (
     BadArguments,
     Lease,
     MapResults,
+    PlainExecutor,
     PoolClosed,
     ProcessWasmPool,
     ProcpoolError,
@@ -165,7 +166,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "run_map": {"runs": [b"", b""]},
     "resize": {"workers": 2},
     **each(("wait_ready", "await_ready", "drain", "adrain", "restart", "arestart"), {}),
-    **each(("closed", "as_executor"), {}),
+    **each(("closed", "plain_executor"), {}),
     **each(("run", "arun", "submit_run", "get", "aget", "instance", "stats", "shutdown", "ashutdown", "terminate"), {}),
     "Lease.call": {"export": "add", "args": (1, 2)},
     "Lease.put": {},
@@ -200,7 +201,7 @@ ENDING = {"shutdown", "ashutdown", "terminate", "__exit__", "__aexit__"}
 FREE = {
     *ENDING,
     "closed",
-    "as_executor",
+    "plain_executor",
     "put",
     "aput",
     "function",
@@ -368,7 +369,7 @@ def consume(value: Any) -> Any:
         return consume(asyncio.run(run()))
     if isinstance(value, Lease):
         return value.put()
-    if isinstance(value, ProcessWasmPool):
+    if isinstance(value, (ProcessWasmPool, PlainExecutor)):
         return None
     if hasattr(value, "__enter__"):
         with value as entered:

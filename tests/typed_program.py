@@ -98,7 +98,7 @@ async def tasks(pool: ProcessWasmPool) -> None:
     assert_type(pool.amap(digest, [b"x", b"y"]), AsyncMapResults[bytes])
     assert_type([result async for result in pool.amap(digest, [b"x"])], list[bytes])
     loop = asyncio.get_running_loop()
-    assert_type(await loop.run_in_executor(pool.as_executor(), halved, 3), float)
+    assert_type(await loop.run_in_executor(pool.plain_executor(), halved, 3), float)
     async with pool.instance() as lease:
         assert_type(lease, Lease)
     await pool.aput(await pool.aget(timeout=5), discard=True)
@@ -129,9 +129,9 @@ def hashed(pool: ProcessWasmPool, data: bytes, **convention: Unpack[BytesConvent
 
 
 def plain(pool: ProcessWasmPool) -> None:
-    executor: Executor = pool.as_executor()
+    executor: Executor = pool.plain_executor()
     assert_type(executor.submit(halved, 3), Future[float])
-    assert_type(pool.as_executor().submit(halved, n=3), Future[float])
+    assert_type(pool.plain_executor().submit(halved, n=3), Future[float])
     assert_type(pool.closed, bool)
 
 
@@ -197,8 +197,8 @@ if TYPE_CHECKING:  # what is wrong, and never runs
         pool.call_bytes("sha256", b"x", result=32)  # type: ignore
         pool.run_map([b""], stdio=None)  # type: ignore
         pool.map_array("add", [1], casting="odd")  # type: ignore
-        pool.as_executor().submit(halved, "x")  # type: ignore
-        pool.as_executor().submit(halved)  # type: ignore
+        pool.plain_executor().submit(halved, "x")  # type: ignore
+        pool.plain_executor().submit(halved)  # type: ignore
         without_instance(3)  # type: ignore
         result: Future[int] = pool.submit(digest, b"x")  # type: ignore
         function: Callable[[], None] = pool.function  # type: ignore

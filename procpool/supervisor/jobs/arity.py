@@ -54,11 +54,11 @@ class Takes(NamedTuple):
         if self.bare:
             raise BadArguments(
                 f"{signature} cannot be called with {given}; if its first parameter is for the instance, give it to the"
-                " pool's own submit or map, and not to as_executor() or as without_instance(...)"
+                " pool's own submit or map, and not to plain_executor() or as without_instance(...)"
             )
         raise BadArguments(
             f"{signature} cannot be called with an instance and {given}: a callable given to a pool gets the instance"
-            f" first; for one that takes none, pool.submit(procpool.without_instance({name}), ...) or pool.as_executor()"
+            f" first; for one that takes none, pool.submit(procpool.without_instance({name}), ...) or pool.plain_executor()"
         )
 
 
