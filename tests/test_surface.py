@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import math
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -322,6 +323,29 @@ def test_each_name_is_said_where_types_are_checked_too() -> None:
     source = inspect.getsource(procpool)
     for_types = source[source.index("if TYPE_CHECKING:") : source.index("__all__")]
     assert {name for name in procpool.__all__ if name not in for_types} == {"__version__"}
+
+
+#: What signatures name that is not ours.
+FOREIGN = {
+    *("Any", "BaseException", "Callable", "Future", "Hashable", "Iterable", "Iterator", "Literal", "MappingType"),
+    *("Mapping", "MutableMapping", "NoReturn", "None", "PathLike", "Sequence", "T", "TracebackType", "True", "False"),
+    "Unpack",
+}
+
+
+def test_what_signatures_name_is_exported() -> None:
+    """So that users can write the types of what they pass on."""
+    named: dict[str, str] = {}
+    for owner in (*CLASSES, *(getattr(procpool, name) for name in ("AsyncMapResults", "Leasing", "PlainExecutor"))):
+        for name, member in vars(owner).items():
+            if (name.startswith("_") and name != "__init__") or f"{owner.__name__}.{name}" in NOT_TRIED or name in ("of",):
+                continue
+            function = member.fget if isinstance(member, property) else member
+            for annotation in getattr(function, "__annotations__", {}).values():
+                named.update(dict.fromkeys(re.findall(r"\b[A-Z]\w*", str(annotation)), f"{owner.__name__}.{name}"))
+    internal = {"Dispatcher", "DirectCalls", "Export", "Course", "ProcessWasmPool", "Awaitable", "P", "R"}
+    unknown = {name: where for name, where in named.items() if name not in {*procpool.__all__, *FOREIGN, *internal}}
+    assert len(named) > 30 and not unknown
 
 
 # -- the trial of a method, in a process of its own --------------------------------------------------------------------
