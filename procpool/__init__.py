@@ -35,16 +35,17 @@ if TYPE_CHECKING:
         RunFailed,
         StartupError,
         UnknownExport,
+        WasmException,
         WasmFrame,
         WasmTrap,
         WorkerCrashed,
     )
     from .export_function import ExportFunction
-    from .imports import Imports, Renames, wants_instance
+    from .imports import Imports, OnMissing, Renames, wants_instance
     from .job_context import Context, context, current_context, state
     from .maps.options import Casting, Progress
     from .maps.results import AsyncMapResults, MapResults
-    from .module import ModuleSource
+    from .module import Inspection, ModuleSource, inspect
     from .options import Balance, Isolation, OnFull, StartMethod
     from .plain_executor import PlainExecutor
     from .plain_function import without_instance
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from .supervisor.leasing import Leasing
     from .wasi import Access, CompletedRun, Preopens, Stdin, Stream, WasiConfig
     from .worker.instance import Instance
+    from .worker.references import Reference
 
 __all__ = [
     "Access",
@@ -91,6 +93,7 @@ __all__ = [
     "GuestExit",
     "Import",
     "Imports",
+    "Inspection",
     "Instance",
     "InvalidModule",
     "Isolation",
@@ -105,6 +108,7 @@ __all__ = [
     "MissingImport",
     "ModuleSource",
     "OnFull",
+    "OnMissing",
     "OrderedMap",
     "OutcomesMap",
     "OutputLimit",
@@ -117,6 +121,7 @@ __all__ = [
     "ProcessWasmPool",
     "ProcpoolError",
     "Progress",
+    "Reference",
     "RemoteError",
     "Renames",
     "Returns",
@@ -131,6 +136,7 @@ __all__ = [
     "UnknownExport",
     "UnorderedMap",
     "WasiConfig",
+    "WasmException",
     "WasmFrame",
     "WasmTrap",
     "WorkerCrashed",
@@ -138,6 +144,7 @@ __all__ = [
     "__version__",
     "context",
     "current_context",
+    "inspect",
     "state",
     "wants_instance",
     "without_instance",
@@ -148,11 +155,11 @@ _PLACES = {
     "binary": ("ExternType", "FuncType", "GlobalType", "Import", "MemoryType", "TableType", "TagType"),
     "bytes_function": ("BytesFunction", "Returns"),
     "export_function": ("ExportFunction",),
-    "imports": ("Imports", "Renames", "wants_instance"),
+    "imports": ("Imports", "OnMissing", "Renames", "wants_instance"),
     "job_context": ("Context", "context", "current_context", "state"),
     "maps.options": ("Casting", "Progress"),
     "maps.results": ("AsyncMapResults", "MapResults"),
-    "module": ("ModuleSource",),
+    "module": ("Inspection", "ModuleSource", "inspect"),
     "options": ("Balance", "Isolation", "OnFull", "StartMethod"),
     "plain_executor": ("PlainExecutor",),
     "pool": ("ProcessWasmPool",),
@@ -167,6 +174,7 @@ _PLACES = {
     "wasi": ("Access", "CompletedRun", "Preopens", "Stdin", "Stream", "WasiConfig"),
     "plain_function": ("without_instance",),
     "worker.instance": ("Instance",),
+    "worker.references": ("Reference",),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 

@@ -1,4 +1,4 @@
-"""A user's program as type checkers see it: `test_types.py` has mypy and pyright check it, and runs it.
+"""A user's program as type checkers see it: `test_typed_program.py` has mypy and pyright check it, and runs it.
 
 What a checker must refuse is marked by a comment that it must find necessary.
 """
