@@ -57,7 +57,7 @@ class HostFunction:
         self.name = name
         self.signature = signature
         self._function = function
-        self.references = not SCALARS.issuperset(signature.params + signature.results)  #: it takes or returns some
+        self.references: bool = not SCALARS.issuperset(signature.params + signature.results)  #: it takes or returns some
 
     @cached_property
     def taken(self) -> Codec:
