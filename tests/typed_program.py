@@ -144,7 +144,7 @@ def leases(pool: ProcessWasmPool) -> None:
 
 def looking(pool: ProcessWasmPool) -> None:
     stats: PoolStats = pool.stats()
-    assert_type([worker.pid for worker in stats.workers], list[int])
+    assert_type([worker.pid for worker in stats.workers], list[int | None])
 
 
 kinds: list[EventKind] = []
