@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from .maps.options import Casting, Progress
     from .maps.results import AsyncMapResults, MapResults
     from .module import Inspection, ModuleSource, inspect
-    from .options import Balance, Isolation, OnFull, StartMethod
+    from .options import Balance, Isolation, OnFull, Start, StartMethod
     from .plain_executor import PlainExecutor
     from .plain_function import without_instance
     from .pool import ProcessWasmPool
@@ -127,6 +127,7 @@ __all__ = [
     "Returns",
     "RunFailed",
     "RunKeywords",
+    "Start",
     "StartMethod",
     "StartupError",
     "Stdin",
@@ -160,7 +161,7 @@ _PLACES = {
     "maps.options": ("Casting", "Progress"),
     "maps.results": ("AsyncMapResults", "MapResults"),
     "module": ("Inspection", "ModuleSource", "inspect"),
-    "options": ("Balance", "Isolation", "OnFull", "StartMethod"),
+    "options": ("Balance", "Isolation", "OnFull", "Start", "StartMethod"),
     "plain_executor": ("PlainExecutor",),
     "pool": ("ProcessWasmPool",),
     "signatures": (

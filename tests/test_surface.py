@@ -291,6 +291,7 @@ def test_a_worker_imports_nothing_of_the_parents(start_method: Any) -> None:
         "eager",
         "engine",
         "errors",
+        "stand_ins",
         "job_context",
         "tracing",
         "wasi",
