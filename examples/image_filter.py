@@ -40,7 +40,7 @@ def paint_file(instance: Instance, source: Path, target: Path, radius: int) -> N
     Image.frombytes("RGB", picture.size, instance.memory[made : made + len(pixels)]).save(target)
 
 
-def paint_folder(sources: Sequence[Path], targets: Sequence[Path], radius: int) -> dict[Path, Exception]:
+def paint_folder(sources: Sequence[Path], targets: Sequence[Path], radius: int) -> dict[Path, BaseException]:
     """Paint them all, with a bar of progress on a terminal; which failed, and why."""
     with ProcessWasmPool(MODULE, recycle_memory=64 << 20) as pool:  # bytes: what a huge picture took is given back
         radii = [radius] * len(sources)

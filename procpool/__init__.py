@@ -6,14 +6,17 @@ would otherwise carry all that only the parent needs.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants to see its records says so
+
 if TYPE_CHECKING:
-    from .binary import FuncType, GlobalType, Import, MemoryType, TableType, TagType
-    from .bytes_function import BytesFunction
+    from .binary import ExternType, FuncType, GlobalType, Import, MemoryType, TableType, TagType
+    from .bytes_function import BytesFunction, Returns
     from .durations import Durations
     from .errors import (
         ArgumentOutOfRange,
@@ -38,56 +41,105 @@ if TYPE_CHECKING:
         WasmTrap,
         WorkerCrashed,
     )
-    from .imports import wants_instance
+    from .export_function import ExportFunction
+    from .imports import Imports, OnMissing, Renames, wants_instance
     from .job_context import Context, context, current_context, state
-    from .maps.results import MapResults
-    from .module import Inspection, inspect
+    from .maps.options import Casting, Progress
+    from .maps.results import AsyncMapResults, MapResults
+    from .module import Inspection, ModuleSource, inspect
+    from .options import Balance, Isolation, OnFull, Start, StartMethod
+    from .plain_executor import PlainExecutor
+    from .plain_function import without_instance
     from .pool import ProcessWasmPool
+    from .signatures import (
+        AnyMap,
+        AnyOrderMap,
+        BytesConvention,
+        JobKeywords,
+        MapKeywords,
+        OrderedMap,
+        OutcomesMap,
+        RunKeywords,
+        UnorderedMap,
+    )
     from .stats import PoolStats, WorkerStats
-    from .supervisor.events import PoolEvent
-    from .supervisor.lease import Lease
-    from .wasi import CompletedRun, WasiConfig
+    from .supervisor.events import EventKind, PoolEvent
+    from .supervisor.lease import Lease, Memory
+    from .supervisor.leasing import Leasing
+    from .wasi import Access, CompletedRun, Preopens, Stdin, Stream, WasiConfig
     from .worker.instance import Instance
     from .worker.references import Reference
     from .worktime import PoolReport, WorkerTime
 
 __all__ = [
+    "Access",
+    "AnyMap",
+    "AnyOrderMap",
     "ArgumentOutOfRange",
+    "AsyncMapResults",
     "BadArguments",
     "BadImport",
     "BadWasi",
+    "Balance",
+    "BytesConvention",
     "BytesFunction",
     "CallTimeout",
+    "Casting",
     "CompletedRun",
     "Context",
     "Durations",
+    "EventKind",
+    "ExportFunction",
+    "ExternType",
     "FuncType",
     "GlobalType",
     "GuestExit",
     "Import",
+    "Imports",
     "Inspection",
     "Instance",
     "InvalidModule",
+    "Isolation",
+    "JobKeywords",
     "Lease",
     "LeaseEnded",
+    "Leasing",
+    "MapKeywords",
     "MapResults",
+    "Memory",
     "MemoryType",
     "MissingImport",
+    "ModuleSource",
+    "OnFull",
+    "OnMissing",
+    "OrderedMap",
+    "OutcomesMap",
     "OutputLimit",
+    "PlainExecutor",
     "PoolClosed",
     "PoolEvent",
     "PoolFull",
     "PoolReport",
     "PoolStats",
+    "Preopens",
     "ProcessWasmPool",
     "ProcpoolError",
+    "Progress",
     "Reference",
     "RemoteError",
+    "Renames",
+    "Returns",
     "RunFailed",
+    "RunKeywords",
+    "Start",
+    "StartMethod",
     "StartupError",
+    "Stdin",
+    "Stream",
     "TableType",
     "TagType",
     "UnknownExport",
+    "UnorderedMap",
     "WasiConfig",
     "WasmException",
     "WasmFrame",
@@ -101,22 +153,33 @@ __all__ = [
     "inspect",
     "state",
     "wants_instance",
+    "without_instance",
 ]
 
 #: Where each name is, by module; what is in none of these is in ``errors``.
 _PLACES = {
-    "binary": ("FuncType", "GlobalType", "Import", "MemoryType", "TableType", "TagType"),
-    "bytes_function": ("BytesFunction",),
+    "binary": ("ExternType", "FuncType", "GlobalType", "Import", "MemoryType", "TableType", "TagType"),
+    "bytes_function": ("BytesFunction", "Returns"),
     "durations": ("Durations",),
-    "imports": ("wants_instance",),
+    "export_function": ("ExportFunction",),
+    "imports": ("Imports", "OnMissing", "Renames", "wants_instance"),
     "job_context": ("Context", "context", "current_context", "state"),
-    "maps.results": ("MapResults",),
-    "module": ("Inspection", "inspect"),
+    "maps.options": ("Casting", "Progress"),
+    "maps.results": ("AsyncMapResults", "MapResults"),
+    "module": ("Inspection", "ModuleSource", "inspect"),
+    "options": ("Balance", "Isolation", "OnFull", "Start", "StartMethod"),
+    "plain_executor": ("PlainExecutor",),
     "pool": ("ProcessWasmPool",),
+    "signatures": (
+        *("AnyMap", "AnyOrderMap", "OrderedMap", "OutcomesMap", "UnorderedMap"),
+        *("BytesConvention", "JobKeywords", "MapKeywords", "RunKeywords"),
+    ),
     "stats": ("PoolStats", "WorkerStats"),
-    "supervisor.events": ("PoolEvent",),
-    "supervisor.lease": ("Lease",),
-    "wasi": ("CompletedRun", "WasiConfig"),
+    "supervisor.events": ("EventKind", "PoolEvent"),
+    "supervisor.lease": ("Lease", "Memory"),
+    "supervisor.leasing": ("Leasing",),
+    "wasi": ("Access", "CompletedRun", "Preopens", "Stdin", "Stream", "WasiConfig"),
+    "plain_function": ("without_instance",),
     "worker.instance": ("Instance",),
     "worker.references": ("Reference",),
     "worktime": ("PoolReport", "WorkerTime"),

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from .checks import is_int, shown
 
-Returns = int | str | None
+#: How an export returns bytes; see the module's documentation.
+Returns = int | Literal["packed", "pair", "pointer"] | None
 
 _PAIR = struct.Struct("<II")
 _CONVENTIONS = ("packed", "pair", "pointer")

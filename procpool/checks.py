@@ -81,3 +81,12 @@ def seconds(name: str, value: object, zero: bool = False) -> float:
     if not (number > 0 or (zero and number == 0)):
         raise ValueError(f"{name} must be {expected}, got {shown(value)}")
     return number
+
+
+def cannot_travel(what: object, instead: str) -> TypeError:
+    """What to raise when somebody pickles what belongs to this process.
+
+    Args:
+        instead: what to do.
+    """
+    return TypeError(f"{shown(what)} cannot be pickled, as its workers belong to this process: {instead}")

@@ -35,7 +35,7 @@ from .errors import (
 )
 from .module import compile_module, read_source
 from .pool import ProcessWasmPool
-from .wasi import WasiConfig
+from .wasi import Access, WasiConfig
 
 #: The longest time for which results are kept in a buffer while others come, in seconds.
 FLUSH_SECONDS = 0.1
@@ -237,10 +237,12 @@ def _run(options: argparse.Namespace) -> int | None:
             return _complain(timeout, 124)
 
 
-def _preopen(text: str) -> tuple[str, tuple[str, str]]:
+def _preopen(text: str) -> tuple[str, tuple[str, Access]]:
     host, _, guest = text.partition("::")
-    if guest.endswith((":ro", ":rw")):
-        return guest[:-3], (host, guest[-2:])
+    if guest.endswith(":ro"):
+        return guest[:-3], (host, "ro")
+    if guest.endswith(":rw"):
+        return guest[:-3], (host, "rw")
     return guest or host, (host, "rw")
 
 

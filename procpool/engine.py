@@ -10,7 +10,7 @@ import logging
 
 import wasmtime
 
-logger = logging.getLogger("procpool")
+logger: logging.Logger = logging.getLogger("procpool")
 
 
 _ASYNC_STACK = 2 << 20  # wasmtime's default

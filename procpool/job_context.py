@@ -21,7 +21,7 @@ from .deadline import Deadline
 _NEVER = Deadline.NEVER
 
 #: A place for what an initializer wants to keep for host functions and shipped callables: one per worker process.
-state = SimpleNamespace()
+state: SimpleNamespace = SimpleNamespace()
 
 
 def _never() -> bool:

@@ -18,7 +18,7 @@ from .binary import ExternType, FuncType, Import, Interface, read_interface
 from .engine import compiling_engine, loading_engine
 from .errors import InvalidModule
 
-Source = Union[str, bytes, bytearray, "os.PathLike[str]"]
+ModuleSource = Union[str, bytes, bytearray, "os.PathLike[str]"]
 
 _MAGIC = b"\0asm"
 
@@ -51,7 +51,7 @@ class Inspection:
         return "\n".join(lines)
 
 
-def inspect(source: Source) -> Inspection:
+def inspect(source: ModuleSource) -> Inspection:
     """What a module imports and exports, without compiling it or starting anything.
 
     Raises:
@@ -71,7 +71,7 @@ def _refused(wasm: bytes, error: wasmtime.WasmtimeError) -> InvalidModule:
     return InvalidModule(f"wasmtime refuses this module of {len(wasm)} bytes: {error}")
 
 
-def read_source(source: Source) -> bytes:
+def read_source(source: ModuleSource) -> bytes:
     """The binary of ``source``: bytes (binary or text), WAT text, or the path of a ``.wasm`` or ``.wat`` file.
 
     A ``str`` is taken as WAT when it begins like it (with a parenthesis or a comment), otherwise as a path.
@@ -105,7 +105,9 @@ def read_source(source: Source) -> bytes:
         raise InvalidModule(f"{subject} not valid WAT: {error}") from None
 
 
-def compile_module(source: Source, cache: bool = True, fuel: bool = False, stack: int | None = None) -> CompiledModule:
+def compile_module(
+    source: ModuleSource, cache: bool = True, fuel: bool = False, stack: int | None = None
+) -> CompiledModule:
     """Compile ``source`` for the workers to map.
 
     Raises:

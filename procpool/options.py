@@ -154,15 +154,17 @@ class PoolOptions:
         """What travels to a worker about what an instance may use."""
         return wire.GuestLimits(self.memory_limit, self.fuel, self.max_stack, self.recycle_memory)
 
-    def guest(self, environment: bytes, exactly_once: bool) -> wire.Guest:
+    def guest(self, environment: bytes, exactly_once: bool, module: str) -> wire.Guest:
         """What travels to a worker about how instances are made.
 
         Args:
             environment: pickled wire.Environment.
             exactly_once: no call may be run again after its worker died, because it has effects outside.
+            module: the module's name, for people.
         """
         fresh = self.isolation == "fresh"
-        return wire.Guest(fresh, self.prewarm, exactly_once, environment, resource_limits(self.rlimits), log_levels())
+        limits = resource_limits(self.rlimits)
+        return wire.Guest(fresh, self.prewarm, exactly_once, environment, limits, log_levels(), module)
 
 
 def _mapping(name: str, value: object) -> Mapping[Any, Any]:

@@ -7,34 +7,34 @@ import functools
 import math
 import os
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from collections.abc import Mapping as MappingType
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 from difflib import get_close_matches
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, overload
 
 import cloudpickle
 
 from . import wire
 from .binary import ExternType, FuncType, Import
 from .bytes_function import BytesFunction
-from .checks import boolean, is_int, shown
+from .checks import boolean, cannot_travel, choice, is_int, shown
 from .codec import Codec
 from .columns import ColumnCodec
 from .deadline import Deadline
 from .errors import BadArguments, BadWasi, CallTimeout, UnknownExport
+from .export_function import ExportFunction, ExportTable
 from .imports import Imports, OnMissing, Renames, resolve
 from .job_context import capture, deadline_of
 from .maps.callable_map import CallableMap
 from .maps.course import Course, MapsUnderWay
 from .maps.export_map import ArrayMap, ExportMap
-from .maps.options import MapOptions, Progress
+from .maps.options import Casting, MapOptions, Progress
 from .maps.results import AsyncMapResults, MapResults, Waiting
 from .maps.sources import Columns, Given, Rows
-from .module import Source as ModuleSource
-from .module import compile_module
+from .module import ModuleSource, compile_module
 from .options import (
     MAX_WORKERS,
     Balance,
@@ -48,6 +48,7 @@ from .options import (
     default_start_method,
     usable_cpus,
 )
+from .plain_executor import PlainExecutor
 from .stats import PoolStats, observe
 from .supervisor.awaiting import ended_async, running_loop, wait_async, wait_for
 from .supervisor.direct import DirectCalls
@@ -59,13 +60,34 @@ from .supervisor.jobs.shipped import ShippedCall, Shipper
 from .supervisor.launch import Inheritance, reserve_stdio
 from .supervisor.lease import Lease, Request
 from .supervisor.leasing import Leasing
-from .wasi import CAPTURE, THREAD_SPAWN, CompletedRun, Stdin, Stream, WasiConfig
+from .wasi import CAPTURE, THREAD_SPAWN, CompletedRun, Preopens, Stdin, Stream, WasiConfig
 from .worktime import PoolReport, account
 
 if TYPE_CHECKING:
     import asyncio
 
+    from typing_extensions import TypeVarTuple, Unpack
+
+    from .signatures import (
+        AnyMap,
+        AnyOrderMap,
+        BytesConvention,
+        Items,
+        JobKeywords,
+        OrderedMap,
+        OutcomesMap,
+        Returning,
+        RunKeywords,
+        UnorderedMap,
+    )
+    from .worker.instance import Instance
+
+    Args = TypeVarTuple("Args")
+
 T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
 J = TypeVar("J", bound=Job)
 #: What is waited for, for messages.
 _READY, _REPLACED = "all workers are ready", "the workers are replaced"
@@ -150,7 +172,7 @@ class ProcessWasmPool(Executor):
     same keywords; cancelling the task cancels what it waits for.  They work under asyncio, uvloop and anyio on asyncio.
     Under trio, run the blocking ones in threads: ``await trio.to_thread.run_sync(pool.call, "add", 1, 2)``.  A job that
     raises StopIteration, which no coroutine can raise, arrives as a RuntimeError with that as its cause, as in PEP 479.
-    For ``loop.run_in_executor(pool, ...)`` see `function`.
+    For ``loop.run_in_executor`` see `plain_executor`, and `function` for exports.
 
     Returns when the first worker is ready.  Leaving the ``with`` block waits for what was submitted; after an
     exception, what has not begun is cancelled, and after KeyboardInterrupt or SystemExit, running jobs are killed too.
@@ -232,7 +254,7 @@ class ProcessWasmPool(Executor):
         self._name = os.path.basename(src) if isinstance(src, (str, os.PathLike)) and "(" not in str(src) else "<bytes>"
         self._functions: dict[str, Export] = {}
         self._refused: dict[str, BadArguments] = {}
-        self._callables = _ExportTable(self)
+        self._callables = ExportTable(self)
         self._shipped = Shipper()
         self._maps = MapsUnderWay()
         with contextlib.ExitStack() as on_failure:
@@ -258,7 +280,7 @@ class ProcessWasmPool(Executor):
             spec = None if self._wasi is None else self._wasi.spec()
             environment = wire.Environment(found, types, options.initializer, tuple(options.initargs), spec, first)
             self._visible = bool(found)  # whether Python code runs with a call
-            guest = options.guest(cloudpickle.dumps(environment), bool(self.imports))
+            guest = options.guest(cloudpickle.dumps(environment), bool(self.imports), self._name)
             limits = options.guest_limits()
             inheritance = Inheritance(
                 compiled.artifact,
@@ -336,7 +358,13 @@ class ProcessWasmPool(Executor):
             raise self._dispatcher.why_closed()
         return self._direct.call(function, args, deadline)
 
+    @overload
+    async def acall(self, export: str, /, *args: Any, **how: Unpack[JobKeywords]) -> Any: ...
+    @overload
     async def acall(
+        self, export: Callable[[Instance, Unpack[Args]], T], /, *args: Unpack[Args], **how: Unpack[JobKeywords]
+    ) -> T: ...
+    async def acall(  # type: ignore[misc]  # mypy does not know that Any takes what Args does
         self,
         export: str | Callable[..., Any],
         /,
@@ -356,7 +384,13 @@ class ProcessWasmPool(Executor):
         job = self._call_job(export, args, deadline, priority, key, retries)
         return await self._run(job, deadline, loop)
 
-    def submit(  # type: ignore[override]  # Executor's takes keywords for the function; an export has none
+    @overload  # type: ignore[override]  # Executor's takes keywords for the function; an export has none
+    def submit(self, export: str, /, *args: Any, **how: Unpack[JobKeywords]) -> Future[Any]: ...
+    @overload
+    def submit(
+        self, export: Callable[[Instance, Unpack[Args]], T], /, *args: Unpack[Args], **how: Unpack[JobKeywords]
+    ) -> Future[T]: ...
+    def submit(  # type: ignore[misc]  # as for acall
         self,
         export: str | Callable[..., Any],
         /,
@@ -476,7 +510,17 @@ class ProcessWasmPool(Executor):
         """
         return ExportFunction(self, self._function(export).name)
 
-    def call_bytes(self, export: str, /, *args: Any, timeout: float | None = None, **convention: Any) -> Any:
+    def plain_executor(self) -> PlainExecutor:
+        """The pool as an executor of the standard library's kind, for functions that take no instance.
+
+        ``loop.run_in_executor(pool.plain_executor(), math.sqrt, 2.0)``, and for libraries that take an Executor.  With the
+        keywords of `submit`, and in maps: ``pool.submit(procpool.without_instance(math.sqrt), 2.0, timeout=1)``.
+        """
+        return PlainExecutor(self)
+
+    def call_bytes(
+        self, export: str, /, *args: Any, timeout: float | None = None, **convention: Unpack[BytesConvention]
+    ) -> Any:
         """Call an export that takes bytes by pointer and length, and wait for its result.
 
         ``pool.call_bytes("sha256", data, returns=32)``.  Bytes-like arguments are put into the guest's memory.
@@ -490,14 +534,18 @@ class ProcessWasmPool(Executor):
         """
         return _result(self.submit_bytes(export, *args, timeout=timeout, **convention))
 
-    async def acall_bytes(self, export: str, /, *args: Any, timeout: float | None = None, **convention: Any) -> Any:
+    async def acall_bytes(
+        self, export: str, /, *args: Any, timeout: float | None = None, **convention: Unpack[BytesConvention]
+    ) -> Any:
         """:meth:`call_bytes` for asyncio."""
         loop = running_loop("functools.partial(pool.call_bytes, ...)")
         deadline = deadline_of(timeout, self._timeout)
         job = self._call_job(self._bytes_function(export, convention), args, deadline)
         return await self._run(job, deadline, loop)
 
-    def submit_bytes(self, export: str, /, *args: Any, timeout: float | None = None, **convention: Any) -> Future[Any]:
+    def submit_bytes(
+        self, export: str, /, *args: Any, timeout: float | None = None, **convention: Unpack[BytesConvention]
+    ) -> Future[Any]:
         """:meth:`call_bytes` as a future.  For many, ``pool.map(BytesFunction("sha256", returns=32), blobs)``."""
         deadline = deadline_of(timeout, self._timeout)
         return self._submit(self._call_job(self._bytes_function(export, convention), args, deadline), deadline)
@@ -518,7 +566,7 @@ class ProcessWasmPool(Executor):
         stdin: Stdin = None,
         env: MappingType[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
-        preopens: MappingType[str, Any] | None = None,
+        preopens: Preopens | None = None,
         stdout: Stream = CAPTURE,
         stderr: Stream = CAPTURE,
         timeout: float | None = None,
@@ -561,7 +609,7 @@ class ProcessWasmPool(Executor):
         stdin: Stdin = None,
         env: MappingType[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
-        preopens: MappingType[str, Any] | None = None,
+        preopens: Preopens | None = None,
         stdout: Stream = CAPTURE,
         stderr: Stream = CAPTURE,
         timeout: float | None = None,
@@ -583,7 +631,7 @@ class ProcessWasmPool(Executor):
         stdin: Stdin = None,
         env: MappingType[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
-        preopens: MappingType[str, Any] | None = None,
+        preopens: Preopens | None = None,
         stdout: Stream = CAPTURE,
         stderr: Stream = CAPTURE,
         timeout: float | None = None,
@@ -602,7 +650,7 @@ class ProcessWasmPool(Executor):
         stdin: Stdin = None,
         env: MappingType[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
-        preopens: MappingType[str, Any] | None = None,
+        preopens: Preopens | None = None,
         stdout: Stream = CAPTURE,
         stderr: Stream = CAPTURE,
         max_output: int | None = None,
@@ -648,7 +696,7 @@ class ProcessWasmPool(Executor):
         progress: bool | Progress = False,
         check: bool = False,
         text: bool = False,
-        **options: Any,
+        **options: Unpack[RunKeywords],
     ) -> MapResults[CompletedRun]:
         """:meth:`run` for each of many: items are the stdin (bytes) of a run with ``args``, or its own list of arguments.
 
@@ -671,7 +719,8 @@ class ProcessWasmPool(Executor):
 
         def make(item: Any) -> Job:
             if isinstance(item, (bytes, bytearray, memoryview)):
-                config = self._configure(args, **{**options, "stdin": item})
+                given: RunKeywords = {**options, "stdin": item}
+                config = self._configure(args, **given)
             else:
                 config = self._configure(item, **options)
             deadline = deadline_of(None, None)
@@ -770,6 +819,24 @@ class ProcessWasmPool(Executor):
 
     # -- many at once --------------------------------------------------------------------------------------------------
 
+    @overload  # type: ignore[override]  # Executor's gives a callable no instance; see `plain_executor`
+    def map(self, export: str, /, *items: Items, **how: Unpack[AnyMap]) -> MapResults[Any]: ...
+    @overload
+    def map(self, export: Callable[[Instance, A], T], a: Iterable[A], /, **how: Unpack[OrderedMap]) -> MapResults[T]: ...
+    @overload
+    def map(
+        self, export: Callable[[Instance, A, B], T], a: Iterable[A], b: Iterable[B], /, **how: Unpack[OrderedMap]
+    ) -> MapResults[T]: ...
+    @overload
+    def map(
+        self, export: Returning[T], a: Items, b: Items, c: Items, /, *more: Items, **how: Unpack[OrderedMap]
+    ) -> MapResults[T]: ...
+    @overload
+    def map(self, export: Returning[T], /, *items: Items, **how: Unpack[UnorderedMap]) -> MapResults[tuple[int, T]]: ...
+    @overload
+    def map(self, export: Returning[T], /, *items: Items, **how: Unpack[OutcomesMap]) -> MapResults[T | BaseException]: ...
+    @overload
+    def map(self, export: Returning[Any], /, *items: Items, **how: Unpack[AnyOrderMap]) -> MapResults[Any]: ...
     def map(
         self,
         export: str | Callable[..., Any],
@@ -823,6 +890,10 @@ class ProcessWasmPool(Executor):
         shape = (timeout, chunksize, buffersize, item_timeout, return_exceptions, ordered, progress)
         return MapResults.of(self._start_map(export, Columns(iterables), *shape))
 
+    @overload
+    def starmap(self, export: Returning[T], rows: Iterable[Items], **how: Unpack[OrderedMap]) -> MapResults[T]: ...
+    @overload
+    def starmap(self, export: str | Returning[Any], rows: Iterable[Items], **how: Unpack[AnyMap]) -> MapResults[Any]: ...
     def starmap(
         self,
         export: str | Callable[..., Any],
@@ -840,6 +911,30 @@ class ProcessWasmPool(Executor):
         shape = (timeout, chunksize, buffersize, item_timeout, return_exceptions, ordered, progress)
         return MapResults.of(self._start_map(export, Rows(rows), *shape))
 
+    @overload
+    def amap(self, export: str, /, *items: Items, **how: Unpack[AnyMap]) -> AsyncMapResults[Any]: ...
+    @overload
+    def amap(
+        self, export: Callable[[Instance, A], T], a: Iterable[A], /, **how: Unpack[OrderedMap]
+    ) -> AsyncMapResults[T]: ...
+    @overload
+    def amap(
+        self, export: Callable[[Instance, A, B], T], a: Iterable[A], b: Iterable[B], /, **how: Unpack[OrderedMap]
+    ) -> AsyncMapResults[T]: ...
+    @overload
+    def amap(
+        self, export: Returning[T], a: Items, b: Items, c: Items, /, *more: Items, **how: Unpack[OrderedMap]
+    ) -> AsyncMapResults[T]: ...
+    @overload
+    def amap(
+        self, export: Returning[T], /, *items: Items, **how: Unpack[UnorderedMap]
+    ) -> AsyncMapResults[tuple[int, T]]: ...
+    @overload
+    def amap(
+        self, export: Returning[T], /, *items: Items, **how: Unpack[OutcomesMap]
+    ) -> AsyncMapResults[T | BaseException]: ...
+    @overload
+    def amap(self, export: Returning[Any], /, *items: Items, **how: Unpack[AnyOrderMap]) -> AsyncMapResults[Any]: ...
     def amap(
         self,
         export: str | Callable[..., Any],
@@ -893,14 +988,24 @@ class ProcessWasmPool(Executor):
         course.start()
         return course
 
-    def map_array(self, export: str, *arrays: Any, out: Any = None, progress: bool | Progress = False) -> Any:
+    def map_array(
+        self,
+        export: str,
+        *arrays: Any,
+        out: Any = None,
+        casting: Casting = "same_kind",
+        progress: bool | Progress = False,
+    ) -> Any:
         """Call an export on each item of arrays, as a numpy ufunc does.
 
         Args:
             arrays: one per parameter; numpy arrays, anything with the buffer protocol, nested lists, or scalars.  They
-                are broadcast against each other and cast by numpy's ``same_kind`` rule.  Any shape and strides.
+                are broadcast against each other.  Any shape and strides.  Objects go by the rules of :meth:`call`.
             out: an array, or a tuple of one per result, to write into: of the exact dtype (int32, int64, float32,
                 float64, V16) and shape, C-contiguous.
+            casting: ``"same_kind"`` takes dtypes that numpy so casts (int64 to int32, float64 to float32, but no float to
+                an int) and items that fit, by the rules of :meth:`call`; ``"safe"`` only dtypes of which every value
+                fits; ``"unsafe"`` takes what it is given, and integers wrap, floats are cut off or become infinite.
             progress: as for :meth:`map`.
 
         Returns:
@@ -910,12 +1015,15 @@ class ProcessWasmPool(Executor):
         Raises:
             ImportError: numpy is not installed.
             BadArguments: a dtype, a shape or ``out`` does not fit; nothing has run then.
+            ArgumentOutOfRange: an item does not fit, likewise; names the first.
+            ValueError: ``casting`` is none of the three.
             Whatever :meth:`call` raises for the first item that failed; what was written to ``out`` stays.
         """
         from .maps.arrays import ArraySource
 
+        choice("casting", casting, *get_args(Casting))
         function = self._mappable(export)
-        source = ArraySource(export, function.codec.signature, arrays, out)
+        source = ArraySource(function.name, function.codec.signature, arrays, out, casting)
         options = MapOptions.checked(progress=progress, default_item_timeout=self._timeout)
         course = ArrayMap(self._dispatcher, function, source, options, capture(self._visible), self)
         course.start()
@@ -1083,7 +1191,15 @@ class ProcessWasmPool(Executor):
         else:  # the cancelling of the task among them: what it started is stopped
             self.terminate()
 
+    def __reduce__(self) -> NoReturn:
+        raise cannot_travel(self, "make one there, or have the parent submit what is to be done")
+
     # -- looking -------------------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more jobs, because of `shutdown`, or because this is a forked child of its process."""
+        return self._dispatcher.closed or self._dispatcher.forked
 
     def stats(self) -> PoolStats:
         """What the pool is doing now, and has done.
@@ -1149,56 +1265,6 @@ class ProcessWasmPool(Executor):
         raise UnknownExport(f"the module exports no function {shown(export)}{hint}")
 
 
-class ExportFunction:
-    """An export of a pool as a callable; see :meth:`ProcessWasmPool.function`."""
-
-    def __init__(self, pool: ProcessWasmPool, name: str) -> None:
-        self._pool = pool
-        self.__name__ = self.__qualname__ = name
-
-    def __call__(self, *args: Any, timeout: float | None = None) -> Any:
-        return self._pool.call(self.__name__, *args, timeout=timeout)
-
-    def name_in(self, pool: ProcessWasmPool) -> str:
-        """The name it stands for in that pool.
-
-        Raises:
-            ValueError: it belongs to another.
-        """
-        if pool is not self._pool:
-            raise ValueError(f"{self!r} belongs to another pool")
-        return self.__name__
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{self!r} cannot be sent to a process: its pool is in this one")
-
-    def __repr__(self) -> str:
-        return f"<export {self.__name__!r} of {self._pool!r}>"
-
-
 def _result(job: Future[T]) -> T:
     """Its result; if we are interrupted while we wait, nobody needs it any more.  The dispatcher keeps its time."""
     return wait_for(job, Deadline.NEVER, "the job is done")
-
-
-class _ExportTable(MappingType[str, Export]):
-    """The pool's functions, for leases: looking one up explains itself as the pool does."""
-
-    def __init__(self, pool: ProcessWasmPool) -> None:
-        self._functions = pool._functions
-        self._refuse = weakref.WeakMethod(pool._no_function)
-
-    def __getitem__(self, name: str) -> Export:
-        function = self._functions.get(name)
-        refuse = self._refuse()
-        if function is None and refuse is not None:
-            refuse(name)
-        if function is None:
-            raise UnknownExport(f"the module exports no function {name!r}")
-        return function
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._functions)
-
-    def __len__(self) -> int:
-        return len(self._functions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Union
+from typing import Any, Final, Literal, NamedTuple, Union
 
 from .checks import is_int, shown
 from .errors import BadWasi, RunFailed
@@ -16,9 +16,14 @@ MODULES = ("wasi_snapshot_preview1", "wasi_unstable")
 THREAD_SPAWN = ("wasi", "thread-spawn")
 
 Stdin = Union[bytes, bytearray, memoryview, str, "os.PathLike[str]", None]
-Stream = Union[str, "os.PathLike[str]", Callable[[str], object], None]
+Stream = Union[Literal["capture", "inherit"], str, "os.PathLike[str]", Callable[[str], object], None]
+#: Whether a guest may only read a directory, or write to it as well.
+Access = Literal["ro", "rw"]
+#: guest path -> host directory, or (host directory, access)
+Preopens = Mapping[str, Union[str, "os.PathLike[str]", tuple[Union[str, "os.PathLike[str]"], Access]]]
 
-CAPTURE, INHERIT = "capture", "inherit"
+CAPTURE: Final = "capture"
+INHERIT: Final = "inherit"
 
 
 class Spec(NamedTuple):
@@ -57,7 +62,7 @@ class WasiConfig:
     stdin: Stdin = None
     stdout: Stream = CAPTURE
     stderr: Stream = CAPTURE
-    preopens: Mapping[str, Any] | None = None
+    preopens: Preopens | None = None
     max_output: int = 64 << 20
     max_threads: int = 64
 

@@ -93,8 +93,8 @@ def test_an_out_that_does_not_fit_is_refused_before_anything_runs(kernels: Proce
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        (([1.5], [1]), "array 0 has dtype float64, which does not cast to int32"),
-        ((["a"], [1]), "array 0 has dtype <U1"),
+        (([1.5], [1]), "argument 0 has dtype float64, which does not cast to i32"),
+        ((["a"], [1]), "argument 0 has dtype <U1"),
         (([1, 2], [1, 2, 3]), r"shapes \(2,\), \(3,\) cannot be broadcast"),
         (([1],), "takes 2 arrays"),
     ],

@@ -358,7 +358,7 @@ def test_a_function_belongs_to_its_pool(kernels: ProcessWasmPool) -> None:
     with ProcessWasmPool(KERNELS, workers=1) as other:
         with pytest.raises(ValueError, match="another pool"):
             other.submit(kernels.function("add"), 1, 2)
-        with pytest.raises(TypeError, match="in this one"):
+        with pytest.raises(TypeError, match="pass on its name"):
             other.submit(lambda instance, function: function(1, 2), kernels.function("add"))
 
 

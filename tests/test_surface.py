@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import math
 import os
+import re
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -32,6 +33,7 @@ from procpool import (
     BadArguments,
     Lease,
     MapResults,
+    PlainExecutor,
     PoolClosed,
     ProcessWasmPool,
     ProcpoolError,
@@ -131,6 +133,7 @@ KINDS: dict[str, Kind] = {
     "runs": EITHER,
     "arrays": EITHER,
     "out": EITHER,
+    "casting": Kind(lambda value: False),
     "progress": EITHER,
     "convention": EITHER,
     "options": EITHER,
@@ -165,6 +168,7 @@ GOOD: dict[str, dict[str, Any]] = {
         ("run", "arun", "submit_run", "get", "aget", "instance", "stats", "report", "shutdown", "ashutdown", "terminate"),
         {},
     ),
+    **each(("closed", "plain_executor"), {}),
     "Lease.call": {"export": "add", "args": (1, 2)},
     "Lease.put": {},
     "Lease.memory": {},
@@ -197,6 +201,8 @@ ENDING = {"shutdown", "ashutdown", "terminate", "__exit__", "__aexit__"}
 #: Methods that do not need the pool to be there.
 FREE = {
     *ENDING,
+    "closed",
+    "plain_executor",
     "put",
     "aput",
     "function",
@@ -288,6 +294,7 @@ def test_a_worker_imports_nothing_of_the_parents(start_method: Any) -> None:
         "eager",
         "engine",
         "errors",
+        "stand_ins",
         "job_context",
         "tracing",
         "wasi",
@@ -319,6 +326,29 @@ def test_each_name_is_said_where_types_are_checked_too() -> None:
     assert {name for name in procpool.__all__ if name not in for_types} == {"__version__"}
 
 
+#: What signatures name that is not ours.
+FOREIGN = {
+    *("Any", "BaseException", "Callable", "Future", "Hashable", "Iterable", "Iterator", "Literal", "MappingType"),
+    *("Mapping", "MutableMapping", "NoReturn", "None", "PathLike", "Sequence", "T", "TracebackType", "True", "False"),
+    "Unpack",
+}
+
+
+def test_what_signatures_name_is_exported() -> None:
+    """So that users can write the types of what they pass on."""
+    named: dict[str, str] = {}
+    for owner in (*CLASSES, *(getattr(procpool, name) for name in ("AsyncMapResults", "Leasing", "PlainExecutor"))):
+        for name, member in vars(owner).items():
+            if (name.startswith("_") and name != "__init__") or f"{owner.__name__}.{name}" in NOT_TRIED or name in ("of",):
+                continue
+            function = member.fget if isinstance(member, property) else member
+            for annotation in getattr(function, "__annotations__", {}).values():
+                named.update(dict.fromkeys(re.findall(r"\b[A-Z]\w*", str(annotation)), f"{owner.__name__}.{name}"))
+    internal = {"Dispatcher", "DirectCalls", "Export", "Course", "ProcessWasmPool", "Awaitable", "P", "R"}
+    unknown = {name: where for name, where in named.items() if name not in {*procpool.__all__, *FOREIGN, *internal}}
+    assert len(named) > 30 and not unknown
+
+
 # -- the trial of a method, in a process of its own --------------------------------------------------------------------
 
 
@@ -340,7 +370,7 @@ def consume(value: Any) -> Any:
         return consume(asyncio.run(run()))
     if isinstance(value, Lease):
         return value.put()
-    if isinstance(value, ProcessWasmPool):
+    if isinstance(value, (ProcessWasmPool, PlainExecutor)):
         return None
     if hasattr(value, "__enter__"):
         with value as entered:

@@ -12,15 +12,9 @@ except ImportError:
 
 from ..binary import FuncType
 from ..errors import BadArguments
+from .casting import DTYPES, as_parameter, cast_into
+from .options import Casting
 from .sources import Piece
-
-DTYPES: dict[str, np.dtype[Any]] = {
-    "i32": np.dtype("<i4"),
-    "i64": np.dtype("<i8"),
-    "f32": np.dtype("<f4"),
-    "f64": np.dtype("<f8"),
-    "v128": np.dtype("V16"),
-}
 
 
 class ArraySource:
@@ -30,17 +24,20 @@ class ArraySource:
     workers' buffers.
     """
 
-    def __init__(self, export: str, signature: FuncType, arrays: Sequence[Any], out: Any) -> None:
+    def __init__(self, export: str, signature: FuncType, arrays: Sequence[Any], out: Any, casting: Casting) -> None:
         params, results = signature.params, signature.results
         if len(arrays) != len(params):
             raise BadArguments(f"{export} takes {len(params)} arrays, {signature}, got {len(arrays)}")
-        given = [_as_array(export, n, array, kind) for n, (array, kind) in enumerate(zip(arrays, params, strict=True))]
+        given = [
+            as_parameter(f"{export}: argument {n}", array, kind, casting)
+            for n, (array, kind) in enumerate(zip(arrays, params, strict=True))
+        ]
         try:
-            self.shape = np.broadcast_shapes(*(array.shape for array in given))
+            self.shape: tuple[int, ...] = np.broadcast_shapes(*(array.shape for array in given))
         except ValueError:
             shapes = ", ".join(str(array.shape) for array in given)
             raise BadArguments(f"{export}: the shapes {shapes} cannot be broadcast together") from None
-        self.out = _outputs(export, results, self.shape, out)
+        self.out: tuple[np.ndarray[Any, Any], ...] = _outputs(export, results, self.shape, out)
         self._own = out is not None
         for n, array in enumerate(given):
             # A piece may be read after another's results were written, so only the very same items may be both.
@@ -84,22 +81,11 @@ class _Stretch:
 
     def load(self, column: int, start: int, stop: int, target: memoryview) -> None:
         items = self._readers[column](self._first + start, self._first + stop)
-        # The casting rule was applied to the whole array before anything ran.
-        np.copyto(np.frombuffer(target, self._dtypes[column]), items, casting="unsafe")
+        cast_into(np.frombuffer(target, self._dtypes[column]), items)
 
     def store(self, column: int, start: int, stop: int, source: memoryview) -> None:
         flat = self._flat[column]
         flat[self._first + start : self._first + stop] = np.frombuffer(source, flat.dtype)
-
-
-def _as_array(export: str, position: int, given: Any, kind: str) -> np.ndarray[Any, Any]:
-    array = np.asarray(given)
-    if not np.can_cast(array.dtype, DTYPES[kind], "same_kind"):
-        raise BadArguments(
-            f"{export}: array {position} has dtype {array.dtype}, which does not cast to {DTYPES[kind]} ({kind})"
-            " by numpy's same_kind rule; convert it with .astype(...) if that is what you mean"
-        )
-    return array
 
 
 def _outputs(export: str, results: tuple[str, ...], shape: tuple[int, ...], out: Any) -> tuple[np.ndarray[Any, Any], ...]:

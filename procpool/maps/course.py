@@ -63,7 +63,7 @@ class Course(ABC, Generic[T]):
     def __init__(
         self, dispatcher: Dispatcher, options: MapOptions, total: int | None, most_ahead: int, owner: object
     ) -> None:
-        self.deadline = options.deadline
+        self.deadline: Deadline = options.deadline
         self._dispatcher = dispatcher
         self._options = options
         self._total = total

@@ -32,7 +32,7 @@ class Run(Ticket):
         self.chunk = chunk
         self.piece = piece
         self.first = first
-        self.taken = piece.count + (piece.error is not None)
+        self.taken: int = piece.count + (piece.error is not None)
 
     @property
     def done(self) -> bool:

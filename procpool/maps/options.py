@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ..checks import boolean, positive, seconds, shown
 from ..deadline import Deadline
 
 #: Told (items done, items in all or None if that is not known).
 Progress = Callable[[int, "int | None"], object]
+#: numpy's names for what may become of values in a cast; see ``ProcessWasmPool.map_array``.
+Casting = Literal["safe", "same_kind", "unsafe"]
 
 
 @dataclass(frozen=True)

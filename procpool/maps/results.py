@@ -5,9 +5,10 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import AsyncIterator, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ..bell import Bell
+from ..checks import cannot_travel
 from ..supervisor.awaiting import running_loop
 from .course import ENDED, Course
 
@@ -64,6 +65,9 @@ class MapResults(chain[T]):
         if self._course is not None:
             self._course.end()
 
+    def __reduce__(self) -> NoReturn:
+        raise cannot_travel(self, "pass on list(...) of it")
+
     def __del__(self) -> None:
         if self._course is not None:
             self._course.close()
@@ -104,6 +108,9 @@ class AsyncMapResults(AsyncIterator[T]):
     async def aclose(self) -> None:
         """Give up what has not been taken: interrupt what runs, read no more, and be exhausted."""
         self._course.end()
+
+    def __reduce__(self) -> NoReturn:
+        raise cannot_travel(self, "pass on the results")
 
     def __del__(self) -> None:
         course: Course[Any] | None = getattr(self, "_course", None)

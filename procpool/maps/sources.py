@@ -168,7 +168,7 @@ class Rows:
 
     def __init__(self, rows: Iterable[Any]) -> None:
         self._rows = rows
-        self.total = shortest((rows,))
+        self.total: int | None = shortest((rows,))
 
     def rows(self) -> Iterator[Iterable[Any]]:
         """See :class:`Given`."""

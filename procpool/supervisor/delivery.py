@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from time import monotonic
 
-logger = logging.getLogger("procpool")
+logger: logging.Logger = logging.getLogger("procpool")
 
 Code = Callable[[], object]
 

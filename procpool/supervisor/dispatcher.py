@@ -33,7 +33,7 @@ from .watch import Watch
 if TYPE_CHECKING:
     from .lease import Lease
 
-logger = logging.getLogger("procpool")
+logger: logging.Logger = logging.getLogger("procpool")
 
 #: Bytes read from a worker's socket at once, and how often before others get their turn.
 RECEIVE_BYTES = 262144
@@ -86,19 +86,21 @@ class Dispatcher:
     def __init__(self, inheritance: Inheritance, options: PoolOptions) -> None:
         self.options = options
         self.leases: WeakBag[Lease] = WeakBag()
-        self.closing = False  #: nothing new is taken any more but jobs of maps under way, and leases end
-        self.closed = False  #: nor these
-        self.forked = False  #: this is a child of the process that made the pool
-        self.terminated = False
-        self.attentive = False  #: direct calls should wake the thread when they are done
+        self.closing: bool = False  #: nothing new is taken any more but jobs of maps under way, and leases end
+        self.closed: bool = False  #: nor these
+        self.forked: bool = False  #: this is a child of the process that made the pool
+        self.terminated: bool = False
+        self.attentive: bool = False  #: direct calls should wake the thread when they are done
         self._inheritance = inheritance
         self._watch = Watch()
         self._delivery = Delivery(self.look_again)
         self._log = self._delivery.strand()
-        self.keys = Keys()
-        self.journal = Journal(options.on_event, self._delivery.strand())
-        self.scheduler = Scheduler(monotonic, self._look_by, options.round_robin)
-        self.population = Population(inheritance, options, self.scheduler, self.journal, self._watch, self._hear)
+        self.keys: Keys = Keys()
+        self.journal: Journal = Journal(options.on_event, self._delivery.strand())
+        self.scheduler: Scheduler = Scheduler(monotonic, self._look_by, options.round_robin)
+        self.population: Population = Population(
+            inheritance, options, self.scheduler, self.journal, self._watch, self._hear
+        )
         population = self.population
         self._overseer = Overseer(self.scheduler, self.journal, options.kill_grace, population.kill, population.lanes)
         self._startup: Future[None] = Future()  # the first worker is ready, or why none will be

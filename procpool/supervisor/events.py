@@ -7,11 +7,26 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-logger = logging.getLogger("procpool")
+logger: logging.Logger = logging.getLogger("procpool")
 
+EventKind = Literal[
+    "started",
+    "ready",
+    "start_failed",
+    "crashed",
+    "killed",
+    "recycled",
+    "retired",
+    "resized",
+    "timeout",
+    "retried",
+    "template_died",
+    "broken",
+]
 #: The kinds of event, and the level at which each is logged.
-LEVELS = {
+LEVELS: dict[EventKind, int] = {
     "started": logging.DEBUG,  # a worker process exists
     "ready": logging.DEBUG,  # it takes jobs
     "start_failed": logging.WARNING,  # a worker process could not be made, or died before it was ready
@@ -31,7 +46,7 @@ LEVELS = {
 class PoolEvent:
     """One thing that happened, as given to ``on_event``."""
 
-    kind: str  #: one of LEVELS
+    kind: EventKind
     pid: int | None  #: the worker process it happened to
     message: str
 
@@ -60,7 +75,7 @@ class Journal:
         with self._counting:
             self._counts["failed"] += 1
 
-    def note(self, kind: str, pid: int | None, message: str) -> None:
+    def note(self, kind: EventKind, pid: int | None, message: str) -> None:
         """Count, log and hand on one event."""
         with self._counting:
             self._counts[kind] += 1

@@ -52,7 +52,7 @@ class Inheritance:
         slots: int,
         reserved: Sequence[int] = (),
     ) -> None:
-        self.interpreter = _interpreter()  #: the Python that runs workers
+        self.interpreter: str = _interpreter()  #: the Python that runs workers
         self.instances = instances  #: per process, each with a row on the board
         self.slots = slots  #: the most processes there can be at a time
         self._pid = os.getpid()
@@ -69,13 +69,13 @@ class Inheritance:
             os.ftruncate(board_fd, slots * instances * wire.BOARD_ROW * 8)
             # A mapping keeps a descriptor of its own, which would live on with the pool object.
             board = owned.enter_context(_closing(mmap.mmap(board_fd, 0)))
-            self.board = owned.enter_context(memoryview(board).cast("Q"))
+            self.board: memoryview = owned.enter_context(memoryview(board).cast("Q"))
             self._arenas = own(anonymous_file(b""))
             self._payloads = own(anonymous_file(b""))
             try:
                 # All at once, for workers write there too and must not find it short.  It takes no memory until it is used.
                 os.ftruncate(self._payloads, slots * instances * wire.PAYLOAD_ROW)
-                self.payload_bytes = wire.PAYLOAD_BYTES
+                self.payload_bytes: int = wire.PAYLOAD_BYTES
             except OSError:  # a limit on the size of files: large values go through the pipes
                 self.payload_bytes = 0
             # The parent alone has the write end, and never writes: its closing is the news that the parent has ended.
@@ -102,7 +102,7 @@ class Inheritance:
                 self.payload_bytes,
                 parent,
             )
-            self.settings_fd = own(anonymous_file(settings.dump()))
+            self.settings_fd: int = own(anonymous_file(settings.dump()))
             self._owned = owned.pop_all()
         for fd in (artifact, *reserved):
             self._owned.callback(os.close, fd)
@@ -329,6 +329,7 @@ class TemplateLauncher:
     def __init__(self, inheritance: Inheritance) -> None:
         self._inheritance = inheritance
         self._process: subprocess.Popen[bytes] | None = None
+        self.events: socket.socket
         self.events, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.events.setblocking(False)
 
@@ -433,7 +434,7 @@ class SpawnLauncher:
     def __init__(self, inheritance: Inheritance) -> None:
         self._inheritance = inheritance
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        self.events = _Exits()
+        self.events: _Exits = _Exits()
 
     def launch(self, id: int, slot: int, fds: Sequence[int]) -> None:
         code = "from procpool.worker.spawned import main; main(*args)"

@@ -9,11 +9,11 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import wire
 from ..binary import SCALARS, GlobalType, MemoryType
-from ..checks import boolean, count, shown
+from ..checks import boolean, cannot_travel, count, shown
 from ..codec import converted
 from ..deadline import Deadline
 from ..errors import CallTimeout, LeaseEnded, PoolClosed, WorkerCrashed
@@ -68,7 +68,7 @@ class Lease:
         self._using = threading.Lock()
         self._lane: Lane | None = None
         self._why: Callable[[], Exception] | None = None  # it has ended
-        self.exports = _LeasedExports(self, functions)
+        self.exports: Mapping[str, Callable[..., Any]] = _LeasedExports(self, functions)
         self.globals: MutableMapping[str, Any] = _LeasedGlobals(self, types)
 
     def grant(self, request: Request) -> None:
@@ -211,6 +211,9 @@ class Lease:
                 f"{self!r} was never put back; the pool takes it back now", ResourceWarning, stacklevel=2, source=self
             )
 
+    def __reduce__(self) -> NoReturn:
+        raise cannot_travel(self, "use it in this one, or submit a callable, which runs beside an instance")
+
     def __repr__(self) -> str:
         lane = self._lane
         return "<Lease ended>" if lane is None else f"<Lease of an instance in worker {lane.port.process.pid}>"
@@ -351,6 +354,9 @@ class Memory:
         start, stop, single = _bounds(where)
         source = memoryview(bytes((data,)) if single else data).cast("B")
         self._lease._write(self._name, start, stop, single, source)
+
+    def __reduce__(self) -> NoReturn:
+        raise cannot_travel(self, "pass on bytes(...) of a slice of it")
 
 
 def _bounds(where: slice | int) -> tuple[int | None, int | None, bool]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from types import TracebackType
+from typing import NoReturn
 
+from ..checks import cannot_travel
 from ..errors import LeaseEnded
 from .lease import Lease
 
@@ -29,6 +31,9 @@ class Leasing:
         self._aget = aget
         self._aput = aput
         self._lease: Lease | None = None
+
+    def __reduce__(self) -> NoReturn:
+        raise cannot_travel(self, "make it in the process that uses it")
 
     def __enter__(self) -> Lease:
         self._lease = self._get()

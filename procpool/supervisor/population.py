@@ -15,7 +15,7 @@ import psutil
 from .. import wire
 from ..errors import RemoteError, StartupError, WorkerCrashed
 from ..options import PoolOptions
-from .events import Journal
+from .events import EventKind, Journal
 from .jobs.call import Job, Purge
 from .lane import Lane
 from .launch import LAUNCHERS, Inheritance, Launcher, LauncherBusy
@@ -25,7 +25,7 @@ from .scheduler import Scheduler
 from .timesheet import Timesheet
 from .watch import Watch
 
-logger = logging.getLogger("procpool")
+logger: logging.Logger = logging.getLogger("procpool")
 
 #: How long a worker whose socket has closed may take to be reported dead, in seconds, before it is killed.
 REPORT_GRACE = 1.0
@@ -62,8 +62,8 @@ class Population:
         self.present: dict[int, Process] = {}  #: by their ids
         self.broken: StartupError | None = None  #: why no worker can be made
         self.unfit: wire.Report | None = None  #: what the start of a worker raised, last
-        self.calls_retired = 0  #: calls that workers now gone had done
-        self.timesheet = Timesheet(inheritance.instances)  #: of processes now gone
+        self.calls_retired: int = 0  #: calls that workers now gone had done
+        self.timesheet: Timesheet = Timesheet(inheritance.instances)  #: of processes now gone
         self._inheritance = inheritance
         self._options = options
         self._scheduler = scheduler
@@ -148,7 +148,7 @@ class Population:
         if surplus > 0:  # nobody waits for those that are starting; the youngest has the longest way to go
             going += [process for process in self.present.values() if self._starting(process)][-surplus:]
         for process in going:
-            why = "recycled" if process.outdated else "retired"
+            why: EventKind = "recycled" if process.outdated else "retired"
             text = f"{process.title} is {why} after {self.calls(process)} calls"
             self._journal.note(why, process.pid, text)
             for lane in self.lanes(process):

@@ -54,8 +54,11 @@ class Port:
         self._counted = 0, 0
         self._last_begun = 0  # the last word of the board
         self.state: State = STARTING
-        self.was_ready = False  #: before, nobody but the dispatcher holds it
-        self.parked = False  #: put away by the dispatcher: it does nothing until its process ends
+        self.was_ready: bool = False  #: before, nobody but the dispatcher holds it
+        self.parked: bool = False  #: put away by the dispatcher: it does nothing until its process ends
+        self.jobs_fd: int
+        self.replies_fd: int
+        self.control: socket.socket
         with contextlib.ExitStack() as on_failure:  # there may be no descriptors left
             jobs_theirs, self.jobs_fd = _pipe(on_failure)
             self.replies_fd, replies_theirs = _pipe(on_failure)
@@ -65,12 +68,12 @@ class Port:
         self._board = inheritance.board[row * wire.BOARD_ROW : (row + 1) * wire.BOARD_ROW]
         for cell in range(wire.BOARD_ROW):
             self._board[cell] = 0
-        self.replies = EagerReader(self.replies_fd, REPLY_BYTES)
+        self.replies: EagerReader = EagerReader(self.replies_fd, REPLY_BYTES)
         os.set_blocking(self.jobs_fd, False)
         self.control.setblocking(False)
         self.their_fds: tuple[int, ...] = (jobs_theirs, replies_theirs, control_theirs.detach())
-        self.reader = wire.FrameReader(wire.REPLY)  #: of what comes by the control socket
-        self.abandoned_reader = wire.FrameReader(wire.REPLY)  #: of a reply whose caller has left
+        self.reader: wire.FrameReader = wire.FrameReader(wire.REPLY)  #: of what comes by the control socket
+        self.abandoned_reader: wire.FrameReader = wire.FrameReader(wire.REPLY)  #: of a reply whose caller has left
 
     @property
     def dead(self) -> bool:

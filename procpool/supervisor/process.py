@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from time import monotonic
 
@@ -23,15 +24,15 @@ class Process:
         self.starts_by = starts_by
         self.pid: int | None = None  #: None until it is known
         self.exitcode: int | None = None
-        self.exited = threading.Event()  #: set when `exitcode` is as known as it will ever be
-        self.asked_at = monotonic()  #: when it was asked for
-        self.ready_at = float("inf")  #: when all its workers took jobs
-        self.reaped = False  #: its pid may be another's
-        self.reported = True  #: its end will be; not so when the template it came from has died
-        self.outdated = False  #: to be replaced, once there is another
-        self.unfit = False  #: it has said that it will not be ready, and why
-        self.killed = False  #: by us
-        self.stopping = False  #: it has been told to end
+        self.exited: threading.Event = threading.Event()  #: set when `exitcode` is as known as it will ever be
+        self.asked_at: float = monotonic()  #: when it was asked for
+        self.ready_at: float = math.inf  #: when all its workers took jobs
+        self.reaped: bool = False  #: its pid may be another's
+        self.reported: bool = True  #: its end will be; not so when the template it came from has died
+        self.outdated: bool = False  #: to be replaced, once there is another
+        self.unfit: bool = False  #: it has said that it will not be ready, and why
+        self.killed: bool = False  #: by us
+        self.stopping: bool = False  #: it has been told to end
 
     @property
     def title(self) -> str:

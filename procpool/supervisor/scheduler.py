@@ -39,7 +39,7 @@ class JobQueue:
         self._ordinary: deque[Job] = deque()  # of priority 0
         self._levels: dict[int, deque[Job]] = {}  # the others, of which there are seldom any
         self._order: list[int] = []  # their priorities, highest first
-        self.append = self._ordinary.append  #: a job of priority 0
+        self.append: Callable[[Job], None] = self._ordinary.append  #: a job of priority 0
 
     def __len__(self) -> int:
         return len(self._ordinary) + (sum(map(len, tuple(self._levels.values()))) if self._levels else 0)
@@ -124,10 +124,10 @@ class Scheduler:
         watch: Callable[[float | None], None],
         round_robin: bool = False,
     ) -> None:
-        self.queue = JobQueue()
+        self.queue: JobQueue = JobQueue()
         self.idle: deque[Lane] = deque()  #: used as a stack: the last used worker has the warmest caches
         #: takes an idle worker, or raises IndexError
-        self.next_idle = self.idle.popleft if round_robin else self.idle.pop
+        self.next_idle: Callable[[], Lane] = self.idle.popleft if round_robin else self.idle.pop
         self.busy: dict[Lane, None] = {}  #: with jobs in flight of the dispatcher; an ordered set
         self.left: deque[Lane] = deque()  #: have done their last job, or died; for the dispatcher to end or bury
         self._clock = clock

@@ -77,7 +77,7 @@ class Raised:
     __slots__ = ("_pickle", "text")
 
     def __init__(self, text: str, data: bytes) -> None:
-        self.text = text  #: of its traceback
+        self.text: str = text  #: of its traceback
         self._pickle = data
 
     def load(self) -> BaseException:

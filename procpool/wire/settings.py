@@ -28,6 +28,7 @@ class Guest(NamedTuple):
     environment: bytes = b""  #: pickled Environment
     rlimits: tuple[tuple[int, int], ...] = ()  #: (resource, limit) pairs for the process
     log_levels: tuple[tuple[str, int], ...] = ()  #: of the parent's loggers
+    module: str = "<bytes>"  #: its name, for people
 
 
 #: an export to call with packed arguments, or a function that gets the instance

@@ -147,8 +147,8 @@ class Received:
     def __init__(self, data: bytes | memoryview, buffers: list[bytes | bytearray], slot: int, end: int) -> None:
         self._pickle = data
         self._buffers = buffers
-        self.slot = slot  #: where its large parts lay; INLINE if it took none of the sender's slots
-        self.end = end  #: how many bytes of that slot they reached into; 0 for INLINE
+        self.slot: int = slot  #: where its large parts lay; INLINE if it took none of the sender's slots
+        self.end: int = end  #: how many bytes of that slot they reached into; 0 for INLINE
 
     def load(self) -> Any:
         """The value.  What was copied on arrival is used as it is: large parts are not copied again.

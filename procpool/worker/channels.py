@@ -52,8 +52,9 @@ class Running:
         self._numbers: dict[Any, None] = {}
         self._raised = threading.Event()
         self._stopping = False
-        self.interrupted = -1  #: number of the last job that was interrupted
-        self.begin = self._numbers.setdefault  #: main thread, before the job; or (job, item) before the item of a batch
+        self.interrupted: int = -1  #: number of the last job that was interrupted
+        #: main thread, before the job; or (job, item) before the item of a batch
+        self.begin: Callable[[Any], None] = self._numbers.setdefault
 
     def finish(self, number: Any) -> bool:
         """Main thread, after the job: whether it ended by itself.  If not, its result must not be used."""
@@ -96,7 +97,7 @@ class Replies:
         self.control = control
         self._sending = threading.Lock()  # keeps the order when both threads flush
         self.waiting: deque[bytes] = deque()  #: not sent yet
-        self.add = self.waiting.append
+        self.add: Callable[[bytes], None] = self.waiting.append
 
     def flush(self, announcement: bytes = b"") -> None:
         """Send all there are, and the announcement after them."""

@@ -16,11 +16,12 @@ from ..errors import GuestExit
 from . import ffi
 from .arena import Arena
 from .driver import Drivers, signature_of_driver
+from .host import HostCalls
 from .linkage import Linkage
 from .threads import ThreadGroup
 from .wasi_run import configuring
 
-logger = logging.getLogger("procpool")
+logger: logging.Logger = logging.getLogger("procpool")
 
 #: Live threads of an instance, where no WasiConfig says otherwise.
 MAX_THREADS = 64
@@ -48,13 +49,13 @@ class InstanceHolder:
         self._limits = settings.limits
         self._start = linkage.environment.start
         self._wasi = linkage.environment.wasi
-        self.fuelled = settings.limits.fuel is not None
+        self.fuelled: bool = settings.limits.fuel is not None
         # A driver takes an argument per column, and three of its own.
         self._slots = ffi.Slots(2 * settings.slots + 3)
         self._arena = arena
         self._drivers = Drivers(linkage.engine, settings.declared)
-        self.calls = linkage.calls
-        self.threaded = linkage.threaded
+        self.calls: HostCalls = linkage.calls
+        self.threaded: bool = linkage.threaded
         self._memory: wasmtime.Memory | None = None
         self._store: wasmtime.Store | None = None
         self._instance: wasmtime.Instance | None = None

@@ -31,7 +31,8 @@ class HostCalls:
         self.ended: BaseException | None = None  #: what ended the group of threads: all of them trap, and this is why
         self.making = False  #: an instance is being made: it has no exports yet
         self.caller: Any = None  #: then, the caller of the host function that runs, as ffi.py knows it
-        self.failed = False  #: a guest call has failed since the instance was made; if somebody caught that, it is dirty
+        #: a guest call has failed since the instance was made; if somebody caught that, it is dirty
+        self.failed: bool = False
 
     def keep(self, error: BaseException, function: HostFunction) -> None:
         """A host function has raised; the guest traps for it.  The exception says from now on which import it was for."""
@@ -56,7 +57,7 @@ class HostFunction:
         self.name = name
         self.signature = signature
         self._function = function
-        self.references = not SCALARS.issuperset(signature.params + signature.results)  #: it takes or returns some
+        self.references: bool = not SCALARS.issuperset(signature.params + signature.results)  #: it takes or returns some
 
     @cached_property
     def taken(self) -> Codec:

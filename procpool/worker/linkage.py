@@ -37,11 +37,11 @@ class Linkage:
         self.engine = engine
         self.module = module
         self.environment = environment
-        self.limits = settings.limits
+        self.limits: wire.GuestLimits = settings.limits
         self._declared = settings.declared
         self.streams = streams
         self._running = running
-        self.calls = HostCalls()
+        self.calls: HostCalls = HostCalls()
         self.surface: Any = None  #: what host functions get that want the calling instance
         self.groups: set[ThreadGroup] = set()  #: of threads that live
         self.doomed = False  #: threads are left that nothing but the end of the process can end
@@ -50,7 +50,7 @@ class Linkage:
         self._callbacks: list[Any] = []  # what the linker refers to by address
         self._compiled: dict[str, wasmtime.Module] = {}
         self._instantiate: Callable[[wasmtime.Store, dict[str, Any]], wasmtime.Instance] | None = None
-        self.threaded = THREAD_SPAWN in environment.types or any(
+        self.threaded: bool = THREAD_SPAWN in environment.types or any(
             isinstance(type_, MemoryType) and type_.shared for type_ in environment.types.values()
         )
 

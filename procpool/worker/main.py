@@ -31,6 +31,7 @@ from .loop import Loop, Room
 from .payloads import Payloads
 from .shipped import ShippedFunctions
 from .streams import Streams
+from .title import show_as
 from .wasi_run import CommandRunner
 
 #: Stack that Python needs beside wasm's, in bytes.
@@ -44,8 +45,8 @@ class Blueprint:
     def __init__(self, settings: wire.Settings, board: memoryview) -> None:
         self.settings = settings
         self.board = board
-        self.engine = loading_engine(settings.limits.fuel is not None, settings.limits.stack)
-        self.module = wasmtime.Module.deserialize_file(self.engine, f"/dev/fd/{settings.artifact}")
+        self.engine: wasmtime.Engine = loading_engine(settings.limits.fuel is not None, settings.limits.stack)
+        self.module: wasmtime.Module = wasmtime.Module.deserialize_file(self.engine, f"/dev/fd/{settings.artifact}")
 
     @classmethod
     def read(cls, settings_fd: int) -> Blueprint:
@@ -116,6 +117,7 @@ def run_worker(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> NoReturn:
     try:
         usual_signals()
         keep(*fds)
+        show_as(f"worker {slot + 1}", blueprint.settings.guest.module)
         code = _work(blueprint, slot, fds)
     except (BrokenPipeError, ConnectionResetError):  # the parent is gone
         code = 0

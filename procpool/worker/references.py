@@ -32,9 +32,9 @@ class Reference:
     __slots__ = ("raw", "store", "type")
 
     def __init__(self, type_: str, store: int, raw: Any) -> None:
-        self.type = type_  #: in the words of the text format
-        self.store = store  #: the mark of the store it belongs to
-        self.raw = raw
+        self.type: str = type_  #: in the words of the text format
+        self.store: int = store  #: the mark of the store it belongs to
+        self.raw: Any = raw
 
     def __repr__(self) -> str:
         return f"<Reference {self.type}>"

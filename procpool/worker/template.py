@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from .. import wire
 from .main import Blueprint, die_with_parent, run_worker, usual_signals
+from .title import show_as
 
 
 def main(settings_fd: int, requests_fd: int) -> NoReturn:
@@ -33,6 +34,7 @@ def main(settings_fd: int, requests_fd: int) -> NoReturn:
     os.set_blocking(notify, False)
     signal.set_wakeup_fd(notify, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # a no-op, but SIG_IGN or SIG_DFL would not write to `notify`
+    show_as("template", blueprint.settings.guest.module)
     gc.freeze()  # what is alive now stays alive: keep the collector from dirtying the pages shared with workers
     children: dict[int, int] = {}  # pid -> worker id
     poll = select.poll()

@@ -30,7 +30,7 @@ class CommandRunner:
         self._answering = threading.Lock()
         self._payloads = payloads
         self._slots = ffi.Slots(1)
-        self.stopped = False  #: the last one left the epoch raised, so no other instance of this engine can be used
+        self.stopped: bool = False  #: the last one left the epoch raised, so no other instance of this engine can be used
         self.printed: tuple[bytes | None, bytes | None] = None, None  #: by the last one
 
     def run(self, payload: bytes) -> bytes:

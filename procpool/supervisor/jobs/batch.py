@@ -52,18 +52,18 @@ class Segment(Job):
 
     def __init__(self, chunk: Chunk, start: int, stop: int) -> None:
         super().__init__(chunk.export.name, b"")
-        self.export = chunk.export
+        self.export: Export = chunk.export
         self.chunk = chunk
         self.start = start
         self.stop = stop
-        self.halted = False
+        self.halted: bool = False
         self._item_seen = -1, 0.0  # at which item it was last seen, and since when
         self._again: list[int] = []  # items to run again, because an interrupt hit them that was meant for another
 
     def begin(self) -> bool:
         if self.chunk.abandoned or self.expired:
             if not self.expired:
-                self.expired = True
+                self.expired: bool = True
                 self.chunk.finished(self.stop - self.start)
             return False
         return True

@@ -8,9 +8,10 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ... import wire
+from ...checks import cannot_travel
 from ...codec import Codec
 from ...deadline import Deadline
 from ...errors import CallTimeout
@@ -31,14 +32,14 @@ class Export:
     """
 
     def __init__(self, index: int, codec: Codec) -> None:
-        self.name = codec.export
+        self.name: str = codec.export
         self.index = index
         self.codec = codec
-        self.pack = codec.pack
+        self.pack: Callable[[tuple[Any, ...]], bytes] = codec.pack
         size = len(codec.signature.params) * 16
         self._size = size
-        self.call_header = wire.JOB.pack(size, index, wire.CALL, 0)
-        self.submit_header = wire.JOB.pack(size, index, wire.SUBMIT, 0)
+        self.call_header: bytes = wire.JOB.pack(size, index, wire.CALL, 0)
+        self.submit_header: bytes = wire.JOB.pack(size, index, wire.SUBMIT, 0)
 
     def frame(self, kind: int, slots: bytes, context: bytes, flags: int = 0) -> bytes:
         """The frame of a job: CALL or SUBMIT, packed arguments, what `capture` gave, and further flags."""
@@ -103,11 +104,11 @@ class Job(Future[Any]):
     bound = False  #: it is for the very worker that it was given to, and ends with it
     priority = 0  #: those of higher priority are sent first
     key: int | None = None  #: token of its key: jobs of one key run in order on one worker
-    deadline = Deadline.NEVER  #: when its caller gives up, wherever it is then
+    deadline: Deadline = Deadline.NEVER  #: when its caller gives up, wherever it is then
     queued = False  #: it is in a queue of the scheduler, which alone writes this and the next
     dropped = False  #: it has ended while it was queued, and is still there
     in_flight = False  #: it is in a lane, which alone writes this
-    retries = 0  #: how often it may still be run again after its worker died
+    retries: int = 0  #: how often it may still be run again after its worker died
     owner: Owner | None = None  #: None before it is submitted
     _making = threading.Lock()
 
@@ -122,11 +123,11 @@ class Job(Future[Any]):
         self._waiters: list[Any] = []
         self._done_callbacks: list[Any] = []
         self.name = name  #: for messages
-        self.frame = frame
+        self.frame: bytes = frame
         self.read = read  #: payload of the reply -> result
         self.limit = limit  #: seconds it may run, from when a worker turns to it
         #: nobody waits for it any more: stop it as soon as it runs, and drop what comes of it
-        self.expired = False
+        self.expired: bool = False
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
@@ -157,6 +158,9 @@ class Job(Future[Any]):
             if self._state is PENDING:  # RUNNING if it has been sent before, and taken back
                 self._state = RUNNING
             return self._state is RUNNING and not self.expired
+
+    def __reduce__(self) -> NoReturn:
+        raise cannot_travel(self, "pass on its result()")
 
     def cancel(self) -> bool:
         """Cancel the job; if it has been sent to a worker, it is interrupted there.  False only if it has ended.

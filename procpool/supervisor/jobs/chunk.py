@@ -42,7 +42,7 @@ class Chunk:
         self.deaths: Counter[int] = Counter()  #: that each item has seen
         self.errors: dict[int, Report] = {}  #: to be loaded by who takes the results, for that may run the user's code
         self.nanoseconds = 0  #: time that workers have spent on it
-        self.abandoned = False  #: nobody waits for it: run no more of it than has begun
+        self.abandoned: bool = False  #: nobody waits for it: run no more of it than has begun
         self._missing = count
         self._counting = Lock()
         self._callbacks: deque[Callable[[], None]] = deque()

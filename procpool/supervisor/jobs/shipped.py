@@ -7,14 +7,16 @@ import hashlib
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
 from ... import wire
 from ...bytes_function import BytesFunction
+from ...plain_function import without_instance
 from ...wire import values
+from .arity import Takes
 from .pickled import PickledJob
 
 if TYPE_CHECKING:
@@ -32,9 +34,19 @@ class Shipped:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.name = _name(function)
+        self.name: str = _name(function)
+        self._takes = Takes.of(function)
         self.pickle: bytes = cloudpickle.dumps(function)
-        self.digest = hashlib.blake2b(self.pickle, digest_size=wire.DIGEST_BYTES).digest()
+        self.digest: bytes = hashlib.blake2b(self.pickle, digest_size=wire.DIGEST_BYTES).digest()
+
+    def check(self, count: int) -> None:
+        """Whether it can be called with an instance and that many arguments, as far as one can tell.
+
+        Raises:
+            BadArguments: it cannot; says what to do.
+        """
+        if self._takes is not None:
+            self._takes.check(self.name, count)
 
     def parts(self, carries: bool, forget: Sequence[bytes], taken: int) -> list[bytes]:
         """What stands before the arguments in a frame that calls it.
@@ -55,6 +67,8 @@ def _name(function: Callable[..., Any]) -> str:
         return name
     if isinstance(function, BytesFunction):
         return str(function)
+    if isinstance(function, without_instance):
+        return _name(function.function)
     if isinstance(function, functools.partial):  # its repr would show its arguments, however large
         return f"partial of {_name(function.func)}"
     return type(function).__qualname__
@@ -72,14 +86,15 @@ class _Seen(weakref.ref[Any]):
 class Shipper:
     """The callables seen so far.  It keeps none of them alive, nor anything they refer to.
 
-    A function, or a class, is pickled when it is first seen: what it refers to is sent as it was then.  It is known again
-    by its identity.  Everything else, such as a bound method, a partial or an object with ``__call__``, is pickled each
-    time: what it holds counts as arguments, and is sent as it is now.  Two callables of either sort with the same pickle
-    travel once.
+    A function, or a class, is pickled when it is first seen, with and without an instance: what it refers to is sent as it
+    was then.  It is known again by its identity.  Everything else, such as a bound method, a partial or an object with
+    ``__call__``, is pickled each time: what it holds counts as arguments, and is sent as it is now.  Two callables of
+    either sort with the same pickle travel once.
     """
 
     def __init__(self) -> None:
         self._seen: dict[int, _Seen] = {}
+        self._seen_without: dict[int, _Seen] = {}  # without_instance of these
         self._bytes_functions: dict[BytesFunction, Shipped] = {}
 
     def ship(self, function: Callable[..., Any]) -> Shipped:
@@ -94,18 +109,15 @@ class Shipper:
         kind = type(function)
         if kind is BytesFunction:
             return self._ship_bytes_function(function)  # type: ignore[arg-type]
-        shipped = Shipped(function)
-        if kind is FunctionType or issubclass(kind, type):
-            entries = self._seen
-
-            def forget(entry: _Seen) -> None:
-                # In whatever thread, and whatever that is in the middle of: a lock here could be held already.  The number
-                # is nobody else's yet.
-                entries.pop(entry.key, None)
-
-            seen = _Seen(function, forget)
-            seen.key, seen.shipped = id(function), shipped
-            entries[seen.key] = seen
+        if isinstance(function, without_instance):
+            seen = self._seen_without.get(id(function.function))
+            if seen is not None and seen() is function.function:
+                return seen.shipped
+            shipped = Shipped(function)
+            _remember(self._seen_without, function.function, shipped)
+        else:
+            shipped = Shipped(function)
+            _remember(self._seen, function, shipped)
         return shipped
 
     def _ship_bytes_function(self, function: BytesFunction) -> Shipped:
@@ -119,6 +131,22 @@ class Shipper:
                 self._bytes_functions.clear()
             shipped = self._bytes_functions[function] = Shipped(function)
         return shipped
+
+
+def _remember(entries: dict[int, _Seen], function: Callable[..., Any], shipped: Shipped) -> None:
+    """Know a function again while it lives, if nobody can change what it holds."""
+    bound = type(function) is BuiltinFunctionType and not isinstance(function.__self__, ModuleType)
+    if bound or not isinstance(function, (FunctionType, BuiltinFunctionType, type)):
+        return
+
+    def forget(entry: _Seen) -> None:
+        # In whatever thread, and whatever that is in the middle of: a lock here could be held already.  The number is
+        # nobody else's yet.
+        entries.pop(entry.key, None)
+
+    seen = _Seen(function, forget)
+    seen.key, seen.shipped = id(function), shipped
+    entries[seen.key] = seen
 
 
 class _Known:
@@ -223,6 +251,7 @@ class ShippedCall(PickledJob):
     """
 
     def __init__(self, function: Shipped, args: tuple[Any, ...], limit: float | None, context: bytes) -> None:
+        function.check(len(args))
         super().__init__(function.name, b"", limit=limit)
         self._args: values.Dumped | None = values.dump(args)
         self._function: Shipped | None = function

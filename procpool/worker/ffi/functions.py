@@ -27,8 +27,8 @@ class Slots:
 
     def __init__(self, count: int) -> None:
         self._memory = (ctypes.c_uint64 * (2 * max(count, 1)))()
-        self.address = ctypes.addressof(self._memory)
-        self.bytes = memoryview(self._memory).cast("B")
+        self.address: int = ctypes.addressof(self._memory)
+        self.bytes: memoryview = memoryview(self._memory).cast("B")
 
 
 def bind(

@@ -12,7 +12,7 @@ import wasmtime
 
 from ...codec import SLOT
 
-logger = logging.getLogger("procpool")
+logger: logging.Logger = logging.getLogger("procpool")
 
 #: What is used here of wasmtime-py beside its public names.
 _PRIVATE_NAMES = (
