@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from .errors import InvalidModule
 Source = Union[str, bytes, bytearray, "os.PathLike[str]"]
 
 _MAGIC = b"\0asm"
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _GZIP = b"\x1f\x8b"
 _ELF = b"\x7fELF"
 
@@ -46,7 +48,7 @@ def read_source(source: Source) -> bytes:
         data, origin = bytes(source), "the given bytes"
     elif isinstance(source, str) and source.lstrip().startswith(("(", ";;")):
         data, origin = source.encode(), "the given text"
-    elif isinstance(source, str) and source.partition("://")[0].isalpha() and "://" in source:
+    elif isinstance(source, str) and _URL.match(source):
         raise InvalidModule(f"{source!r} is a URL; download the module first, and give the file")
     elif isinstance(source, (str, os.PathLike)):
         data, origin = Path(source).read_bytes(), f"{os.fspath(source)!r}"

@@ -36,7 +36,7 @@ def _number(value: Any, kind: str | None) -> Any:
     except ValueError:
         pass
     expected = "a v128 of 32 hexadecimal digits" if kind == "v128" else f"an {kind}"
-    raise ValueError(f"{repr(value) if isinstance(value, str) else json.dumps(value)} is not {expected}")
+    raise ValueError(f"{repr(value.strip()) if isinstance(value, str) else json.dumps(value)} is not {expected}")
 
 
 def _parsed(text: str, kind: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from .parser import Parser, apart
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     _have_streams()
+    logging.getLogger("procpool").addHandler(logging.NullHandler())  # what its records say, the exceptions say too
     parser, commands = _parser()
     completion.answer(parser)
     options = _parsed(parser, commands, sys.argv[1:] if argv is None else list(argv))

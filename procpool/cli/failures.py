@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 from ..errors import CallTimeout, GuestExit, ProcpoolError, StartupError, WasmTrap, WorkerCrashed
@@ -10,6 +11,8 @@ from ..errors import CallTimeout, GuestExit, ProcpoolError, StartupError, WasmTr
 GUEST_FAILED, WRONG_REQUEST, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
 
 _OF_THE_GUEST = (WasmTrap, GuestExit, CallTimeout, WorkerCrashed, StartupError)
+#: The last line of a traceback in a worker, without the exception's class.
+_QUOTED = re.compile(r'\n"""\n(?:[\w.]+: )?(.*)"""$', re.DOTALL)
 #: What the library says about Python, and what that is called here.
 _FLAGS = {"start_timeout=": "", "memory_limit": "--memory-limit", " (str)": ""}
 
@@ -32,6 +35,7 @@ def told(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     text = str(error)
+    text = _QUOTED.sub(r"\1", text)
     for python, flag in _FLAGS.items():
         text = text.replace(python, flag)
     return text

@@ -32,7 +32,12 @@ class Progress:
             except ImportError:
                 return
             # It vanishes in the end, for what follows says it better.
-            style: dict[str, Any] = {"unit": f" {unit}", "unit_scale": (total or 0) >= LARGE, "dynamic_ncols": True, "leave": False}
+            style: dict[str, Any] = {
+                "unit": f" {unit}",
+                "unit_scale": (total or 0) >= LARGE,
+                "dynamic_ncols": True,
+                "leave": False,
+            }
             self._bar = tqdm(total=total, file=sys.stderr, **style)
 
     def __enter__(self) -> Callable[[int], Any]:

@@ -113,8 +113,7 @@ class _Records:
     def __init__(self, file: TextIO, fields: Fields, reading: Reading) -> None:
         self._reader = csv.reader(file, delimiter=reading.delimiter, strict=True)
         self._fields = fields
-        self._delimiter = reading.delimiter
-        self._header = reading.header
+        self._reading = reading
         self._at: list[int] | None = None
         self._width = 0
         self._seen = 0
@@ -131,7 +130,7 @@ class _Records:
             self.blank = not record
             if self.blank:
                 return record
-            if self._header and self._at is None:
+            if self._reading.header and self._at is None:
                 self._take_header(record)
                 continue
             self._seen += 1
@@ -147,14 +146,14 @@ class _Records:
         try:
             self._at = [names.index(name) for name in self._fields.chosen(names)]
         except ValueError as error:
-            raise BadRequest(f"the header, in line {self.line}: {error}") from None
+            raise BadRow(f"{self._reading.place(self.line)}: {error}") from None
 
     def hint(self, args: Sequence[Any]) -> str:
         """What may be meant by a row that cannot be read."""
         for other, flag in ((";", "';'"), ("\t", "tab"), ("|", "'|'")):
-            if len(args) == 1 and other in args[0] and other != self._delimiter:
+            if len(args) == 1 and other in args[0] and other != self._reading.delimiter:
                 return f"; if that parts its columns, give --delimiter {flag}"
-        if self._seen == 1 and not self._header and args and not any(any(map(str.isdigit, text)) for text in args):
+        if self._seen == 1 and not self._reading.header and args and not any(any(map(str.isdigit, text)) for text in args):
             return "; if that line names the columns, give --header"
         return ""
 
