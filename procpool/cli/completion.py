@@ -25,6 +25,13 @@ def answer(parser: argparse.ArgumentParser) -> None:
     argcomplete.autocomplete(parser)
 
 
+def modules(prefix: str, **given: Any) -> list[str]:
+    """The files that may be modules, and the directories on the way to them."""
+    from argcomplete.completers import FilesCompleter
+
+    return list(FilesCompleter(("wasm", "wat"))(prefix, **given))
+
+
 def exports_of(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     """The functions that the module on the line exports."""
     try:

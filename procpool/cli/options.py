@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeAlias, TypeVar
 
 from ..options import MAX_WORKERS
-from .completion import exports_of
+from .completion import exports_of, modules
 from .parser import word
 
 #: What every command's ``add_to`` gets: the parser's commands, for which argparse has no public name.
@@ -22,7 +22,8 @@ _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 def module_options() -> argparse.ArgumentParser:
     """The module to work with."""
     parent = argparse.ArgumentParser(add_help=False)
-    parent.add_argument("module", metavar="MODULE", type=word, help="a .wasm or .wat file")
+    module = parent.add_argument("module", metavar="MODULE", type=word, help="a .wasm or .wat file")
+    module.completer = modules  # type: ignore[attr-defined]  # as argcomplete wants it
     return parent
 
 
@@ -30,7 +31,7 @@ def export_options() -> argparse.ArgumentParser:
     """The module and which of its functions."""
     parent = argparse.ArgumentParser(add_help=False, parents=[module_options()])
     export = parent.add_argument("export", metavar="EXPORT", type=word, help="the exported function to call")
-    export.completer = exports_of  # type: ignore[attr-defined]  # as argcomplete wants it
+    export.completer = exports_of  # type: ignore[attr-defined]
     return parent
 
 
