@@ -44,14 +44,16 @@ class Shell:
         )  # fmt: skip
         os.close(slave)
         self._terminal = master
+        self._lines = 0
         self._until(PROMPT)
 
     def typed(self, text: str, expected: str) -> str:
         """Type that; what it shows up to and with what is expected.  Then the line is thrown away."""
         os.write(self._terminal, text.encode())
         seen = self._until(expected)
-        os.write(self._terminal, b"\x03")
-        self._until(PROMPT)
+        self._lines += 1  # Ctrl-U, and a command whose output is not what was typed; a prompt may come more than once
+        os.write(self._terminal, f"\x15echo line $(({self._lines} + 1000))\r".encode())
+        self._until(f"line {self._lines + 1000}\r\n")
         return seen
 
     def _until(self, expected: str) -> str:
@@ -81,4 +83,6 @@ def test_completion(shell: Shell) -> None:
     shell.typed("procpool call kern\t", r"procpool call kernels\.wasm ")
     shell.typed("procpool bench kernels.wasm count\t", r"procpool bench kernels\.wasm count_primes ")
     shell.typed("procpool map kernels.wasm add --reduce m\t\t", r"max\s+min")
-    shell.typed("procpool call missing.wasm zzz\t#", "procpool call missing.wasm zzz\x07*#")  # nothing to offer, and no noise
+    shell.typed(
+        "procpool call missing.wasm zzz\t#", "procpool call missing.wasm zzz\x07*#"
+    )  # nothing to offer, and no noise
