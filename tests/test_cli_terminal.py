@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import select
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from command_line import on_terminal
-from conftest import KERNELS
+from conftest import DEADLINE, FIXTURES, KERNELS
 
 K = str(KERNELS)
 COUNTING = ("map", K, "churn", "--range", "0:24", "--range", "20000000:20000024")
@@ -64,6 +69,29 @@ def test_rows_from_the_keyboard() -> None:
     code, seen, lines, _ = on_terminal(["map", K, "fib"], typed="10\n20\n\x04")
     assert code == 0 and b"Ctrl-D ends them" in seen and b"calls/s]" not in seen
     assert "55" in lines and "6765" in lines
+
+
+def test_what_is_typed_is_answered_at_once() -> None:
+    """Each row's result is there before the next row is typed."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "procpool", "map", K, "fib", "--workers", "2"],
+        stdin=slave,
+        stdout=slave,
+        stderr=subprocess.PIPE,
+        cwd=FIXTURES.parent,
+    )
+    os.close(slave)
+    for typed, answer in ((b"10\n", b"55\r\n"), (b"20\n", b"6765\r\n"), (b"7\n", b"13\r\n")):
+        os.write(master, typed)
+        seen = b""
+        while answer not in seen:
+            assert select.select([master], [], [], 2 * DEADLINE)[0], f"no answer to {typed!r}: {seen!r}"
+            seen += os.read(master, 4096)
+    os.write(master, b"\x04")
+    _, err = process.communicate(timeout=2 * DEADLINE)
+    os.close(master)
+    assert process.returncode == 0 and b"3 calls in " in err
 
 
 def test_bench_shows_how_far_it_is() -> None:

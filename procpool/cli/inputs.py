@@ -60,21 +60,31 @@ class FileRows:
     Args:
         go_on: whether to read on behind a row that cannot be read.
         before_reading: called before a row is read, which may take long.
+        buffersize: how many rows to read ahead of their outcomes, as in `map`.
     """
 
     total: int | None = None
 
-    def __init__(self, rows: Iterator[Row], reading: Reading, go_on: bool, before_reading: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        rows: Iterator[Row],
+        reading: Reading,
+        go_on: bool,
+        before_reading: Callable[[], None],
+        buffersize: int | None = None,
+    ) -> None:
         self._rows = rows
         self._reading = reading
         self._go_on = go_on
         self._before_reading = before_reading
+        self._buffersize = buffersize
         self._open: deque[Row] = deque()  # read, and without an outcome
         self._broken: BadRequest | OSError | None = None
 
     def outcomes(self, pool: ProcessWasmPool, export: str) -> Generator[Outcome, None, None]:
         """See :class:`Input`."""
-        with contextlib.closing(pool.starmap(export, self._readable(), return_exceptions=True)) as results:
+        found = pool.starmap(export, self._readable(), return_exceptions=True, buffersize=self._buffersize)
+        with contextlib.closing(found) as results:
             for index, result in enumerate(results):
                 yield from self._unreadable()
                 row = self._open.popleft()

@@ -90,7 +90,9 @@ def _map(options: argparse.Namespace) -> int:
         if reading is None or file is None:
             source = Ranges(options.range)
         else:
-            source = FileRows(read_rows(file, reading, type_, fields), reading, options.keep_going, lines.flush)
+            rows = read_rows(file, reading, type_, fields)
+            ahead = 1 if keyboard else None  # who types a row wants to see what comes of it
+            source = FileRows(rows, reading, options.keep_going, lines.flush, ahead)
         run = _Run(options, source, output)
         run.over(pool, lines)
     return run.report()
