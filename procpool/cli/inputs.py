@@ -46,8 +46,12 @@ class Ranges:
     def outcomes(self, pool: ProcessWasmPool, export: str) -> Generator[Outcome, None, None]:
         """See :class:`Input`."""
         with contextlib.closing(pool.map(export, *self._ranges, return_exceptions=True)) as results:
-            for index, result in enumerate(results):
-                yield _outcome(index + 1, [one[index] for one in self._ranges], result, index)
+            for row, (args, result) in enumerate(zip(zip(*self._ranges, strict=True), results, strict=False), start=1):
+                yield (
+                    Outcome(row, args, result)
+                    if not isinstance(result, BaseException)
+                    else _failed(row, args, result, row - 1)
+                )
 
     def place(self, row: int) -> str:
         """See :class:`Input`."""
@@ -88,7 +92,11 @@ class FileRows:
             for index, result in enumerate(results):
                 yield from self._unreadable()
                 row = self._open.popleft()
-                yield _outcome(row.line, row.args, result, index)
+                yield (
+                    Outcome(row.line, row.args, result)
+                    if not isinstance(result, BaseException)
+                    else _failed(row.line, row.args, result, index)
+                )
         yield from self._unreadable()
         if self._broken is not None:
             raise self._broken
@@ -120,9 +128,7 @@ class FileRows:
             yield Outcome(row.line, row.args, error=row.error)
 
 
-def _outcome(row: int, args: Sequence[Any], result: Any, index: int) -> Outcome:
-    if not isinstance(result, BaseException):
-        return Outcome(row, args, result)
-    if result.args and isinstance(result.args[0], str):  # the map counts items, and we count lines
-        result.args = (result.args[0].removeprefix(f"item {index}: "), *result.args[1:])
-    return Outcome(row, args, error=result)
+def _failed(row: int, args: Sequence[Any], error: BaseException, index: int) -> Outcome:
+    if error.args and isinstance(error.args[0], str):  # the map counts items, and we count lines
+        error.args = (error.args[0].removeprefix(f"item {index}: "), *error.args[1:])
+    return Outcome(row, args, error=error)

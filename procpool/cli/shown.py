@@ -91,6 +91,8 @@ class Csv:
 
 def shown(result: Any) -> str:
     """A result as text: several values with commas between them."""
+    if type(result) is int or type(result) is float:  # nearly all are
+        return str(result)
     return ",".join(map(_plain, _values(result)))
 
 
