@@ -28,6 +28,7 @@ __all__ = [
     "RemoteError",
     "StartupError",
     "UnknownExport",
+    "WasmException",
     "WasmFrame",
     "WasmTrap",
     "WorkerCrashed",
@@ -114,6 +115,26 @@ class WasmTrap(ProcpoolError):
         return head + trace
 
 
+class WasmException(WasmTrap):
+    """Raised when the called export threw an exception, by the instruction ``throw``, that nothing in the guest caught."""
+
+    def __init__(
+        self,
+        tag: str | None = None,
+        payload: tuple[int | float | str, ...] = (),
+        export: str | None = None,
+        frames: tuple[WasmFrame, ...] = (),
+    ):
+        values = f" with the payload ({', '.join(map(str, payload))})" if payload else ""
+        super().__init__(
+            f"threw {'an exception' if tag is None else f'the exception {tag!r}'}{values}", None, export, frames
+        )
+        #: the name that the module exports the exception's tag under; None if it does not
+        self.tag = tag
+        #: numbers; a v128 as hexadecimal digits; a reference, which cannot leave its worker, as the name of its type
+        self.payload = payload
+
+
 class GuestExit(ProcpoolError):
     """Raised when the guest ended itself with an exit code other than the success of a command."""
 
@@ -133,13 +154,14 @@ class CallTimeout(ProcpoolError, TimeoutError):
 class WorkerCrashed(ProcpoolError):
     """Raised when the worker process running the job died: killed, aborted in native code, or exited."""
 
-    def __init__(self, pid: int, export: str | None, exitcode: int | None):
-        self.pid = pid
+    def __init__(self, pid: int | None, export: str | None, exitcode: int | None):
+        self.pid = pid  #: None: it died before that was known
         self.export = export  #: None: it died while it was being started
         #: the exit code, negative for a signal as in :mod:`subprocess`; None when nobody could tell
         self.exitcode = exitcode
         when = "before it was ready" if export is None else f"while running {export!r}; the pool has replaced it"
-        super().__init__(f"worker {pid} {self._how()} {when}")
+        who = "a worker" if pid is None else f"worker {pid}"
+        super().__init__(f"{who} {self._how()} {when}")
 
     @property
     def signal(self) -> signal.Signals | None:

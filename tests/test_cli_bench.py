@@ -94,7 +94,7 @@ def test_inspect_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert exports["swap"] == {"kind": "function", "params": ["i32", "i64"], "results": ["i64", "i32"]}
     assert exports["memory"] == {"kind": "memory", "minimum": 1, "maximum": 4, "shared": False, "is_64": False}
     assert exports["counter"] == {"kind": "global", "content": "i32", "mutable": True}
-    assert exports["table"]["kind"] == "table" and found["imports"] == [] and found["compiled_bytes"] > 0
+    assert exports["table"]["kind"] == "table" and found["imports"] == [] and found["bytes"] > 0
     assert main(["inspect", str(FIXTURES / "host.wat"), "--json"]) == 0
     (first, *_) = json.loads(capsys.readouterr().out)["imports"]
     assert first == {"module": "env", "name": "add", "kind": "function", "params": ["i32", "i32"], "results": ["i32"]}

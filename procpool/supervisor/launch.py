@@ -19,7 +19,7 @@ from multiprocessing import spawn
 from typing import Protocol
 
 from .. import wire
-from ..binary import FuncType
+from ..binary import FuncType, Interface
 from ..errors import PoolClosed, StartupError
 from ..module import anonymous_file
 
@@ -45,6 +45,7 @@ class Inheritance:
         self,
         artifact: int,
         exports: tuple[tuple[str, FuncType], ...],
+        interface: Interface,
         limits: wire.GuestLimits,
         guest: wire.Guest,
         instances: int,
@@ -91,6 +92,9 @@ class Inheritance:
                 self._payloads,
                 lifeline,
                 exports,
+                interface.declared,
+                interface.storage,
+                interface.tags,
                 limits,
                 values,
                 instances,
@@ -205,7 +209,7 @@ class Events(Protocol):
         """
 
     def close(self) -> None:
-        """Close the descriptors.  Also for the child of a fork, where it harms nobody."""
+        """Close the descriptors."""
 
 
 class LauncherBusy(Exception):
@@ -232,6 +236,9 @@ class Launcher(Protocol):
 
     def close(self) -> None:
         """Kill and reap every worker still there."""
+
+    def forsake(self) -> None:
+        """In the child of a fork: close our copies of its descriptors, and harm nobody."""
 
 
 def _interpreter() -> str:
@@ -336,9 +343,12 @@ class TemplateLauncher:
         except BlockingIOError as full:
             raise LauncherBusy("the template has not come to what it was asked for") from full
 
-    def close(self) -> None:
+    def forsake(self) -> None:
         self.events.close()
-        self._theirs.close()
+        self._theirs.close()  # open until the template has been started: while it is, and if it could not be
+
+    def close(self) -> None:
+        self.forsake()
         if self._process is None:
             return
         try:
@@ -449,6 +459,9 @@ class SpawnLauncher:
             process.kill()
         for process in processes:
             process.wait()
+        self.events.close()
+
+    def forsake(self) -> None:
         self.events.close()
 
 

@@ -193,7 +193,7 @@ def _furnish(
     streams = Streams(blueprint.engine, replies)
     linkage = Linkage(blueprint.engine, blueprint.module, settings, environment, streams, running)
     instances = InstanceHolder(linkage, settings, arena)
-    surface = linkage.surface = Instance(instances, settings.exports)
+    surface = linkage.surface = Instance(instances, settings.exports, settings.storage)
     first = row * wire.BOARD_ROW
     room = Room(
         waiting=Waiting(jobs_fd),

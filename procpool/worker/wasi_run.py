@@ -91,7 +91,7 @@ class CommandRunner:
         store = group = None
         try:
             store = linkage.new_store(wasi())
-            instance, group = linkage.instantiate(store, wasi, spec.max_threads)
+            instance, group = linkage.instantiate(store, wasi, spec.max_threads, {})
             ffi.bind(store, instance, "_start", FuncType(), self._slots, linkage.calls)()
             if group is not None and group.error is not None:
                 raise group.error
