@@ -11,8 +11,8 @@ from ..errors import CallTimeout, GuestExit, ProcpoolError, StartupError, WasmTr
 GUEST_FAILED, WRONG_REQUEST, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
 
 _OF_THE_GUEST = (WasmTrap, GuestExit, CallTimeout, WorkerCrashed, StartupError)
-#: The last line of a traceback in a worker, without the exception's class.
-_QUOTED = re.compile(r'\n"""\n(?:[\w.]+: )?(.*)"""$', re.DOTALL)
+#: The class of an exception in a worker, before its text.
+_CLASS = re.compile(r"\bprocpool\.errors\.\w+: ")
 #: What the library says about Python, and what that is called here.
 _FLAGS = {"start_timeout=": "", "memory_limit": "--memory-limit", " (str)": ""}
 
@@ -34,8 +34,7 @@ def told(error: BaseException) -> str:
     """What to tell the user about ``error``."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-    text = str(error)
-    text = _QUOTED.sub(r"\1", text)
+    text = _CLASS.sub("", str(error))
     for python, flag in _FLAGS.items():
         text = text.replace(python, flag)
     return text

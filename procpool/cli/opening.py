@@ -6,9 +6,11 @@ import argparse
 
 from ..binary import FuncType
 from ..errors import MissingImport
+from ..module import inspect
 from ..pool import ProcessWasmPool
 from ..wasi import MODULES, WasiConfig
 from .failures import BadRequest
+from .wording import plural
 
 
 def opened(options: argparse.Namespace, workers: int | None = None, stdout: str | None = None) -> ProcessWasmPool:
@@ -31,10 +33,12 @@ def opened(options: argparse.Namespace, workers: int | None = None, stdout: str 
     limits = {"timeout": options.timeout, "fuel": options.fuel, "memory_limit": options.memory_limit}
     try:
         pool = ProcessWasmPool(options.module, workers or options.workers, wasi=wasi, **limits)
-    except MissingImport as error:
-        fact = str(error).partition("; give it as")[0]  # what follows is about Python's keywords
+    except MissingImport:  # whose text is about Python's keywords
+        first, *others = [needed for needed in inspect(options.module).imports if needed.module not in MODULES]
+        more = f" and {plural(len(others), 'other thing')}" if others else ""
         raise BadRequest(
-            f"{options.module}: {fact}; the command line has only WASI to give, so call it from Python, with imports"
+            f"{options.module} imports {first.module}.{first.name}{more}, and the command line has only WASI to give;"
+            " call it from Python, with imports"
         ) from None
     if options.env and not any(needed.module in MODULES for needed in pool.imports):
         pool.shutdown()
