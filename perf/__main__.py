@@ -60,7 +60,7 @@ def main() -> None:
     others = published.table(figures)
     table = report.table(figures) + (f"\n{others}" if others else "")
     if options.table:
-        options.table.write_text(table)
+        options.table.write_text(f"# Measurements\n\n{table}")
     else:
         print(table)
     if options.readme:

@@ -9,24 +9,63 @@ import statistics
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pyperf
 
 from .ways import FLOOR, OURS
 
-#: What the README shows; the whole table is docs/performance.md.
+
+class Row(NamedTuple):
+    """A row of the README: ours beside the way that people would otherwise use."""
+
+    says: str
+    what: str
+    way: str
+    beside: str
+
+
+#: What the README shows, what we lose first; the whole table is docs/measurements.md.
 SHORT = (
-    'blocking call("add", 1, 2)',
-    "submit 10,000 adds and gather them, each",
-    "64 jobs of 4 ms",
-    "map add over 1,000,000 Python ints, each",
-    "map_array add over 10,000,000 int32, each",
-    "1 MiB in and out, jobs gathered 32 at a time, each",
-    "first result, 8 workers, module of 14 MB, wasmtime's cache warm",
-    "memory of one idle worker alone (USS)",
-    "after SIGKILL of the only worker",
-    "processes left one second after SIGKILL of the busy program",
+    Row(
+        "numpy arrays: add 10,000,000 int32, each",
+        "map_array add over 10,000,000 int32, each",
+        "procpool map_array, out=",
+        "numpy.add, out=",
+    ),
+    Row(
+        "callables: submit an empty one 10,000 times, each",
+        "submit one callable 10,000 times and gather, each",
+        "procpool submit",
+        "joblib",
+    ),
+    Row(
+        "a map of `add` over 1,000,000 Python ints, each",
+        "map add over 1,000,000 Python ints, each",
+        "procpool map",
+        "map(operator.add), in-process",
+    ),
+    Row("64 jobs of 4 ms", "64 jobs of 4 ms", "procpool map", "threads"),
+    Row(
+        "start of 8 workers, module of 14 MB, to the first result",
+        "first result, 8 workers, module of 14 MB, wasmtime's cache warm",
+        "procpool",
+        "ProcessPoolExecutor (spawn), compiling initializer",
+    ),
+    Row(
+        "submit 10,000 calls and gather them, each",
+        "submit 10,000 adds and gather them, each",
+        "procpool submit",
+        "ProcessPoolExecutor (spawn)",
+    ),
+    Row("one blocking call", 'blocking call("add", 1, 2)', "procpool call", "ProcessPoolExecutor (spawn)"),
+    Row(
+        "a map of `add` over 1,000,000 Python ints, each",
+        "map add over 1,000,000 Python ints, each",
+        "procpool map",
+        "ProcessPoolExecutor (spawn), chunksize 1000",
+    ),
 )
 
 
@@ -86,7 +125,7 @@ def shown(value: float, unit: str) -> str:
     return f"{value / 1e-9:,.3g} ns"
 
 
-def table(figures: list[Figure], only: tuple[str, ...] | None = None) -> str:
+def table(figures: list[Figure]) -> str:
     """Markdown: a row per way, as a multiple of the floor and of ours."""
     lines = [
         f"{machine()}  Medians over rounds in which all ways took turns.",
@@ -95,8 +134,6 @@ def table(figures: list[Figure], only: tuple[str, ...] | None = None) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for what, group in groups(figures).items():
-        if only is not None and what not in only:
-            continue
         plain = all(figure.at is None for figure in group)
         floor = next((figure.median for figure in group if figure.role == FLOOR), None) if plain else None
         ours = next((figure.median for figure in group if figure.role == OURS), None) if plain else None
@@ -114,12 +151,32 @@ def _ratio(value: float, base: float | None) -> str:
     return f"{value / base:.3g}" if base and base > 1e-9 else ""
 
 
+def short(figures: list[Figure]) -> str:
+    """Markdown: the rows of the README whose two ways were measured, each with how many times as fast we are."""
+    medians = {(figure.what, figure.way): (figure.median, figure.unit) for figure in figures}
+    lines = ["| what | procpool | other | by | procpool is |", "| --- | ---: | ---: | --- | --- |"]
+    for row in SHORT:
+        ours, theirs = medians.get((row.what, row.way)), medians.get((row.what, row.beside))
+        if ours is not None and theirs is not None:
+            lines.append(
+                f"| {row.says} | {shown(*ours)} | {shown(*theirs)} | {row.beside} | {_compared(theirs[0] / ours[0])} |"
+            )
+    return "\n".join([*lines, "", f"Medians. {machine()}"]) + "\n"
+
+
+def _compared(speed_up: float) -> str:
+    if 0.95 <= speed_up <= 1.05:
+        return "as fast"
+    times = max(speed_up, 1 / speed_up)
+    return f"{times:.{1 if times < 10 else 0}f} x " + ("as fast" if speed_up > 1 else "slower")
+
+
 def update_readme(path: Path, figures: list[Figure]) -> None:
     """Put the short table between the markers."""
     text = path.read_text()
     start, end = "<!-- perf -->\n", "<!-- /perf -->"
     replaced = re.sub(
-        re.escape(start) + ".*?" + re.escape(end), lambda _: start + table(figures, SHORT) + end, text, flags=re.DOTALL
+        re.escape(start) + ".*?" + re.escape(end), lambda _: start + short(figures) + end, text, flags=re.DOTALL
     )
     path.write_text(replaced)
 

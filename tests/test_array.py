@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from array import array
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import FIXTURES, KERNELS, MISBEHAVE, SHAPES
+from bounded import run_script
+from conftest import KERNELS, MISBEHAVE, SHAPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
@@ -142,5 +141,5 @@ def test_without_numpy_the_extra_is_named() -> None:
         "try: pool.map_array('add', [1], [2])\n"
         "except ImportError as error: print(error)\n"
     )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=FIXTURES.parent)
-    assert "procpool[numpy]" in run.stdout
+    run = run_script(script)
+    assert "procpool[numpy]" in run.stdout, run.stderr

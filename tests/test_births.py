@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, eventually, worker_pids
+from bounded import environment, run, run_script
+from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, eventually, gone, worker_pids
 
 from procpool import PoolClosed, ProcessWasmPool, wire
 from procpool.module import anonymous_file, compile_module
@@ -24,22 +25,6 @@ linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ne
 
 def make_inheritance(slots: int = 4) -> Inheritance:
     return Inheritance(compile_module(KERNELS).artifact, (), wire.GuestLimits(), wire.Guest(), 1, slots)
-
-
-def run(code: str, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The output of a program, which is killed at the deadline."""
-    return subprocess.run(
-        [sys.executable, "-c", code, *args],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        timeout=3 * DEADLINE,
-        cwd="/",
-    )
-
-
-def gone(pids: list[int]) -> bool:
-    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
 
 
 # -- the files that all inherit ----------------------------------------------------------------------------------------
@@ -194,19 +179,19 @@ print(first not in succeeded and limit in succeeded)
 @linux_only
 @pytest.mark.parametrize("what", ["inheritance().close()", "launcher('forkserver')", "launcher('spawn')", "stdio()"])
 def test_what_cannot_be_made_leaves_no_descriptor(what: str) -> None:
-    done = run(SCARCE, what, "4", "40", "1")
+    done = run_script(SCARCE, what, "4", "40", "1", cwd="/")
     assert done.stdout == "True\n", done.stderr
 
 
 @linux_only
 @METHODS
 def test_a_pool_that_cannot_be_made_leaves_no_descriptor(method: str) -> None:
-    done = run(SCARCE, f"pool({method!r})", "13", "34", "2")
+    done = run_script(SCARCE, f"pool({method!r})", "13", "34", "2", cwd="/")
     assert done.stdout == "True\n", done.stderr
 
 
 def test_a_pool_whose_interpreter_is_missing_leaves_nothing() -> None:
-    done = run(
+    done = run_script(
         f"""
 import multiprocessing, os
 import psutil
@@ -233,7 +218,7 @@ for method in ("forkserver", "spawn"):
 @linux_only
 @METHODS
 def test_signals_that_the_host_blocks_or_ignores(method: str) -> None:
-    done = run(
+    done = run_script(
         f"""
 import os, signal, sys, time
 everything = signal.valid_signals() - {{signal.SIGKILL, signal.SIGSTOP}}
@@ -299,7 +284,7 @@ def test_programs_that_a_worker_starts_inherit_nothing(method: str, nothing_left
 
 @METHODS
 def test_a_frozen_program_is_told_what_to_do(method: str) -> None:
-    done = run(
+    done = run_script(
         f"""
 import multiprocessing, os, sys
 real, sys.executable, sys.frozen = sys.executable, "/frozen/program", True
@@ -339,9 +324,7 @@ ProcessWasmPool({str(KERNELS)!r}, 1, start_method={method!r})
 """
     )
     program.chmod(0o755)
-    done = subprocess.run(
-        [program], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=3 * DEADLINE
-    )
+    done = run([program])
     assert done.returncode == 1 and "StartupError: no worker can be started" in done.stderr
     assert "started by a pool to be its worker" in done.stderr and "multiprocessing.set_executable()" in done.stderr
     assert set(runs.read_text().split()) == {"0", "1"}
@@ -403,7 +386,7 @@ print(unseen, *pids, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """,
         ],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(),
         stdout=subprocess.PIPE,
         text=True,
         cwd="/",
@@ -488,7 +471,7 @@ def test_a_pool_without_pidfds(end: bool, monkeypatch: pytest.MonkeyPatch, nothi
 
 
 def test_where_the_host_reaps_our_children(nothing_left: None) -> None:
-    done = run(
+    done = run_script(
         f"""
 import os, signal
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -551,14 +534,7 @@ print(psutil.Process().children())
     if os.getuid() != 0:
         pytest.skip("only root can be somebody else")
     try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=3 * DEADLINE,
-            cwd="/",
-        )
+        done = run(command, cwd="/")
     except FileNotFoundError:
         pytest.skip("needs setpriv")
     if done.stderr.startswith("setpriv"):
@@ -593,7 +569,7 @@ while pool.stats().busy < 2:
 print(*[child.pid for child in psutil.Process().children(recursive=True)], flush=True)
 """,
             ],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,

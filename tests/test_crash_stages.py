@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apart import apart, together, within
+from bounded import apart, together, within
 from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, eventually, worker_pids
 from hostile import ACTS, FATAL, Gate, act, after, commit, same
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apart import apart, together, within
+from bounded import apart, together, within
 from conftest import DEADLINE, FIXTURES, MISBEHAVE, eventually, worker_pids
 from hostile import ERRORS, FATAL, OBJECTS, Gate, act, after, fail_oddly, fail_with, give, same, take, tell
 
@@ -716,7 +716,7 @@ def _shut_one(place: str, how: str) -> None:
 
 @pytest.mark.parametrize("place", ["callback", "cancelled", "generator", "progress", "event", "lease"])
 def test_shutdown_where_the_pool_calls(place: str) -> None:
-    assert apart(_shut_inside, place, seconds=2 * DEADLINE) == ("".join(f"{how}\n" for how in SHUTS), "", 0)
+    assert apart(_shut_inside, place) == ("".join(f"{how}\n" for how in SHUTS), "", 0)
 
 
 def _shut_while_others_wait(cancel: bool) -> None:
@@ -747,7 +747,7 @@ def _shut_while_others_wait(cancel: bool) -> None:
 @pytest.mark.parametrize("cancel", [False, True])
 def test_shutdown_wakes_those_who_wait(cancel: bool) -> None:
     """For room in the queue, for a lease, for quiet, and for results."""
-    assert apart(_shut_while_others_wait, cancel, seconds=2 * DEADLINE) == ("over\n", "", 0)
+    assert apart(_shut_while_others_wait, cancel) == ("over\n", "", 0)
 
 
 @pytest.mark.parametrize("how", ["_exit(3)", "SIGKILL"])
@@ -1026,7 +1026,7 @@ def _interrupted() -> None:
 
 
 def test_an_interrupt_while_the_main_thread_waits() -> None:
-    out, err, code = apart(_interrupted, seconds=3 * DEADLINE)
+    out, err, code = apart(_interrupted)
     ways = out.splitlines()
     assert (err, code, ways.pop()) == ("", 0, "over")
     assert len(ways) == 13 and all(way.endswith(" interrupted") for way in ways), ways

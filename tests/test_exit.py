@@ -10,10 +10,9 @@ import subprocess
 import sys
 import time
 
-import psutil
 import pytest
 from bounded import environment, run_script
-from conftest import DEADLINE, KERNELS, eventually
+from conftest import DEADLINE, KERNELS, eventually, gone
 from test_user_code import GUEST
 
 # -- exit --------------------------------------------------------------------------------------------------------------
@@ -66,16 +65,6 @@ print("end of the main thread", *(child.pid for child in me.children(recursive=T
 """
 MODULE = GUEST.rstrip()[:-1] + '(func (export "loop") (param i32) (call $spin)))'
 WAYS = re.findall(r'^    "([^"]*)": lambda', WAITING, re.MULTILINE)
-
-
-def gone(pids: list[int]) -> bool:
-    def alive(pid: int) -> bool:
-        try:
-            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
-    return not any(map(alive, pids))
 
 
 @pytest.mark.parametrize(

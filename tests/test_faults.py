@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from bounded import within_deadline
+from bounded import within
 from conftest import DEADLINE, FIXTURES, KERNELS, busy_pid, eventually, worker_pids
 from test_instances import with_note
 
@@ -205,7 +205,7 @@ def test_a_fault_while_starting(fault: str, nothing_left: None) -> None:
         pytest.skip("nothing of ours is open to it before the worker is ready")
     run, expected = FAULTS[fault]
     with pytest.raises((expected, StartupError)) as caught:
-        within_deadline("the constructor", lambda: ProcessWasmPool(KERNELS, WORKERS, initializer=run))
+        within(ProcessWasmPool, KERNELS, WORKERS, initializer=run)
     if expected is WorkerCrashed:
         assert isinstance(caught.value.__cause__, WorkerCrashed)
 

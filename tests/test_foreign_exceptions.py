@@ -12,8 +12,8 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from bounded import in_a_program
 from conftest import DEADLINE, FIXTURES, KERNELS, eventually, worker_pids
-from programs import in_a_program
 
 from procpool import ProcessWasmPool, WasiConfig
 

@@ -22,8 +22,8 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from bounded import in_a_program
 from conftest import DEADLINE, FIXTURES, KERNELS, eventually
-from programs import in_a_program
 from test_instances import IMPORTS
 
 import procpool

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from bounded import within_deadline
+from bounded import within
 from conftest import DEADLINE, KERNELS, MISBEHAVE, busy_pid, eventually
 
 from procpool import BadArguments, CallTimeout, PoolClosed, ProcessWasmPool, WasmTrap, WorkerCrashed
@@ -142,7 +142,7 @@ def test_shutdown_may_cancel_what_has_not_begun(nothing_left: None) -> None:
 def test_terminate_ends_everything_now(nothing_left: None) -> None:
     pool = ProcessWasmPool(MISBEHAVE, workers=2)
     futures = [pool.submit("spin") for _ in range(4)]
-    within_deadline("terminate", pool.terminate)
+    within(pool.terminate)
     for future in futures:
         assert isinstance(future.exception(0), PoolClosed)
 

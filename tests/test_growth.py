@@ -19,7 +19,7 @@ from typing import Any
 import numpy
 import psutil
 import pytest
-from bounded import pool_that_goes, run_script, within_deadline
+from bounded import pool_that_goes, run_script, within
 from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, busy_pid, eventually, worker_pids
 from test_user_code import GUEST
 
@@ -28,14 +28,20 @@ from procpool import CallTimeout, ProcessWasmPool, StartupError, WasiConfig
 MIB = 1 << 20
 
 
-def seconds(action: Callable[[], object], rounds: int = 3) -> float:
-    """The least time that an action takes, in some rounds."""
+def seconds(action: Callable[[], object], rounds: int = 3, enough: float = 0) -> float:
+    """The least time that an action takes, in some rounds, or in fewer if it once took less than ``enough``."""
     best = float("inf")
     for _ in range(rounds):
         started = time.perf_counter()
         action()
         best = min(best, time.perf_counter() - started)
+        if best < enough:
+            break
     return best
+
+
+#: How many tries something gets to be as fast as it can: others use this machine too.
+OFTEN = 30
 
 
 def held(pids: list[int]) -> int:
@@ -189,7 +195,7 @@ def test_a_new_key_takes_no_longer_for_those_before_it(nothing_left: None) -> No
         run(100)
         early = seconds(lambda: run(200))
         run(8000)
-        assert seconds(lambda: run(200)) < 5 * early
+        assert seconds(lambda: run(200), OFTEN, enough=5 * early) < 5 * early
 
 
 # -- long queues -------------------------------------------------------------------------------------------------------
@@ -226,7 +232,7 @@ def test_a_long_queue_costs_no_more_than_a_short_one(
     queue(400)
     short = seconds(lambda: action(blocked), 5)
     queue(40_000)
-    assert seconds(lambda: action(blocked), 5) < 8 * short
+    assert seconds(lambda: action(blocked), OFTEN, enough=8 * short) < 8 * short
 
 
 def _timed_out(pool: ProcessWasmPool) -> None:
@@ -293,9 +299,7 @@ def test_what_is_eight_times_as_large_takes_eight_times_as_long(what: str, caplo
     with pool_that_goes(GUEST, workers=1, wasi=WasiConfig()) as pool, caplog.at_level(logging.CRITICAL):
         LARGE[what](pool, MIB)
         small = seconds(lambda: LARGE[what](pool, 3 * MIB))
-        large = seconds(lambda: LARGE[what](pool, 24 * MIB), 1)
-        if large >= 24 * small:  # others use this machine too
-            large = min(large, seconds(lambda: LARGE[what](pool, 24 * MIB), 2))
+        large = seconds(lambda: LARGE[what](pool, 24 * MIB), OFTEN, enough=24 * small)
     assert large < 24 * small, f"{small * 1e3:.0f} ms and {large * 1e3:.0f} ms"
 
 
@@ -318,14 +322,14 @@ def test_what_is_eight_times_as_large_takes_eight_times_as_long(what: str, caplo
 )
 def test_a_failed_construction_leaves_nothing(options: dict[str, Any], error: type[Exception], nothing_left: None) -> None:
     with pytest.raises(error):
-        within_deadline("the constructor", lambda: ProcessWasmPool(**{"src": MISBEHAVE, "workers": 1, **options}))
+        within(ProcessWasmPool, **{"src": MISBEHAVE, "workers": 1, **options})
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_without_an_interpreter_to_start(method: str, monkeypatch: pytest.MonkeyPatch, nothing_left: None) -> None:
     monkeypatch.setattr(spawn, "get_executable", lambda: b"/nonexistent/python")
     with pytest.raises(StartupError) as caught:
-        within_deadline("the constructor", lambda: ProcessWasmPool(KERNELS, workers=1, start_method=method))
+        within(ProcessWasmPool, KERNELS, workers=1, start_method=method)
     assert isinstance(caught.value.__cause__, FileNotFoundError)
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, eventually, worker_pids
+from bounded import environment, run, run_python, run_script
+from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, eventually, gone, worker_pids
 
 from procpool import PoolClosed, ProcessWasmPool
 
@@ -30,19 +31,6 @@ while pool.stats().busy < 2:
     pass
 print(*[child.pid for child in psutil.Process().children(recursive=True)], flush=True)
 """
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def run_python(*args: str, **options: object) -> subprocess.CompletedProcess[str]:
-    options.setdefault("cwd", "/")
-    return subprocess.run([sys.executable, *args], env=environment(), capture_output=True, text=True, timeout=60, **options)  # type: ignore[call-overload,no-any-return]
-
-
-def gone(pids: list[int]) -> bool:
-    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
 
 
 @pytest.mark.parametrize("way", ["script", "-c", "stdin", "exec", "thread", "relative path"])
@@ -99,7 +87,10 @@ def test_in_a_repl() -> None:
 def test_does_not_need_stdin_or_the_directory_it_started_in(tmp_path: Path) -> None:
     lost = tmp_path / "lost"
     # Imported first: CPython 3.13 cannot import from a directory that is gone.
-    script = f"import os, procpool; os.close(0); os.chdir({str(lost)!r}); os.rmdir({str(lost)!r})\n" + USE
+    script = (
+        f"import os; from procpool import ProcessWasmPool; os.close(0); os.chdir({str(lost)!r}); os.rmdir({str(lost)!r})\n"
+        + USE
+    )
     for method in ("forkserver", "spawn"):
         lost.mkdir()
         run = run_python("-c", script.replace(", 2)", f", 2, start_method={method!r})", 1))
@@ -256,9 +247,9 @@ def test_with_few_descriptors() -> None:
     """As many workers as the limit allows serve; the lack is logged."""
     script = USE.replace(", 2)", ", 30)", 1)
     command = ["bash", "-c", 'ulimit -n 64; exec "$0" -c "$1"', sys.executable, script]
-    run = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, cwd="/")
-    assert (run.stdout, run.returncode) == ("3\n", 0), run.stderr
-    assert "Too many open files" in run.stderr and "Traceback" not in run.stderr
+    done = run(command, cwd="/")
+    assert (done.stdout, done.returncode) == ("3\n", 0), done.stderr
+    assert "Too many open files" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_without_privileges(nothing_left: None) -> None:
@@ -277,7 +268,7 @@ assert pool.stats().crashed == 0
 pool.shutdown()
 print("ok")
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = run_script(script)
     assert done.stdout == "ok\n", done.stderr
 
 
@@ -298,7 +289,7 @@ except ChildProcessError:
 """
     command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", script]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = run(command)
     except FileNotFoundError:
         pytest.skip("needs unshare")
     if "unshare" in done.stderr and "ermi" in done.stderr:

@@ -8,14 +8,14 @@ import itertools
 import math
 import os
 import signal
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, busy_pid, eventually, worker_pids
+from bounded import run_script, within
+from conftest import DEADLINE, KERNELS, MISBEHAVE, busy_pid, eventually, worker_pids
 
 from procpool import PoolClosed, ProcessWasmPool
 from procpool.bell import Bell
@@ -29,24 +29,6 @@ SPIN_AT_0 = """(module (func (export "f") (param i32) (result i32)
 
 def double(instance: object, number: int) -> int:
     return 2 * number
-
-
-def in_time(function: Callable[[], Any]) -> Any:
-    """What it returns or raises, in a thread of its own: a function that hangs fails the test and no more."""
-    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        return future.result(DEADLINE)
-    except concurrent.futures.TimeoutError:
-        assert future.done(), "it hangs"
-        raise
 
 
 class Counted:
@@ -169,9 +151,7 @@ def test_maps_can_be_collected_anywhere() -> None:
         "    for thread in threads: thread.join()\n"
         "    print('done')\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=4 * DEADLINE, cwd=FIXTURES.parent
-    )
+    run = run_script(script)
     assert run.stdout == "done\n", run.stderr
 
 
@@ -209,7 +189,7 @@ def test_dropping_a_map_takes_no_lock(kernels: ProcessWasmPool, mapped: Any, ord
             for lock in held:
                 lock.release()
 
-    in_time(drop)
+    within(drop)
     kernels.drain(DEADLINE)
 
 
@@ -265,11 +245,11 @@ def test_buffersize_bounds_the_reading(kernels: ProcessWasmPool, mapped: Any, bu
 @pytest.mark.parametrize("ordered", [True, False])
 def test_a_map_gets_on_with_room_for_one(mapped: Any, on_full: str, ordered: bool, nothing_left: None) -> None:
     with ProcessWasmPool(KERNELS, workers=1, max_pending=1, on_full=on_full) as pool:
-        results = in_time(lambda: list(doubles(pool, mapped, range(2000), ordered=ordered)))
+        results = within(lambda: list(doubles(pool, mapped, range(2000), ordered=ordered)))
         assert (results if ordered else [value for _, value in sorted(results)]) == list(range(0, 4000, 2))
         many = [doubles(pool, mapped, range(500), ordered=ordered) for _ in range(5)]
         for results in many:
-            assert len(in_time(lambda results=results: list(results))) == 500
+            assert len(within(lambda results=results: list(results))) == 500
 
 
 @pytest.mark.parametrize("on_full", ["block", "raise"])
@@ -283,10 +263,10 @@ def test_a_map_waits_for_room_that_others_take(mapped: Any, on_full: str, nothin
         results = pool.map(what, numbers, timeout=0.2)
         assert numbers.read == 1, "it reads no further than to what it cannot submit"
         with pytest.raises(concurrent.futures.TimeoutError):
-            in_time(lambda: next(results))
+            within(lambda: next(results))
         results = pool.map(what, [3], timeout=DEADLINE)
         running.cancel()
-        assert len(in_time(lambda: list(results))) == 1
+        assert len(within(lambda: list(results))) == 1
         assert waiting.exception(DEADLINE) is None
 
 
@@ -350,11 +330,11 @@ def test_cancelling_what_is_queued_ends_a_map(mapped: Any, return_exceptions: bo
         results = pool.map(what, range(10), return_exceptions=return_exceptions)
         pool.shutdown(wait=False, cancel_futures=True)
         if return_exceptions:
-            outcomes = in_time(lambda: list(itertools.islice(results, 1)))
+            outcomes = within(lambda: list(itertools.islice(results, 1)))
             assert isinstance(outcomes[0], concurrent.futures.CancelledError)
         else:
             with pytest.raises(concurrent.futures.CancelledError):
-                in_time(lambda: next(results))
+                within(lambda: next(results))
             assert next(results, "end") == "end"
         running.cancel()
 
@@ -367,7 +347,7 @@ def test_terminating_ends_a_map(mapped: Any, nothing_left: None) -> None:
     results = pool.map(what, itertools.count())
     pool.terminate()
     with pytest.raises(PoolClosed):
-        in_time(lambda: next(results))
+        within(lambda: next(results))
 
 
 def test_a_map_keeps_its_pool(mapped: Any, nothing_left: None) -> None:
@@ -393,9 +373,7 @@ def test_a_map_in_a_forked_child_says_so() -> None:
         "    os._exit(1)\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), sum(1 for _ in results))\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=DEADLINE, cwd=FIXTURES.parent
-    )
+    run = run_script(script)
     assert run.stdout == "7 999999\n", run.stderr
 
 
@@ -495,7 +473,7 @@ def test_progress_of_another_type(kernels: ProcessWasmPool, progress: Any) -> No
 
 def test_closing_a_map_in_its_own_progress(kernels: ProcessWasmPool, mapped: Any) -> None:
     results = doubles(kernels, mapped, itertools.count(), progress=lambda done, total: results.close())
-    taken = in_time(lambda: list(results))
+    taken = within(lambda: list(results))
     assert taken == list(range(0, 2 * len(taken), 2)) and taken
 
 
@@ -528,7 +506,7 @@ def test_asking_a_map_for_a_result_from_its_own_code(
     else:
         results = doubles(kernels, mapped, range(5000), buffersize=10, progress=ask)
     with pytest.raises(RuntimeError, match="asked that very map"):
-        in_time(lambda: list(results))
+        within(lambda: list(results))
     assert list(results) == []
     assert list(doubles(kernels, mapped, range(10))) == list(range(0, 20, 2))
 
@@ -540,7 +518,7 @@ def test_the_pool_can_be_used_while_it_reads(kernels: ProcessWasmPool, mapped: A
             assert kernels.submit("add", 1, 1).result(DEADLINE) == 2
             yield from kernels.map("add", [n], [0])
 
-    assert in_time(lambda: list(doubles(kernels, mapped, numbers()))) == list(range(0, 600, 2))
+    assert within(lambda: list(doubles(kernels, mapped, numbers()))) == list(range(0, 600, 2))
 
 
 @pytest.mark.parametrize("where", ["input", "progress"])
@@ -558,7 +536,7 @@ def test_a_pool_can_be_shut_down_by_what_a_map_calls(mapped: Any, where: str, no
         else:
             results = doubles(pool, mapped, range(1000), buffersize=10, progress=lambda *_: pool.shutdown(wait=False))
         with pytest.raises(PoolClosed, match="before the map had read"):
-            in_time(lambda: list(results))
+            within(lambda: list(results))
 
 
 @pytest.mark.parametrize("ordered", [True, False])

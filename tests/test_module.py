@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
+from bounded import environment, run_script
 from conftest import FIXTURES, KERNELS
 
 from procpool import InvalidModule, MissingImport, ProcessWasmPool, StartupError, WasmTrap
@@ -91,23 +91,20 @@ def test_the_artifact_has_no_name_and_workers_map_it(nothing_left: None) -> None
 def test_compiled_once_per_machine(tmp_path: Path) -> None:
     """A second run finds the first one's work in wasmtime's cache."""
     script = f"from procpool.module import compile_module; compile_module({str(KERNELS)!r}, cache=True)"
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    cached = {**environment(), "XDG_CACHE_HOME": str(tmp_path)}
 
     def modules() -> list[Path]:
         return [p for p in tmp_path.rglob("*") if p.is_file() and not p.name.endswith(".stats") and "mod" in str(p)]
 
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True, cwd=FIXTURES.parent)
+    assert run_script(script, env=cached).returncode == 0
     first = {path: path.stat().st_mtime_ns for path in modules()}
     assert first, "wasmtime wrote nothing to its cache"
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True, cwd=FIXTURES.parent)
+    assert run_script(script, env=cached).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in modules()} == first
 
 
 def test_without_a_usable_cache_it_compiles_anyway(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME")}
+    homeless = {name: value for name, value in environment().items() if name not in ("HOME", "XDG_CACHE_HOME")}
     script = f"from procpool import ProcessWasmPool; print(ProcessWasmPool({str(KERNELS)!r}, 1).call('add', 1, 2))"
-    environment["HOME"] = "/dev/null"
-    run = subprocess.run(
-        [sys.executable, "-c", script], env=environment, check=True, cwd=FIXTURES.parent, capture_output=True, text=True
-    )
-    assert run.stdout == "3\n"
+    run = run_script(script, env={**homeless, "HOME": "/dev/null"})
+    assert run.stdout == "3\n", run.stderr

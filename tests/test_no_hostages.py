@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bounded import pool_that_goes, within_deadline
+from bounded import pool_that_goes, within
 from conftest import DEADLINE, FIXTURES, MISBEHAVE, eventually, worker_pids
 from test_instances import with_note
 
@@ -172,7 +172,7 @@ def test_a_key_waits_only_for_its_own_jobs(pool: ProcessWasmPool, tmp_path: Path
     for pid in worker_pids(pool):
         if pid_of_busy(pool) == pid:
             os.kill(pid, signal.SIGKILL)
-    assert isinstance(within_deadline("the holder", holder.exception), WorkerCrashed)
+    assert isinstance(within(holder.exception), WorkerCrashed)
     assert results(same) == list(range(5))
     assert traces(path) == Counter(range(100))
 
@@ -193,7 +193,7 @@ def test_what_waits_behind_it_can_be_given_up(pool: ProcessWasmPool, how: str, t
     if how == "cancel":
         assert all(future.cancel() for future in waiting)
     else:
-        assert all(isinstance(within_deadline("a job", f.exception), CallTimeout) for f in waiting)
+        assert all(isinstance(within(f.exception), CallTimeout) for f in waiting)
     assert spinning.cancel()
     assert pool.submit(note, str(path), 99).result(DEADLINE) == 99
     assert traces(path) == Counter([99]) and not holder.done()
@@ -266,7 +266,7 @@ def test_a_pool_with_a_stopped_worker_shuts_down(stopped: Any, nothing_left: Non
     with pool_that_goes(MISBEHAVE, workers=2) as pool:
         stopped(worker_pids(pool)[0])
         assert results([pool.submit("fine", n) for n in range(50)]) == list(range(50))
-        within_deadline("shutdown", pool.shutdown)
+        within(pool.shutdown)
 
 
 def test_a_pool_with_a_stopped_worker_shrinks_and_restarts(stopped: Any, nothing_left: None) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apart import apart, together, within
+from bounded import apart, together, within
 from conftest import DEADLINE, KERNELS, MISBEHAVE, eventually, worker_pids
 from hostile import Gate, after, same
 
@@ -297,7 +297,7 @@ def _reboots(rounds: int, seed: int) -> None:
 
 
 def test_a_new_pool_after_each_shutdown(seed: int) -> None:
-    assert apart(_reboots, 8, seed, seconds=3 * DEADLINE) == ("over\n", "", 0)
+    assert apart(_reboots, 8, seed) == ("over\n", "", 0)
 
 
 def test_pools_come_and_go_in_several_threads(seed: int, nothing_left: None) -> None:

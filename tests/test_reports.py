@@ -6,12 +6,12 @@ import enum
 import json
 import logging
 import pickle
-import subprocess
 import sys
 import threading
 from typing import Any
 
 import pytest
+from bounded import run_script
 from conftest import DEADLINE, KERNELS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -248,7 +248,5 @@ with ProcessWasmPool(sys.argv[1], workers=1) as pool:
 
 
 def test_a_class_that_cannot_be_imported_here() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _ABROAD, str(KERNELS)], capture_output=True, text=True, timeout=3 * DEADLINE
-    )
+    done = run_script(_ABROAD, str(KERNELS))
     assert (done.returncode, done.stderr) == (0, "")

@@ -13,8 +13,8 @@ from typing import Any
 import cloudpickle
 import psutil
 import pytest
+from bounded import in_a_program
 from conftest import DEADLINE, KERNELS, eventually, worker_pids
-from programs import in_a_program
 
 from procpool import PoolClosed, ProcessWasmPool, StartupError
 from procpool.supervisor import population

@@ -6,12 +6,12 @@ import hashlib
 import itertools
 import os
 import signal
-import subprocess
 import sys
 import threading
 from typing import Any
 
 import pytest
+from bounded import run_script
 from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, busy_pid, eventually, worker_pids
 
 import procpool
@@ -226,5 +226,5 @@ def test_functions_of_main_work_in_a_script() -> None:
         "def work(instance, point): return Point(instance.call('add', point.x, 1))\n"
         f"with ProcessWasmPool({str(KERNELS)!r}, 2) as pool:\n    print(pool.submit(work, Point(41)).result().x)\n"
     )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=FIXTURES.parent, timeout=60)
+    run = run_script(script)
     assert (run.stdout, run.stderr) == ("42\n", "")

@@ -17,8 +17,8 @@ from typing import Any
 import cloudpickle
 import psutil
 import pytest
+from bounded import in_a_program
 from conftest import DEADLINE, FIXTURES, MISBEHAVE, eventually, worker_pids
-from programs import in_a_program
 from test_instances import with_note
 
 from procpool import CallTimeout, LeaseEnded, PoolClosed, ProcessWasmPool, WasiConfig, WorkerCrashed

@@ -15,8 +15,8 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from bounded import in_a_program
 from conftest import DEADLINE, KERNELS, MISBEHAVE, eventually, worker_pids
-from programs import in_a_program
 
 from procpool import CallTimeout, PoolClosed, ProcessWasmPool, StartupError, WorkerCrashed
 
@@ -186,7 +186,7 @@ def test_the_end_with_a_stuck_replacement(how: str, tmp_path: Path) -> None:
 
 def tried_again(directory: str) -> None:
     """What gets stuck is killed, and another one tried; so the pool recovers when its starts do."""
-    with without_workers(directory, start_timeout=3.0) as pool:
+    with without_workers(directory, start_timeout=8.0) as pool:  # the first one is to start in time on any machine
         future = pool.submit("fine", 7)
         eventually(lambda: pool.stats().started >= 3, "another try")
         assert not future.done()

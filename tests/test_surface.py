@@ -11,12 +11,10 @@ import dataclasses
 import inspect
 import math
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from decimal import Decimal
 from fractions import Fraction
 from functools import partial
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from bounded import run_python, run_script, within
 from conftest import DEADLINE
 
 import procpool
@@ -49,8 +48,6 @@ MODULE = """(module
   (func (export "alloc") (param i32) (result i32) i32.const 1024)
   (func (export "free") (param i32))
   (func (export "_start")))"""
-#: Seconds after which something is said to hang.
-PATIENCE = float(os.environ.get("PATIENCE", DEADLINE))
 
 
 class BadKey:
@@ -307,7 +304,7 @@ for name in procpool.__all__:
 from procpool import *
 assert ProcessWasmPool is procpool.ProcessWasmPool and state is procpool.state
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE)
+    done = run_script(code)
     assert done.returncode == 0, done.stderr
     with pytest.raises(AttributeError, match=r"module 'procpool' has no attribute 'Pool'"):
         procpool.Pool  # type: ignore[attr-defined]  # noqa: B018
@@ -320,30 +317,6 @@ def test_each_name_is_said_where_types_are_checked_too() -> None:
 
 
 # -- the trial of a method, in a process of its own --------------------------------------------------------------------
-
-
-class Hung(Exception):
-    """It took too long."""
-
-
-def within(action: Callable[[], Any]) -> Any:
-    """What it returns or raises, if it does in time."""
-    outcome: Future[Any] = Future()
-
-    def act() -> None:
-        try:
-            outcome.set_result(action())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=act, daemon=True).start()
-    try:
-        error = outcome.exception(PATIENCE)
-    except FutureTimeout:
-        raise Hung from None
-    if error is not None:
-        raise error
-    return outcome.result()
 
 
 def consume(value: Any) -> Any:
@@ -388,7 +361,7 @@ class Subject:
 
     def prepare(self) -> None:
         """Have a lease and results under way, for a pool that is about to become unusable."""
-        self.lease = self.pool.get(PATIENCE)
+        self.lease = self.pool.get(DEADLINE)
         self.results = self.pool.map("add", iter(range(10**6)), iter(range(10**6)), buffersize=4)
 
     def call(self, method: str, signature: inspect.Signature | None, changes: dict[str, Any]) -> Any:
@@ -396,7 +369,7 @@ class Subject:
         owner, _, name = method.rpartition(".")
         own = None
         if owner in ("Lease", "Memory") or Lease in GOOD[method].values():
-            own = None if self.lease else self.pool.get(PATIENCE)
+            own = None if self.lease else self.pool.get(DEADLINE)
         lease = self.lease or own
         subject = {"": self.pool, "Lease": lease}.get(owner)
         try:
@@ -437,7 +410,7 @@ class Subject:
 
     def answers(self) -> None:
         """The pool still works."""
-        result = within(lambda: self.pool.call("add", 1, 2))
+        result = within(self.pool.call, "add", 1, 2)
         assert result == 3, f"then call gave {result}"
 
 
@@ -455,7 +428,7 @@ class Trial:
         """Whether it hung.  ``accepted``: whether it should return; None if it may do either."""
         try:
             action()
-        except Hung:
+        except pytest.fail.Exception:
             self.fail(what, "hung")
             return True
         except BaseException as error:
@@ -612,11 +585,7 @@ def from_generator(subject: Subject, call: Callable[[], Any]) -> Any:
 
 
 def run_trial(*what: str, cwd: Path) -> None:
-    root = Path(__file__).parent.parent
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(root), str(root / "tests")))}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, *what], capture_output=True, text=True, timeout=300, cwd=cwd, env=env
-    )
+    done = run_python("-W", "ignore", __file__, *what, cwd=cwd)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"
     assert not done.stdout, f"\n{done.stdout}"
 

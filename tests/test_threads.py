@@ -54,8 +54,8 @@ REACTOR = """(module
 
 @pytest.fixture
 def primes(nothing_left: None) -> Any:
-    # Waking every address of its 25 MiB takes some 0.2 s, and more on a loaded machine.
-    pool = ProcessWasmPool(PRIMES, workers=2, wasi=WasiConfig(), kill_grace=4)
+    # Waking every address of its 25 MiB takes some 0.2 s, and many times that on a loaded machine.
+    pool = ProcessWasmPool(PRIMES, workers=2, wasi=WasiConfig(), kill_grace=DEADLINE)
     pool.wait_ready(DEADLINE)
     yield pool
     pool.terminate()
@@ -93,6 +93,23 @@ def test_a_timeout_ends_all_threads(mode: str, primes: ProcessWasmPool) -> None:
     assert primes.run(["primes", "2", "1000"], timeout=DEADLINE).stdout == b"168\n"
     if mode == "spin":
         assert primes.stats().killed == primes.stats().crashed == 0
+
+
+def _without_patience() -> None:
+    from procpool.worker import threads
+
+    threads.END_GRACE = threads.END_ROUNDS = 0
+
+
+def test_an_interrupt_wakes_those_who_wait_however_long_it_takes(nothing_left: None) -> None:
+    """On a loaded machine the memory may be gone through only once in the time that the threads of a command have to end."""
+    options: Any = {"wasi": WasiConfig(), "kill_grace": DEADLINE / 4, "initializer": _without_patience}
+    with ProcessWasmPool(PRIMES, workers=1, **options) as pool:
+        pool.wait_ready(DEADLINE)
+        with pytest.raises(CallTimeout):
+            pool.run(["primes", "2", "10", "spin"], timeout=2)  # by then the main thread waits
+        eventually(lambda: pool.stats().idle == 1, "the worker, or the next one, to be free again")
+        assert pool.stats().killed == 0
 
 
 def _has_timeouts(pool: ProcessWasmPool, count: int) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bounded import pool_that_goes, within_deadline
+from bounded import pool_that_goes, within
 from conftest import DEADLINE, FIXTURES, busy_pid, eventually, worker_pids
 from test_user_code import GUEST
 
@@ -70,14 +70,14 @@ def occupied(request: pytest.FixtureRequest) -> Iterator[ProcessWasmPool]:
 @pytest.mark.parametrize("way", WAYS)
 def test_time_in_the_queue_counts(occupied: ProcessWasmPool, way: str) -> None:
     with pytest.raises(CallTimeout):
-        within_deadline(way, lambda: WAYS[way](occupied, 0.1))
+        within(WAYS[way], occupied, 0.1)
     assert occupied.stats().busy == 1, "what ran goes on"
 
 
 @pytest.mark.parametrize("way", WAITS)
 def test_waiting_ends_in_time(occupied: ProcessWasmPool, way: str) -> None:
     with pytest.raises(TimeoutError):
-        within_deadline(way, lambda: WAITS[way](occupied, 0.1))
+        within(WAITS[way], occupied, 0.1)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -88,9 +88,9 @@ def test_the_pools_own_timeout_means_the_same(way: str) -> None:
         blocker = pool.submit("spin", timeout=math.inf)
         busy_pid(pool)
         with pytest.raises(CallTimeout):
-            within_deadline(way, lambda: WAYS[way](pool, None))
+            within(WAYS[way], pool, None)
         threading.Timer(0.3, lambda: (release.set(), blocker.cancel())).start()
-        assert within_deadline(way, lambda: WAYS[way](pool, math.inf)) is not None
+        assert within(WAYS[way], pool, math.inf) is not None
         assert release.is_set(), "it has waited longer than the pool's timeout"
 
 
@@ -105,7 +105,7 @@ def test_a_job_whose_time_ran_out_in_the_queue_never_runs(nothing_left: None, tm
         pid = busy_pid(pool)
         late = [pool.submit(note, str(path), n, timeout=0.1) for n in range(20)]
         for future in late:
-            assert isinstance(within_deadline("a queued job", lambda f=future: f.exception()), CallTimeout)  # type: ignore[misc]
+            assert isinstance(within(future.exception), CallTimeout)
         assert not blocker.done()
         patient = [pool.submit(note, str(path), n, timeout=2 * DEADLINE) for n in range(20, 25)]
         blocker.cancel()
@@ -162,13 +162,13 @@ def test_the_shorter_of_timeout_and_full_timeout_ends_the_wait_for_room(nothing_
     with full(full_timeout=0.1) as pool:
         running, queued = fill(pool)
         with pytest.raises(PoolFull):
-            within_deadline("call", lambda: pool.call("fine", 1, timeout=3 * DEADLINE))
+            within(pool.call, "fine", 1, timeout=3 * DEADLINE)
         running.cancel()
         assert queued.result(DEADLINE) == 1
     with full(full_timeout=3 * DEADLINE) as pool:
         fill(pool)
         with pytest.raises(CallTimeout):
-            within_deadline("call", lambda: pool.call("fine", 1, timeout=0.1))
+            within(pool.call, "fine", 1, timeout=0.1)
 
 
 def test_who_gives_up_waiting_for_room_leaves_nothing_behind(nothing_left: None) -> None:
@@ -176,7 +176,7 @@ def test_who_gives_up_waiting_for_room_leaves_nothing_behind(nothing_left: None)
         running, queued = fill(pool)
         for way in (*WAYS, "get", "instance"):
             with pytest.raises(TimeoutError):
-                within_deadline(way, lambda way=way: {**WAYS, **WAITS}[way](pool, 0.02))  # type: ignore[misc]
+                within({**WAYS, **WAITS}[way], pool, 0.02)
         assert pool.stats().pending == 1
         running.cancel()
         assert queued.result(DEADLINE) == 1
@@ -215,7 +215,7 @@ def test_acall_never_blocks_the_loop(ends: str) -> None:
 
     with full() as pool:
         running, queued = fill(pool)
-        within_deadline("acall", lambda: asyncio.run(main(pool, running)))
+        within(asyncio.run, main(pool, running))
         running.cancel()
         assert queued.result(DEADLINE) == 1
         assert pool.call("fine", 2, timeout=DEADLINE) == 2

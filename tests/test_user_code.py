@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bounded import pool_that_goes, run_script, within_deadline
+from bounded import pool_that_goes, run_script, within
 from conftest import DEADLINE, FIXTURES, eventually, worker_pids
 from test_instances import IMPORTS, with_note
 
@@ -313,7 +313,7 @@ def test_an_exception_class_that_only_the_worker_can_import(way: str, action: An
     with pool_that_goes(HOST, workers=1, imports=with_note(raise_unknown)) as pool:
         pids = worker_pids(pool)
         with pytest.raises(Exception) as caught:
-            within_deadline(way, lambda: action(pool))
+            within(action, pool)
         assert "the real reason" in told(caught.value)
         assert not isinstance(caught.value, WorkerCrashed)
         assert pool.submit("tick").result(DEADLINE) == 1, "by a new instance"
@@ -322,7 +322,7 @@ def test_an_exception_class_that_only_the_worker_can_import(way: str, action: An
 
 def test_an_initializer_that_raises_what_only_the_worker_can_import(nothing_left: None) -> None:
     with pytest.raises(Exception) as caught:
-        within_deadline("the constructor", lambda: ProcessWasmPool(HOST, 1, imports=IMPORTS, initializer=raise_unknown))
+        within(ProcessWasmPool, HOST, 1, imports=IMPORTS, initializer=raise_unknown)
     assert "the real reason" in told(caught.value)
 
 

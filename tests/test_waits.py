@@ -14,8 +14,8 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from bounded import raised, within
 from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, eventually, worker_pids
-from programs import outcome, raised
 from test_instances import with_note
 
 from procpool import BytesFunction, CallTimeout, ProcessWasmPool, WasiConfig
@@ -158,12 +158,12 @@ def pools(nothing_left: None) -> Iterator[Callable[..., ProcessWasmPool]]:
     made: list[ProcessWasmPool] = []
 
     def make(module: Any, **options: Any) -> ProcessWasmPool:
-        made.append(outcome(pool_of, module, **options))
+        made.append(within(pool_of, module, **options))
         return made[-1]
 
     yield make
     for pool in made:
-        outcome(pool.terminate)
+        within(pool.terminate)
 
 
 Pools = Callable[..., ProcessWasmPool]
@@ -172,10 +172,10 @@ Pools = Callable[..., ProcessWasmPool]
 @pytest.fixture(scope="module")
 def lasting() -> Iterator[dict[Any, ProcessWasmPool]]:
     """A pool of each module, for tests that do no harm to it."""
-    pools = {module: outcome(pool_of, module) for module in (HOST, BYTES, COMMAND, KERNELS)}
+    pools = {module: within(pool_of, module) for module in (HOST, BYTES, COMMAND, KERNELS)}
     yield pools
     for pool in pools.values():
-        outcome(pool.terminate)
+        within(pool.terminate)
 
 
 Lasting = dict[Any, ProcessWasmPool]
@@ -185,13 +185,13 @@ Lasting = dict[Any, ProcessWasmPool]
 def test_any_length_will_do(way: str, lasting: Lasting) -> None:
     module, argument, use, result = EVERY[way]
     for length in LENGTHS:
-        assert outcome(use, lasting[module], **{argument: length}) == result, length
-    assert outcome(lasting[module].stats).killed == 0
+        assert within(use, lasting[module], **{argument: length}) == result, length
+    assert within(lasting[module].stats).killed == 0
 
 
 def test_any_length_will_do_for_a_shutdown(pools: Pools) -> None:
     for length in LENGTHS:
-        outcome(pools(KERNELS).shutdown, timeout=length)
+        within(pools(KERNELS).shutdown, timeout=length)
 
 
 @pytest.mark.parametrize("way", EVERY)
@@ -199,15 +199,15 @@ def test_what_is_no_length_is_refused_at_once(way: str, lasting: Lasting) -> Non
     """By name, and before anything is begun: the pool and the lease go on."""
     module, argument, use, result = EVERY[way]
     pool = lasting[module]
-    before = outcome(pool.stats).calls
+    before = within(pool.stats).calls
     for odd in ODD:
         error = raised(use, pool, **{argument: odd})
         assert isinstance(error, (TypeError, ValueError)), (odd, error)
         assert argument in str(error), (odd, error)
-    assert outcome(pool.stats).calls == before, "nothing was sent"
+    assert within(pool.stats).calls == before, "nothing was sent"
     if way != "life shutdown":
-        assert outcome(use, pool, **{argument: DEADLINE}) == result
-    outcome(pool.drain)
+        assert within(use, pool, **{argument: DEADLINE}) == result
+    within(pool.drain)
 
 
 def test_a_refused_length_costs_nobody_a_lease(pools: Pools) -> None:
@@ -215,7 +215,7 @@ def test_a_refused_length_costs_nobody_a_lease(pools: Pools) -> None:
         assert lease.call("tick") == 1
         for odd in ODD:
             assert isinstance(raised(lease.call, "tick", timeout=odd), (TypeError, ValueError)), odd
-        assert outcome(lease.call, "tick") == 2, "the same instance, and not called by any of the others"
+        assert within(lease.call, "tick") == 2, "the same instance, and not called by any of the others"
 
 
 @pytest.mark.parametrize("way", [way for way in EVERY if "map" in way and "run_map" not in way and "amap" not in way])
@@ -231,11 +231,11 @@ def test_a_map_refuses_before_it_is_iterated(way: str, lasting: Lasting) -> None
 def test_any_length_will_do_for_a_pool(length: Any, pools: Pools) -> None:
     options = ["timeout", "idle_expiry", "kill_grace", "full_timeout", "start_timeout"]
     pool = pools(MISBEHAVE, **dict.fromkeys(options, length))
-    assert outcome(pool.call, "fine", 1) == 1
+    assert within(pool.call, "fine", 1) == 1
     assert isinstance(raised(pool.submit("spin", timeout=0.02).result), CallTimeout), "somebody keeps the time"
-    assert outcome(lambda: list(pool.map("fine", range(10)))) == list(range(10))
-    assert outcome(pool.call, "fine", 2) == 2
-    outcome(pool.shutdown)
+    assert within(lambda: list(pool.map("fine", range(10)))) == list(range(10))
+    assert within(pool.call, "fine", 2) == 2
+    within(pool.shutdown)
 
 
 @pytest.mark.parametrize("option", ["timeout", "idle_expiry", "full_timeout", "start_timeout"])
@@ -284,11 +284,11 @@ UNLIMITED = ["call", "submit", "a callable", "map", "map of a callable", "acall"
 def test_infinity_lifts_the_pools_limit(pools: Pools) -> None:
     pool = pools(HOST, timeout=DEFAULT, kill_grace=0.1)
     for way in UNLIMITED:
-        assert outcome(_unlimited, way, pool) is None, way
+        assert within(_unlimited, way, pool) is None, way
     # And None leaves it in force.
     assert isinstance(raised(pool.call, "note", 60_000, timeout=None), CallTimeout)
-    outcome(pool.wait_ready, math.inf)  # for another worker
-    assert outcome(pool.call, "double", 1) == 2
+    within(pool.wait_ready, math.inf)  # for another worker
+    assert within(pool.call, "double", 1, timeout=DEADLINE) == 2
 
 
 # -- time passes in the queue too ------------------------------------------------------------------------------------------
@@ -366,7 +366,7 @@ def test_no_wait_at_all_is_kept_for_those_who_do_not_wait(pools: Pools) -> None:
             ticks += 1
         return task.exception(), ticks
 
-    error, ticks = outcome(lambda: asyncio.run(both()))
+    error, ticks = within(lambda: asyncio.run(both()))
     assert isinstance(error, CallTimeout) and ticks > 2, "the loop went on turning"
 
 
@@ -374,4 +374,4 @@ def test_a_bytes_function_in_a_map(pools: Pools) -> None:
     pool = pools(BYTES)
     function = BytesFunction("packed", returns="packed", **CONVENTION)
     for length in LENGTHS:
-        assert outcome(lambda length=length: list(pool.map(function, [b"abc"] * 3, item_timeout=length))) == [b"bcd"] * 3
+        assert within(lambda length=length: list(pool.map(function, [b"abc"] * 3, item_timeout=length))) == [b"bcd"] * 3

@@ -92,7 +92,7 @@ class Loop:
         jobs, replies, board = self._waiting.jobs, self._replies, self._board
         threaded = self._instances.threaded
         begun, void = 0, -1  # jobs begun, and the first of those that are being skipped
-        passed = board[wire.VOID]  # the last fence that lies behind
+        passed = 0  # the last fence that lies behind; at first none, for a fence may have been set before we come here
         flushed = started = perf_counter_ns()
         while True:
             if not jobs:

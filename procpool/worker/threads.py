@@ -7,6 +7,7 @@ for all.  What may block for long and touches no file (`NATIVE`) is served by ea
 
 from __future__ import annotations
 
+import itertools
 import struct
 import sys
 import threading
@@ -39,6 +40,8 @@ MOST_ID = (1 << 29) - 1
 NAME = "wasi-thread-"
 #: Seconds that threads may take to end when the group does.  Those that take longer sit in a host call.
 END_GRACE = 1.0
+#: How many times they are woken before that is said of them: where a second is short, they have not had a turn in it yet.
+END_ROUNDS = 10
 #: Seconds before a new thread enters the guest.  Zig's std.Thread (0.14) notes a thread's id when `thread-spawn` has
 #: returned, and waits for ever for one that has ended by then.  wasmtime's own threads took longer to start than the
 #: spawner to go on; ours are woken by the very release of the GIL that lets the spawner go on, and may get its core
@@ -205,11 +208,12 @@ class ThreadGroup:
     def interrupt(self) -> None:
         """Control thread: the main thread is being interrupted, and may be waiting for the others.
 
-        The epoch has been raised for that; once more, later, could hit another instance.
+        The epoch has been raised for that; once more, later, could hit another instance.  They are woken until it has
+        left, however slow the machine is; if it sits in a host call, the parent's patience ends that.
         """
         with self._lock:
             self._closing = True
-        threading.Thread(target=self._wake_until, args=(self._left.is_set,), daemon=True).start()
+        threading.Thread(target=self._wake_until, args=(self._left.is_set, True), daemon=True).start()
 
     def close(self) -> None:
         """End all threads but the calling one.  After that the engine's epoch has been raised, if there were any."""
@@ -228,19 +232,24 @@ class ThreadGroup:
             self._wasi_store.close()
             self._wasi_store = None
 
-    def _wake_until(self, done: Callable[[], bool]) -> bool:
-        """The epoch is up: wake those who wait on the memory, for they do not look at it; false after END_GRACE.
+    def _wake_until(self, done: Callable[[], bool], patient: bool = False) -> bool:
+        """The epoch is up: wake those who wait on the memory, for they do not look at it; false if that does not help.
 
-        Again and again, because one may begin to wait after it was its turn to be woken.
+        Again and again, because one may begin to wait after it was its turn to be woken; ever less often, because each
+        time may take as long as there is memory.
         """
         deadline = monotonic() + END_GRACE
+        pause = 0.005
         waker = self._waker()
-        while not done():
-            if monotonic() > deadline:
+        for round in itertools.count():
+            if done():
+                break
+            if not patient and round >= END_ROUNDS and monotonic() > deadline:
                 return False
             waker()
             with self._changed:
-                self._changed.wait_for(done, 0.005)
+                self._changed.wait_for(done, pause)
+            pause = min(1.5 * pause, 0.1)
         return True
 
     def _waker(self) -> Callable[[], None]:
