@@ -39,7 +39,9 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true", help="two rounds, one value each: for a first look")
     parser.add_argument("--slow-peers", action="store_true", help="ray and dask too, which are slow to start")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to keep pyperf's JSON")
-    parser.add_argument("--from", type=Path, dest="source", metavar="FILE", help="report on this JSON and measure nothing")
+    parser.add_argument(
+        "--from", type=Path, dest="source", metavar="FILE", help="report on this JSON, or table, and measure nothing"
+    )
     parser.add_argument("--table", type=Path, metavar="FILE", help="where to write the table (default: standard output)")
     parser.add_argument("--readme", type=Path, metavar="FILE", help="put the short table between the perf markers of FILE")
     parser.add_argument("--plots", type=Path, metavar="DIRECTORY", help="where to draw the pictures (needs matplotlib)")
@@ -48,6 +50,11 @@ def main() -> None:
     if unknown:
         parser.error(f"no theme {', '.join(sorted(unknown))}")
 
+    if options.source and options.source.suffix == ".md":
+        if options.output or options.table or options.readme:
+            parser.error("a table has only what pictures need; give --plots alone, or a JSON")
+        _draw(report.read_table(options.source.read_text()), options.plots)
+        return
     if options.source:
         suite = pyperf.BenchmarkSuite.load(str(options.source))
     else:
@@ -65,11 +72,15 @@ def main() -> None:
         print(table)
     if options.readme:
         report.update_readme(options.readme, figures)
-    if options.plots:
+    _draw(figures, options.plots)
+
+
+def _draw(figures: list[report.Figure], directory: Path | None) -> None:
+    if directory is not None:
         from . import plots
 
-        options.plots.mkdir(parents=True, exist_ok=True)
-        plots.draw(figures, options.plots)
+        directory.mkdir(parents=True, exist_ok=True)
+        plots.draw(figures, directory)
 
 
 def _measure(themes: Iterable[str], rounds: int, options: argparse.Namespace) -> pyperf.BenchmarkSuite:

@@ -69,6 +69,9 @@ SHORT = (
 )
 
 
+_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+
+
 @dataclass(frozen=True)
 class Figure:
     """What one way came to, over all its turns."""
@@ -105,6 +108,28 @@ def read(suite: pyperf.BenchmarkSuite) -> list[Figure]:
     return figures
 
 
+#: A row of a table: what, way, median, and least and most.
+_ROW = re.compile(r"^\| (.+?) \| (.+?) \| ([0-9].*?) \| (.+?)\.\.(.+?) \|", re.MULTILINE)
+
+
+def read_table(text: str) -> list[Figure]:
+    """The figures of a table as `table` writes it.  They have three digits there, and roles are not told."""
+    figures = []
+    for what, named, *numbers in _ROW.findall(text):
+        way, _, at = named.partition(" @ ")
+        (median, unit), (least, _), (most, _) = map(_parsed, numbers)
+        figures.append(Figure(what, way, "", float(at) if at else None, unit, median, least, most))
+    return figures
+
+
+def _parsed(text: str) -> tuple[float, str]:
+    """What `shown` has shown, and its unit."""
+    number, _, unit = text.replace(",", "").partition(" ")
+    if unit == "MiB":
+        return float(number) * 2**20, "byte"
+    return (float(number) * _SECONDS[unit], "second") if unit else (float(number), "integer")
+
+
 def groups(figures: list[Figure]) -> dict[str, list[Figure]]:
     """Figures by what they measure."""
     grouped: dict[str, list[Figure]] = {}
@@ -119,10 +144,9 @@ def shown(value: float, unit: str) -> str:
         return f"{value / 2**20:,.3g} MiB"
     if unit == "integer":
         return f"{round(value, 6):g}"
-    for factor, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")):
-        if value >= factor:
-            return f"{value / factor:,.3g} {name}"
-    return f"{value / 1e-9:,.3g} ns"
+    value = float(f"{value:.3g}")  # first, or what is nearly a millisecond would be 1e+03 us
+    name = next((name for name, factor in _SECONDS.items() if value >= factor), "ns")
+    return f"{value / _SECONDS[name]:,.3g} {name}"
 
 
 def table(figures: list[Figure]) -> str:

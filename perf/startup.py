@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import multiprocessing
 import os
@@ -47,6 +48,7 @@ def executor(workers: int) -> None:
 #: Names the directory where one run of the whole suite keeps what it has downloaded.
 DOWNLOADS = "PROCPOOL_PERF_DOWNLOADS"
 _own_downloads = tempfile.TemporaryDirectory()  # where there is none
+atexit.register(_own_downloads.cleanup)
 
 
 @functools.cache

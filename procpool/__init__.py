@@ -14,6 +14,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .binary import FuncType, GlobalType, Import, MemoryType, TableType, TagType
     from .bytes_function import BytesFunction
+    from .durations import Durations
     from .errors import (
         ArgumentOutOfRange,
         BadArguments,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from .wasi import CompletedRun, WasiConfig
     from .worker.instance import Instance
     from .worker.references import Reference
+    from .worktime import PoolReport, WorkerTime
 
 __all__ = [
     "ArgumentOutOfRange",
@@ -58,6 +60,7 @@ __all__ = [
     "CallTimeout",
     "CompletedRun",
     "Context",
+    "Durations",
     "FuncType",
     "GlobalType",
     "GuestExit",
@@ -74,6 +77,7 @@ __all__ = [
     "PoolClosed",
     "PoolEvent",
     "PoolFull",
+    "PoolReport",
     "PoolStats",
     "ProcessWasmPool",
     "ProcpoolError",
@@ -90,6 +94,7 @@ __all__ = [
     "WasmTrap",
     "WorkerCrashed",
     "WorkerStats",
+    "WorkerTime",
     "__version__",
     "context",
     "current_context",
@@ -102,6 +107,7 @@ __all__ = [
 _PLACES = {
     "binary": ("FuncType", "GlobalType", "Import", "MemoryType", "TableType", "TagType"),
     "bytes_function": ("BytesFunction",),
+    "durations": ("Durations",),
     "imports": ("wants_instance",),
     "job_context": ("Context", "context", "current_context", "state"),
     "maps.results": ("MapResults",),
@@ -113,6 +119,7 @@ _PLACES = {
     "wasi": ("CompletedRun", "WasiConfig"),
     "worker.instance": ("Instance",),
     "worker.references": ("Reference",),
+    "worktime": ("PoolReport", "WorkerTime"),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 

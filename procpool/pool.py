@@ -60,6 +60,7 @@ from .supervisor.launch import Inheritance, reserve_stdio
 from .supervisor.lease import Lease, Request
 from .supervisor.leasing import Leasing
 from .wasi import CAPTURE, THREAD_SPAWN, CompletedRun, Stdin, Stream, WasiConfig
+from .worktime import PoolReport, account
 
 if TYPE_CHECKING:
     import asyncio
@@ -1093,6 +1094,26 @@ class ProcessWasmPool(Executor):
         if self._dispatcher.forked:
             raise self._dispatcher.why_closed()
         return observe(self._dispatcher)
+
+    def report(self) -> PoolReport:
+        """What the workers have done with their time since the pool was made, and how long the jobs took.
+
+        ``report.since(earlier)`` is what has come since an earlier one: of one map, say.  Of a closed pool it is the last
+        word.  Nothing is measured for it that would not be measured anyway, so it costs nothing before it is asked for;
+        then some 0.1 ms per worker.
+
+        Raises:
+            PoolClosed: this is a forked child, which sees nothing of it.
+        """
+        if self._dispatcher.forked:
+            raise self._dispatcher.why_closed()
+        return account(self._dispatcher)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the workers as a table."""
+        from .shown.html import pool_html
+
+        return pool_html(repr(self), None if self._dispatcher.forked else observe(self._dispatcher))
 
     def __repr__(self) -> str:
         dispatcher = self._dispatcher

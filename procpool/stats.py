@@ -25,7 +25,10 @@ class WorkerStats:
 
 @dataclass(frozen=True)
 class PoolStats:
-    """A pool at one moment.  The counters are over its whole life, workers now gone included."""
+    """A pool at one moment.  The counters are over its whole life, workers now gone included.
+
+    ``str()`` gives a line per worker, and a notebook shows a table; ``repr()`` has all fields.
+    """
 
     workers: tuple[WorkerStats, ...]
     busy: int  #: workers running a job, or with a leased instance
@@ -42,6 +45,22 @@ class PoolStats:
     killed: int  #: workers that the pool killed: they did not react, or held too much memory
     recycled: int  #: workers replaced because of their age or size, or by `restart`
     retired: int  #: workers that went because there were too many
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.busy} busy, {self.idle} idle, {self.pending} jobs waiting; {self.calls:,} calls, {self.failed:,} failed"
+        ]
+        lines += [
+            f"  worker {worker.pid or '(none yet)'}: {worker.state}, {worker.calls:,} calls, {worker.rss / 2**20:.1f} MiB"
+            for worker in self.workers
+        ]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from .shown.html import stats_html
+
+        return stats_html(self)
 
 
 def observe(dispatcher: Dispatcher) -> PoolStats:

@@ -5,7 +5,7 @@ A page is Markdown.  Its fenced blocks are steps, by their language:
 * ``python``: run in the page's one namespace, which is a ``__main__`` as a script has it.
 * ``console``: each line after ``$ `` is run by bash.  What follows it is what it prints, where ``...`` stands for anything;
   with nothing there, what it prints does not matter.  It has to end with exit code 0.
-* ``text``, and what Sphinx makes of ``{eval-rst}`` and ``{toctree}``: no program, and so nothing to run.
+* ``text``, and what Sphinx makes of ``{eval-rst}``, ``{toctree}`` and ``{image}``: no program, and so nothing to run.
 
 A comment right before a block says what a reader does not need to see:
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent
 _FENCE = re.compile(
     r"^(?P<indent> *)(?P<ticks>`{3,})(?P<language>[^`\n]*)\n(?P<body>.*?)^(?P=indent)(?P=ticks)[ ]*$", re.M | re.S
 )
-NO_CODE = ("text", "{eval-rst}", "{toctree}")
+NO_CODE = ("text", "{eval-rst}", "{toctree}", "{image}")
 _HEADING = re.compile(r"^(#+) (.*)$", re.M)
 _COMMAND = re.compile(r"<!-- (main|test)-command -->\s*\Z")
 _MARK = re.compile(r"<!-- (file|not run): ((?:(?!-->).)*) -->\s*\Z", re.S)
@@ -66,7 +66,7 @@ class Part:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to run."""
-        return all(block.not_run is not None or block.language in NO_CODE for block in self.blocks)
+        return all(block.not_run is not None or block.language.split(" ")[0] in NO_CODE for block in self.blocks)
 
     def __str__(self) -> str:
         return f"{self.page}#{self.title}" if self.title else self.page
@@ -151,7 +151,7 @@ def run(part: Part) -> None:
             exec(compile("\n" * (block.line - 1) + block.body, ROOT / block.page, "exec"), main.__dict__)
         elif block.language == "console":
             _run_console(block)
-        elif block.language not in NO_CODE:
+        elif block.language.split(" ")[0] not in NO_CODE:
             raise AssertionError(f"{block}: nothing says what to do with a block of {block.language or 'no language'}")
 
 

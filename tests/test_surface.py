@@ -161,7 +161,10 @@ GOOD: dict[str, dict[str, Any]] = {
     "run_map": {"runs": [b"", b""]},
     "resize": {"workers": 2},
     **each(("wait_ready", "await_ready", "drain", "adrain", "restart", "arestart"), {}),
-    **each(("run", "arun", "submit_run", "get", "aget", "instance", "stats", "shutdown", "ashutdown", "terminate"), {}),
+    **each(
+        ("run", "arun", "submit_run", "get", "aget", "instance", "stats", "report", "shutdown", "ashutdown", "terminate"),
+        {},
+    ),
     "Lease.call": {"export": "add", "args": (1, 2)},
     "Lease.put": {},
     "Lease.memory": {},
@@ -205,7 +208,7 @@ FREE = {
     "MapResults.close",
     "MapResults.__iter__",
 }
-FREE_WHEN_CLOSED = {*FREE, "stats", "MapResults.__next__"}
+FREE_WHEN_CLOSED = {*FREE, "stats", "report", "MapResults.__next__"}
 #: These need not work while the pool reads a generator of theirs: a named error will do.
 REENTRANT = {"MapResults.__next__", "MapResults.close"}
 CLASSES = (ProcessWasmPool, Lease, MapResults, Memory)

@@ -649,6 +649,10 @@ class Dispatcher:
         port = lane.port
         count = 0  # of the jobs in flight, so many are answered
         changed = False
+        jobs, nanoseconds = port.timed()
+        if jobs:  # before their callers hear of them, who may ask for a report
+            lane.durations.record(jobs, nanoseconds)
+            self.scheduler.measured(nanoseconds / jobs)
         try:
             for (_, status), payload in frames:
                 if status < wire.READY:
@@ -667,9 +671,6 @@ class Dispatcher:
                 self.scheduler.answered(lane, count)
                 changed = True
         if changed:
-            mean = port.mean_job_ns()
-            if mean is not None:
-                self.scheduler.measured(mean)
             self.scheduler.settle(lane)
 
     def _take_news(self, lane: Lane, place: int, status: int, payload: bytes) -> None:
@@ -697,6 +698,7 @@ class Dispatcher:
         self.scheduler.release(lane)
         self.population.started_well(lane)  # after that, for ready and not idle means busy to `stats`
         if self.population.ready(process):
+            process.is_ready(monotonic())
             self.journal.note("ready", process.pid, f"{process.title} is ready")
         if not self._startup.done():
             _end(self._startup)

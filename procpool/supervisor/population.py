@@ -22,6 +22,7 @@ from .launch import LAUNCHERS, Inheritance, Launcher, LauncherBusy
 from .port import READY, STARTING, Port
 from .process import Process
 from .scheduler import Scheduler
+from .timesheet import Timesheet
 from .watch import Watch
 
 logger = logging.getLogger("procpool")
@@ -62,6 +63,7 @@ class Population:
         self.broken: StartupError | None = None  #: why no worker can be made
         self.unfit: wire.Report | None = None  #: what the start of a worker raised, last
         self.calls_retired = 0  #: calls that workers now gone had done
+        self.timesheet = Timesheet(inheritance.instances)  #: of processes now gone
         self._inheritance = inheritance
         self._options = options
         self._scheduler = scheduler
@@ -187,6 +189,7 @@ class Population:
         lanes = self.lanes(process)
         if all(each.port.state != READY for each in lanes) and not process.stopping:
             process.stops()
+            self.timesheet.ends(process, lanes)
             for each in lanes:
                 self.unwatch(each)
                 each.port.close()  # that tells it to
@@ -397,6 +400,7 @@ class Population:
             self._scheduler.gone()
             lane.port.died()
         process.ended(exitcode)
+        self.timesheet.ended(process, monotonic())
         for lane in lanes:
             if self._holds(lane):
                 self.bury(lane)
@@ -432,6 +436,7 @@ class Population:
                 self._journal.note("retried", process.pid, f"{guilty.name} runs again")
         self._scheduler.bury(lane, [*left, *rest])
         self.calls_retired += lane.calls
+        self.timesheet.buried(lane)
         self._used_seen.pop(lane, None)
         self._purged_at.pop(lane, None)
         port.close()
@@ -447,6 +452,9 @@ class Population:
         lanes = [lane for process in self.present.values() for lane in self.lanes(process)]
         for lane in lanes:
             self.unwatch(lane)
+        for process in self.present.values():
+            if not process.stopping:
+                self.timesheet.ends(process, self.lanes(process))
         if self._launcher is not None:
             self._watch.forget(self._launcher.events.fileno())
             self._launcher.close()
@@ -454,6 +462,7 @@ class Population:
             for lane in self.lanes(process):
                 lane.port.died()
             process.ended(-signal.SIGKILL)
+            self.timesheet.ended(process, monotonic())
         for lane in lanes:
             if self._holds(lane):
                 lane.port.close()
@@ -463,6 +472,7 @@ class Population:
             self._scheduler.bury(lane, rest)
             lane.port.release()
             self.calls_retired += lane.calls
+            self.timesheet.buried(lane)
         self.present.clear()
         self._lanes.clear()
         for job in self._scheduler.take_queued():

@@ -163,13 +163,17 @@ class Port:
         """Have the worker skip the jobs numbered from ``start`` to before ``stop`` unless it has begun them."""
         self._board[wire.VOID] = wire.fence_to_cell(start, stop)
 
-    def mean_job_ns(self) -> float | None:
-        """Nanoseconds per submitted job since this was last asked; None if there was none."""
+    def timed(self) -> tuple[int, int]:
+        """How many submitted jobs it has done since this was last asked, and how many nanoseconds they took together."""
         busy, done = self._board[wire.BUSY_NS], self._board[wire.DONE]
-        jobs = done - self._counted[1]
-        mean = (busy - self._counted[0]) / jobs if jobs else None
+        jobs, nanoseconds = done - self._counted[1], busy - self._counted[0]
         self._counted = busy, done
-        return mean
+        return jobs, nanoseconds
+
+    @property
+    def start_cpu(self) -> float:
+        """Seconds of processor time that its process had used when it turned to its first job."""
+        return self._board[wire.START_CPU_NS] / 1e9
 
     # -- memory --------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from time import monotonic
 
 
 class Process:
@@ -23,6 +24,8 @@ class Process:
         self.pid: int | None = None  #: None until it is known
         self.exitcode: int | None = None
         self.exited = threading.Event()  #: set when `exitcode` is as known as it will ever be
+        self.asked_at = monotonic()  #: when it was asked for
+        self.ready_at = float("inf")  #: when all its workers took jobs
         self.reaped = False  #: its pid may be another's
         self.reported = True  #: its end will be; not so when the template it came from has died
         self.outdated = False  #: to be replaced, once there is another
@@ -38,6 +41,10 @@ class Process:
     def born(self, pid: int) -> None:
         """Its pid has become known, from the launcher or from itself, whichever is first."""
         self.pid = self.pid or pid
+
+    def is_ready(self, now: float) -> None:
+        """All its workers take jobs."""
+        self.ready_at = now
 
     def outdate(self) -> None:
         """Have it replaced."""

@@ -7,7 +7,7 @@ import os
 import pickle
 import struct
 from contextlib import AbstractContextManager
-from time import perf_counter_ns
+from time import perf_counter_ns, process_time_ns
 from typing import NamedTuple
 
 from .. import tracing, wire
@@ -91,6 +91,7 @@ class Loop:
         serve_contexts(self.current_context)
         jobs, replies, board = self._waiting.jobs, self._replies, self._board
         threaded = self._instances.threaded
+        board[wire.START_CPU_NS] = process_time_ns()
         begun, void = 0, -1  # jobs begun, and the first of those that are being skipped
         passed = 0  # the last fence that lies behind; at first none, for a fence may have been set before we come here
         flushed = started = perf_counter_ns()

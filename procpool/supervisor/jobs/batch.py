@@ -158,6 +158,7 @@ class Segment(Job):
         if not len(self._again) <= stopped <= self.stop - self.start:
             raise ValueError(f"a batch of {self.stop - self.start} items cannot stop at {stopped}")
         self.chunk.nanoseconds += nanoseconds
+        lane.durations.record(stopped, nanoseconds)
         return self._collect(lane, memory, stopped)
 
     def crashed(self, lane: Lane, memory: Memory, crash: Exception) -> tuple[bool, Sequence[Job]]:
