@@ -6,11 +6,9 @@ import argparse
 
 from ..binary import FuncType
 from ..errors import MissingImport
-from ..module import inspect
 from ..pool import ProcessWasmPool
 from ..wasi import MODULES, WasiConfig
 from .failures import BadRequest
-from .wording import plural
 
 
 def opened(options: argparse.Namespace, workers: int | None = None, stdout: str | None = None) -> ProcessWasmPool:
@@ -33,17 +31,18 @@ def opened(options: argparse.Namespace, workers: int | None = None, stdout: str 
     limits = {"timeout": options.timeout, "fuel": options.fuel, "memory_limit": options.memory_limit}
     try:
         pool = ProcessWasmPool(options.module, workers or options.workers, wasi=wasi, **limits)
-    except MissingImport:  # whose text is about Python's keywords
-        first, *others = [needed for needed in inspect(options.module).imports if needed.module not in MODULES]
-        more = f" and {plural(len(others), 'other thing')}" if others else ""
-        raise BadRequest(
-            f"{options.module} imports {first.module}.{first.name}{more}, and the command line has only WASI to give;"
-            " call it from Python, with imports"
-        ) from None
+    except MissingImport as error:
+        raise not_to_be_had(options.module, error) from None
     if options.env and not any(needed.module in MODULES for needed in pool.imports):
         pool.shutdown()
         raise BadRequest(f"--env: {options.module} does not import WASI, so it could not see a variable")
     return pool
+
+
+def not_to_be_had(module: str, error: MissingImport) -> BadRequest:
+    """Why a module that wants more than WASI cannot be used."""
+    fact = " ".join(str(error).partition("\nGive it as")[0].split())  # what follows is about Python's keywords
+    return BadRequest(f"{module}: {fact}; the command line has only WASI to give, so call it from Python, with imports")
 
 
 def signature(pool: ProcessWasmPool, export: str) -> FuncType:
