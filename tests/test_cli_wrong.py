@@ -88,7 +88,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["call", "https://example.com/a.wasm", "add"], "'https://example.com/a.wasm' is a URL; download the module first"),
     (["inspect", "s3://bucket/a.wasm"], "'s3://bucket/a.wasm' is a URL; download the module first"),
     (["inspect", "missing.wasm"], "missing.wasm: No such file or directory"),
-    (["call", str(FIXTURES / "host.wat"), "f"], "a function (i32, i32) -> (i32); the command line has only WASI to give"),
+    (["call", str(FIXTURES / "host.wat"), "f"], "env.add, a function (i32, i32) -> (i32)"),
 ]  # fmt: skip
 
 
