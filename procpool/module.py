@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from .errors import InvalidModule
 ModuleSource = Union[str, bytes, bytearray, "os.PathLike[str]"]
 
 _MAGIC = b"\0asm"
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_GZIP = b"\x1f\x8b"
+_ELF = b"\x7fELF"
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ def read_source(source: ModuleSource) -> bytes:
         data, subject = bytes(source), "the given bytes are"
     elif isinstance(source, str) and source.lstrip().startswith(("(", ";;")):
         data, subject = source.encode(), "the given text is"
+    elif isinstance(source, str) and _URL.match(source):
+        raise InvalidModule(f"{source!r} is a URL; download the module first, and give the file")
     elif isinstance(source, (str, os.PathLike)):
         data, subject = Path(source).read_bytes(), f"{os.fspath(source)!r} is"
     else:
@@ -95,6 +101,13 @@ def read_source(source: ModuleSource) -> bytes:
         return data
     if not data.strip():
         raise InvalidModule(f"{subject} empty; expected a WebAssembly module")
+    if data.startswith(_GZIP):
+        raise InvalidModule(f"{subject} compressed by gzip; decompress it first (gunzip)")
+    if data.startswith(_ELF):
+        raise InvalidModule(
+            f"{subject} native code, as wasmtime's .cwasm is, made for one version and machine; give the .wasm it was"
+            " made from: the pool compiles it once, and remembers"
+        )
     if not data.lstrip().startswith((b"(", b";;")):
         raise InvalidModule(
             f"{subject} not WebAssembly: it begins with {data[:8]!r} instead of {_MAGIC!r}, and is no WAT text either"

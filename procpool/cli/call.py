@@ -1,0 +1,37 @@
+"""``procpool call``"""
+
+from __future__ import annotations
+
+import argparse
+
+from .arguments import numbers
+from .failures import BadRequest
+from .opening import opened, signature
+from .options import Commands, export_options, guest_options, running_options
+from .shown import as_json, shown
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command to the parser's."""
+    call = commands.add_parser(
+        "call",
+        parents=[running_options(), guest_options(), export_options()],
+        help="call one export and print its result",
+        description="Call one export and print its result.",
+    )
+    call.add_argument("args", metavar="ARG", nargs="*", help="numbers; a v128 as 32 hexadecimal digits")
+    call.add_argument("--json", action="store_true", help="print an object with the arguments and the result")
+    call.set_defaults(run=_call)
+
+
+def _call(options: argparse.Namespace) -> None:
+    with opened(options, stdout="inherit") as pool:
+        try:
+            args = numbers(options.args, signature(pool, options.export))
+        except ValueError as error:
+            raise BadRequest(f"{options.export}: {error}") from None
+        result = pool.call(options.export, *args)
+    if options.json:
+        print(as_json({"export": options.export, "args": args, "result": result}))
+    elif result is not None:
+        print(shown(result))

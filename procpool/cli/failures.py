@@ -1,0 +1,46 @@
+"""What ends a command early, and the exit code that says so."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+from ..errors import CallTimeout, GuestExit, ProcpoolError, StartupError, WasmTrap, WorkerCrashed
+
+#: Exit codes, as ``--help`` lists them.
+GUEST_FAILED, WRONG_REQUEST, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
+
+_OF_THE_GUEST = (WasmTrap, GuestExit, CallTimeout, WorkerCrashed, StartupError)
+#: The class of an exception in a worker, before its text.
+_CLASS = re.compile(r"\bprocpool\.errors\.\w+: ")
+#: What the library says about Python, and what that is called here.
+_FLAGS = {"start_timeout=": "", "memory_limit": "--memory-limit", " (str)": ""}
+
+
+class BadRequest(ProcpoolError):
+    """Raised when what is asked for makes no sense."""
+
+
+class BadRow(BadRequest):
+    """Raised when a row of the input cannot be read as arguments."""
+
+
+def exit_code(error: BaseException) -> int:
+    """How a command ends that was stopped by ``error``."""
+    return GUEST_FAILED if isinstance(error, _OF_THE_GUEST) else WRONG_REQUEST
+
+
+def told(error: BaseException) -> str:
+    """What to tell the user about ``error``."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    text = _CLASS.sub("", str(error))
+    for python, flag in _FLAGS.items():
+        text = text.replace(python, flag)
+    return text
+
+
+def complain(error: BaseException | str, code: int) -> int:
+    """Tell the user about ``error``; returns the exit code."""
+    print(f"procpool: {error if isinstance(error, str) else told(error)}", file=sys.stderr)
+    return code

@@ -1,0 +1,39 @@
+"""``procpool inspect``"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+from ..binary import ExternType, FuncType, GlobalType, MemoryType, TableType
+from ..module import inspect
+from .options import Commands, module_options
+from .shown import as_json
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command to the parser's."""
+    parser = commands.add_parser(
+        "inspect",
+        parents=[module_options()],
+        help="show what a module exports and imports",
+        description="Show what a module exports and imports, and how large it is.",
+    )
+    parser.add_argument("--json", action="store_true", help="print an object")
+    parser.set_defaults(run=_inspect)
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    found = inspect(options.module)
+    if options.json:
+        imports = [{"module": needed.module, "name": needed.name} | _object(needed.type) for needed in found.imports]
+        exports = [{"name": name} | _object(type_) for name, type_ in found.exports.items()]
+        print(as_json({"module": options.module, "bytes": found.size, "imports": imports, "exports": exports}))
+    else:
+        print(f"{options.module}: {found}")
+
+
+def _object(type_: ExternType) -> dict[str, Any]:
+    kinds = {FuncType: "function", MemoryType: "memory", TableType: "table", GlobalType: "global"}
+    return {"kind": kinds.get(type(type_), "tag")} | dataclasses.asdict(type_)

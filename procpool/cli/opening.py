@@ -1,0 +1,57 @@
+"""The pool that a command works with."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..binary import FuncType
+from ..errors import MissingImport
+from ..pool import ProcessWasmPool
+from ..wasi import MODULES, WasiConfig
+from .failures import BadRequest
+
+
+def opened(options: argparse.Namespace, workers: int | None = None, stdout: str | None = None) -> ProcessWasmPool:
+    """A pool of the module on the line.
+
+    Args:
+        workers: how many, if not as many as the line says.
+        stdout: where goes what a function prints by WASI, as in WasiConfig.
+
+    Raises:
+        BadRequest: the module wants something that the command line cannot give.
+        Whatever ProcessWasmPool raises.
+    """
+    wasi = WasiConfig(
+        args=[options.module],
+        env=dict(given for given in options.env if given is not None),
+        stdout=stdout,
+        stderr="inherit",
+    )
+    limits = {"timeout": options.timeout, "fuel": options.fuel, "memory_limit": options.memory_limit}
+    try:
+        pool = ProcessWasmPool(options.module, workers or options.workers, wasi=wasi, **limits)
+    except MissingImport as error:
+        raise not_to_be_had(options.module, error) from None
+    if options.env and not any(needed.module in MODULES for needed in pool.imports):
+        pool.shutdown()
+        raise BadRequest(f"--env: {options.module} does not import WASI, so it could not see a variable")
+    return pool
+
+
+def not_to_be_had(module: str, error: MissingImport) -> BadRequest:
+    """Why a module that wants more than WASI cannot be used."""
+    fact = " ".join(str(error).partition("\nGive it as")[0].split())  # what follows is about Python's keywords
+    return BadRequest(f"{module}: {fact}; the command line has only WASI to give, so call it from Python, with imports")
+
+
+def signature(pool: ProcessWasmPool, export: str) -> FuncType:
+    """The type of an export.
+
+    Raises:
+        UnknownExport, BadArguments: there is no such function, or it cannot be called from here.
+    """
+    pool.starmap(export, ()).close()  # has the pool say so, with its hints
+    type_ = pool.exports[export]
+    assert isinstance(type_, FuncType)
+    return type_
