@@ -58,7 +58,7 @@ from .supervisor.jobs.shipped import ShippedCall, Shipper
 from .supervisor.launch import Inheritance, reserve_stdio
 from .supervisor.lease import Lease, Request
 from .supervisor.leasing import Leasing
-from .wasi import CAPTURE, THREAD_SPAWN, CompletedRun, Stdin, Stream, WasiConfig
+from .wasi import CAPTURE, CompletedRun, Stdin, Stream, WasiConfig, check_command, check_threads
 
 if TYPE_CHECKING:
     import asyncio
@@ -240,8 +240,7 @@ class ProcessWasmPool(Executor):
             functions = self._index_functions()
             first = self._start_exports(options.start)
             types = {(needed.module, needed.name): needed.type for needed in self.imports}
-            if THREAD_SPAWN in types and self.exports.get("wasi_thread_start") != FuncType(("i32", "i32")):
-                raise BadWasi("the module imports wasi.thread-spawn and exports no wasi_thread_start(i32, i32)")
+            check_threads(types, self.exports)
             self._wasi = options.wasi
             spec = None if self._wasi is None else self._wasi.spec()
             environment = wire.Environment(found, types, options.initializer, tuple(options.initargs), spec, first)
@@ -590,8 +589,7 @@ class ProcessWasmPool(Executor):
         base = self._wasi
         if base is None:
             raise BadWasi("give the pool wasi=WasiConfig() to run the module as a command")
-        if self.exports.get("_start") != FuncType():
-            raise UnknownExport("the module is no command: it exports no _start; is it a library, to be called?")
+        check_command(self.exports)
         for name, given in (("env", env), ("preopens", preopens)):
             if given is not None and not isinstance(given, MappingType):
                 raise BadWasi(f"{name} must be a mapping, got {shown(given)}")

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Union
 
+from .binary import ExternType, FuncType
 from .checks import is_int, shown
-from .errors import BadWasi, RunFailed
+from .errors import BadWasi, RunFailed, UnknownExport
 
 #: The modules whose functions wasmtime provides.
 MODULES = ("wasi_snapshot_preview1", "wasi_unstable")
@@ -158,6 +159,26 @@ def _preopen(guest: Any, host: Any) -> tuple[str, str, bool]:
     if mode == "rw" and not os.access(path, os.W_OK):
         raise BadWasi(f"preopen {shown(guest)}: {path!r} is asked to be writable and is not")
     return path, _text("preopen", guest), mode == "rw"
+
+
+def check_command(exports: Mapping[str, ExternType]) -> None:
+    """Whether a module with those exports is a command.
+
+    Raises:
+        UnknownExport: it is not.
+    """
+    if exports.get("_start") != FuncType():
+        raise UnknownExport("the module is no command: it exports no _start; is it a library, to be called?")
+
+
+def check_threads(imports: Mapping[tuple[str, str], Any], exports: Mapping[str, ExternType]) -> None:
+    """Whether a module with those imports, by (module, name), has what wasi-threads wants of it.
+
+    Raises:
+        BadWasi: it spawns threads and cannot start any.
+    """
+    if THREAD_SPAWN in imports and exports.get("wasi_thread_start") != FuncType(("i32", "i32")):
+        raise BadWasi("the module imports wasi.thread-spawn and exports no wasi_thread_start(i32, i32)")
 
 
 @dataclass(frozen=True)

@@ -282,7 +282,7 @@ def test_the_command_line_acts_like_the_program(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("123")
     assert cli("run", "--dir", f"{tmp_path}::/d", COMMAND, "--", "walk", "/d").stdout == b"/d/f 3\n"
     assert cli("run", "--dir", f"{tmp_path}::/d:ro", COMMAND, "--", "write", "/d/g", "x").returncode == 1
-    assert cli("run", "--dir", f"{tmp_path}::/d", COMMAND, "--", "write", "/d/g", "x").returncode == 0
+    assert cli("run", "--dir", f"{tmp_path}::/d:rw", COMMAND, "--", "write", "/d/g", "x").returncode == 0
     done = cli("run", COMMAND, "--", "abort")
     assert done.returncode == 134 and b"unreachable" in done.stderr
     done = cli("run", "--timeout", "0.3", COMMAND, "--", "spin")

@@ -191,8 +191,8 @@ def _furnish(
     payloads = Payloads(settings.payloads, row, settings.payload_bytes)
     running = Running(blueprint.engine)
     streams = Streams(blueprint.engine, replies)
-    linkage = Linkage(blueprint.engine, blueprint.module, settings, environment, streams, running)
-    instances = InstanceHolder(linkage, settings, arena)
+    linkage = Linkage(blueprint.engine, blueprint.module, settings.limits, environment, running)
+    instances = InstanceHolder(linkage, settings, arena, streams)
     surface = linkage.surface = Instance(instances, settings.exports)
     first = row * wire.BOARD_ROW
     room = Room(
@@ -202,7 +202,7 @@ def _furnish(
         replies_fd=replies_fd,
         instances=instances,
         functions=ShippedFunctions(surface, payloads),
-        commands=CommandRunner(linkage, payloads, replies),
+        commands=CommandRunner(linkage, payloads, replies, streams),
         access=Access(instances, surface, arena, settings.guest.fresh),
         arena=arena,
         board=blueprint.board[first : first + wire.BOARD_ROW],

@@ -11,6 +11,7 @@ import os
 import pickle
 import select
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import wasmtime
@@ -21,6 +22,20 @@ from ..wasi import CAPTURE, INHERIT, Spec
 from .channels import Replies
 
 _OUT, _ERR = 1, 2
+
+
+def surroundings(spec: Spec) -> wasmtime.WasiConfig:
+    """wasmtime's configuration of all that a command sees but its streams.
+
+    Raises:
+        wasmtime.WasmtimeError: a directory has gone since it was checked.
+    """
+    config = wasmtime.WasiConfig()
+    config.argv = list(spec.args)
+    config.env = list(spec.env)
+    for host, guest, writable in spec.preopens:
+        config.preopen_dir(host, guest, writable)
+    return config
 
 
 class Streams:
@@ -44,9 +59,7 @@ class Streams:
         Raises:
             OSError, wasmtime.WasmtimeError: a file or directory has gone since it was checked.
         """
-        config = wasmtime.WasiConfig()
-        config.argv = list(spec.args)
-        config.env = list(spec.env)
+        config = surroundings(spec)
         close: list[int] = []
         if spec.stdin is not None:
             fd = os.memfd_create("stdin")
@@ -59,9 +72,17 @@ class Streams:
             config.stdin_file = spec.stdin_path
         self._direct(config, "stdout", _OUT, spec.stdout)
         self._direct(config, "stderr", _ERR, spec.stderr)
-        for host, guest, writable in spec.preopens:
-            config.preopen_dir(host, guest, writable)
         return config, close
+
+    def configuring(self, spec: Spec, close: list[int]) -> Callable[[], wasmtime.WasiConfig]:
+        """A maker of configurations, one for each store; what they open by descriptor is added to ``close``."""
+
+        def make() -> wasmtime.WasiConfig:
+            config, opened = self.configure(spec)
+            close.extend(opened)
+            return config
+
+        return make
 
     def _direct(self, config: Any, name: str, stream: int, to: str | None) -> None:
         if to == INHERIT:
