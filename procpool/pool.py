@@ -58,7 +58,7 @@ from .supervisor.jobs.shipped import ShippedCall, Shipper
 from .supervisor.launch import Inheritance, reserve_stdio
 from .supervisor.lease import Lease, Request
 from .supervisor.leasing import Leasing
-from .wasi import CAPTURE, CompletedRun, Stdin, Stream, WasiConfig, check_command, check_threads
+from .wasi import CAPTURE, INHERIT, CompletedRun, Stdin, Stream, WasiConfig, check_command, check_threads
 
 if TYPE_CHECKING:
     import asyncio
@@ -610,6 +610,8 @@ class ProcessWasmPool(Executor):
         boolean("check", check)
         boolean("text", text)
         self._check_open()
+        if isinstance(config.stdin, str) and config.stdin == INHERIT and self._options.instances > 1:
+            raise BadWasi("stdin='inherit' needs instances=1: a process has one standard input, whatever runs in it")
         lines = {n: stream for n, stream in ((1, config.stdout), (2, config.stderr)) if callable(stream)}
         context = capture(self._visible, limit, deadline.limit)
         return CommandRun(config.spec(), text, check, lines, limit, context)

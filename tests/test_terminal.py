@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import FIXTURES, eventually
+from conftest import DEADLINE, FIXTURES, eventually
 from terminal import CTRL_BACKSLASH, CTRL_C, CTRL_D, CTRL_Z, PATIENCE, Terminal, at_a_shell, at_a_terminal
 
 REPL = FIXTURES / "repl.wasm"
@@ -274,6 +274,151 @@ def test_it_answers_line_by_line_through_pipes(nothing_left: None) -> None:
 def test_a_trap() -> None:
     done = run(REPL, input=b"1 . trap\n")
     assert done.returncode == 134 and done.stdout == b"> 1\n" and b"procpool: wasm `unreachable`" in done.stderr
+
+
+# -- a command in a user's own program ---------------------------------------------------------------------------------
+
+#: Runs the interpreter twice by a pool, and reads a line itself after each.
+PROGRAM = f"""
+import threading
+from procpool import CallTimeout, ProcessWasmPool, WasiConfig
+
+recycled = threading.Event()
+
+def events(event):
+    if event.kind in ("crashed", "killed"):
+        print("event", event.kind)
+    if event.kind == "recycled":
+        recycled.set()
+
+def run(**options):
+    return pool.run(["repl"], stdin="inherit", stdout="inherit", stderr="inherit", **options).returncode
+
+with ProcessWasmPool({str(REPL)!r}, workers=2, wasi=WasiConfig(), kill_grace=0.3, on_event=events) as pool:
+    for _ in range(2):
+        try:
+            print("code", run())
+        except KeyboardInterrupt:
+            assert recycled.wait({PATIENCE})  # or it could still read a key
+            print("interrupted")
+        print("read", repr(input("line? ")))
+    try:
+        run(timeout=0.3)
+    except CallTimeout:
+        print("late")
+    pool.wait_ready()
+print("the end")
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    return path
+
+
+def test_a_command_of_a_pool_reads_the_keyboard(program: Path, nothing_left: None) -> None:
+    with at_a_terminal(sys.executable, program) as terminal:
+        terminal.expect("> ")
+        terminal.type("20 22 + . tty\n7 exit\nfor the program\n")  # typed ahead: each reads what is its own
+        terminal.expect("42\r\n1 1 1\r\n> .*code 7\r\n.*read 'for the program'\r\n> ")
+        terminal.type("1 2 + .\n")
+        terminal.expect("\r\n3\r\n> ")
+        terminal.type(CTRL_D)
+        terminal.expect("bye\r\ncode 0\r\nline\\? ")
+        terminal.type("more\n")
+        terminal.expect("read 'more'\r\n> ")
+        terminal.expect("late\r\n.*the end\r\n")
+        assert terminal.ended() == 0
+        assert "event crashed" not in terminal.seen
+        assert terminal.modes() == terminal.modes_before
+
+
+def test_ctrl_c_in_a_command_of_a_pool_is_the_programs_to_decide(program: Path, nothing_left: None) -> None:
+    with at_a_terminal(sys.executable, program) as terminal:
+        terminal.expect("> ")
+        terminal.type(CTRL_C)
+        terminal.expect("interrupted\r\nline\\? ")
+        terminal.type("on\n")
+        terminal.expect("read 'on'\r\n> ")
+        terminal.type("20 22 + .\n")
+        terminal.expect("\r\n42\r\n> ")
+
+
+def test_ctrl_z_in_a_command_of_a_pool(program: Path, shell: Terminal) -> None:
+    shell.type(f"'{sys.executable}' '{program}'\n")
+    shell.expect("> ")
+    for _ in range(2):
+        shell.type(CTRL_Z)
+        shell.expect("Stopped.*PROMPT ")
+        shell.type("fg\n")
+        shell.expect("program.py'?\r\n")
+        shell.type("20 22 + .\n")
+        shell.expect("\r\n42\r\n> ")
+    shell.type(CTRL_D)
+    shell.expect("bye\r\ncode 0\r\n")
+
+
+def test_a_program_in_the_background_stops_when_its_command_reads(program: Path, shell: Terminal) -> None:
+    shell.type(f"'{sys.executable}' '{program}' &\n")
+    shell.expect("\\[1\\] (?P<pid>\\d+)\r\n")
+    shell.expect("> ")
+    shell.type("wait %1; echo status $((1 + 1))\n")  # until it stops
+    shell.expect("status 2\r\n")
+    shell.type("fg\n")
+    shell.expect("program.py'?\r\n")
+    shell.type("20 22 + .\n")
+    shell.expect("\r\n42\r\n> ")
+
+
+def test_workers_at_the_terminal_die_with_their_program(program: Path, nothing_left: None) -> None:
+    """One that has joined the program's group is not reached by what kills the others."""
+    with at_a_terminal(sys.executable, program) as terminal:
+        terminal.expect("> ")
+        workers = psutil.Process(terminal.process.pid).children(recursive=True)
+        groups = {os.getpgid(worker.pid) for worker in workers}
+        assert os.getpgid(terminal.process.pid) in groups and len(groups) == 2
+        terminal.process.kill()
+        assert terminal.ended() == -signal.SIGKILL
+        _, alive = psutil.wait_procs(workers, timeout=DEADLINE)
+        assert not alive
+
+
+OFF_A_TERMINAL = f"""
+import sys
+from procpool import BadWasi, ProcessWasmPool, WasiConfig
+
+first = sys.stdin.buffer.raw.read(11)
+with ProcessWasmPool({str(REPL)!r}, workers=1, wasi=WasiConfig()) as pool:
+    for _ in range(2):
+        done = pool.run(["repl"], stdin="inherit", text=True)
+        print(done.returncode, repr(done.stdout))
+with ProcessWasmPool({str(REPL)!r}, workers=1, instances=2, wasi=WasiConfig()) as pool:
+    try:
+        pool.run(["repl"], stdin="inherit")
+    except BadWasi as error:
+        print(error)
+"""
+
+
+def test_standard_input_of_a_program_off_a_terminal(tmp_path: Path, nothing_left: None) -> None:
+    def printed(**stdin: Any) -> list[str]:
+        done = subprocess.run([sys.executable, "-c", OFF_A_TERMINAL], stdout=-1, stderr=-1, timeout=PATIENCE, **stdin)
+        assert done.returncode == 0 and done.stderr == b"", done.stderr
+        lines = done.stdout.decode().splitlines()
+        assert "instances=1" in lines.pop()
+        return lines
+
+    lines = tmp_path / "lines"
+    lines.write_bytes(b"not for it\n20 22 + .\n")
+    with lines.open("rb") as file:
+        assert printed(stdin=file) == ["0 '> 42\\n> bye\\n'"] * 2
+    assert printed(input=lines.read_bytes()) == ["0 '> 42\\n> bye\\n'", "0 '> bye\\n'"]
+    assert printed(stdin=subprocess.DEVNULL) == ["0 '> bye\\n'"] * 2
+    command = ["sh", "-c", 'exec "$0" -c "$1" <&-', sys.executable, OFF_A_TERMINAL.replace("first", "#")]
+    done = subprocess.run(command, stdout=-1, stderr=-1, timeout=PATIENCE)
+    assert done.stdout.startswith(b"0 '> bye\\n'\n") and done.returncode == 0, done.stderr
 
 
 # -- a real one --------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import wasmtime
 from .. import wire
 from ..errors import OutputLimit
 from ..wasi import CAPTURE, INHERIT, Spec
+from . import inherited
 from .channels import Replies
 
 _OUT, _ERR = 1, 2
@@ -41,9 +42,11 @@ def surroundings(spec: Spec) -> wasmtime.WasiConfig:
 class Streams:
     """What the command that runs has printed.  One command at a time."""
 
-    def __init__(self, engine: wasmtime.Engine, replies: Replies) -> None:
+    def __init__(self, engine: wasmtime.Engine, replies: Replies, lifeline: int) -> None:
         self._engine = engine
         self._replies = replies
+        self._lifeline = lifeline
+        self._inherited = False  # the program's standard input is ours
         self._lock = threading.Lock()  # over all below, and every read of the pipes: so chunks stay in order
         self._reads: dict[int, int] = {}  # stream -> read end
         self._paths: dict[int, str] = {}
@@ -61,6 +64,8 @@ class Streams:
         """
         config = surroundings(spec)
         close: list[int] = []
+        if INHERIT in (spec.stdin_path, spec.stdout, spec.stderr):
+            inherited.join(spec.program, self._lifeline)
         if spec.stdin is not None:
             fd = os.memfd_create("stdin")
             close.append(fd)
@@ -68,6 +73,12 @@ class Streams:
             while view:
                 view = view[os.write(fd, view) :]
             config.stdin_file = f"/proc/self/fd/{fd}"
+        elif spec.stdin_path == INHERIT:
+            if not self._inherited:
+                inherited.take_stdin(spec.program)
+                self._inherited = True
+            # wasmtime reads this one only when the guest does, and a file ahead: that would take keys meant for others.
+            config.inherit_stdin()
         elif spec.stdin_path is not None:
             config.stdin_file = spec.stdin_path
         self._direct(config, "stdout", _OUT, spec.stdout)

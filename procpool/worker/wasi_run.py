@@ -12,7 +12,7 @@ import wasmtime
 from .. import wire
 from ..binary import FuncType
 from ..errors import GuestExit
-from ..wasi import Spec
+from ..wasi import INHERIT, Spec
 from ..wire import values
 from . import ffi
 from .channels import Replies
@@ -31,6 +31,7 @@ class CommandRunner:
         self._replies = replies
         self._answering = threading.Lock()
         self._payloads = payloads
+        self._spent = False
         self.stopped = False  #: the last one left the epoch raised, so no other instance of this engine can be used
         self.printed: tuple[bytes | None, bytes | None] = None, None  #: by the last one
 
@@ -76,17 +77,24 @@ class CommandRunner:
 
     @property
     def doomed(self) -> bool:
-        """Whether a command has left threads behind that only the end of this process can end."""
-        return self._linkage.doomed
+        """Whether this process can run no other.
+
+        A command has left threads in it that nothing else ends, or has read the standard input: wasmtime has one of that
+        per process, and what it knows of it (read ahead, at its end) would be true for no later command.
+        """
+        return self._linkage.doomed or self._spent
 
     def tell(self) -> None:
         """Control thread: send what the running command has printed; it is being interrupted."""
         self._streams.tell()
+        if self._spent:  # it would leave anyhow, and until then read keys that are meant for others by now
+            os._exit(wire.EXIT_SPENT)
         for group in list(self._linkage.groups):
             group.interrupt()
 
     def _run(self, spec: Spec) -> int:
         opened = list[int]()
+        self._spent = spec.stdin_path == INHERIT
         try:
             return run_start(self._linkage, self._streams.configuring(spec, opened), spec.max_threads)
         finally:
