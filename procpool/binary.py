@@ -278,6 +278,53 @@ def read_interface(wasm: bytes) -> Interface:
     return interface
 
 
+def parameter_names(wasm: bytes, export: str) -> tuple[str, ...] | None:
+    """What the module's name section calls the parameters of an exported function; None if it does not name them all.
+
+    A name section is for people: wasmtime does not look whether it is well-formed.
+    """
+    try:
+        index, count = _function_at(wasm, export)
+        names = _local_names(wasm, index)
+        return tuple(names[local] for local in range(count))
+    except (IndexError, KeyError, UnicodeDecodeError):
+        return None
+
+
+def _function_at(wasm: bytes, export: str) -> tuple[int, int]:
+    """The index of an exported function, and how many parameters it has."""
+    for section, start, end in sections(wasm):
+        if section == 7:
+            reader = _Reader(wasm, start, end)
+            for _ in range(reader.unsigned()):
+                name, kind, index = reader.name(), reader.byte(), reader.unsigned()
+                if (name, kind) == (export, 0):
+                    type_ = read_interface(wasm).exports[export]
+                    assert isinstance(type_, FuncType)
+                    return index, len(type_.params)
+    raise KeyError(export)
+
+
+def _local_names(wasm: bytes, function: int) -> dict[int, str]:
+    for section, start, end in sections(wasm):
+        if section:
+            continue
+        reader = _Reader(wasm, start, end)
+        if reader.name() != "name":
+            continue
+        while reader.at < end:
+            subsection, size = reader.byte(), reader.unsigned()
+            if subsection != 2:  # those of locals
+                reader.at += size
+                continue
+            for _ in range(reader.unsigned()):
+                index = reader.unsigned()
+                names = {reader.unsigned(): reader.name() for _ in range(reader.unsigned())}
+                if index == function:
+                    return names
+    return {}
+
+
 def _skip_constant(reader: _Reader) -> None:
     """Step over a constant expression, up to and with its ``end``."""
     while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from .errors import InvalidModule
 Source = Union[str, bytes, bytearray, "os.PathLike[str]"]
 
 _MAGIC = b"\0asm"
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_GZIP = b"\x1f\x8b"
+_ELF = b"\x7fELF"
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ def read_source(source: Source) -> bytes:
         data, origin = bytes(source), "the given bytes"
     elif isinstance(source, str) and source.lstrip().startswith(("(", ";;")):
         data, origin = source.encode(), "the given text"
+    elif isinstance(source, str) and _URL.match(source):
+        raise InvalidModule(f"{source!r} is a URL; download the module first, and give the file")
     elif isinstance(source, (str, os.PathLike)):
         data, origin = Path(source).read_bytes(), f"{os.fspath(source)!r}"
     else:
@@ -54,6 +60,13 @@ def read_source(source: Source) -> bytes:
         return data
     if not data.strip():
         raise InvalidModule(f"{origin} is empty; expected a WebAssembly module")
+    if data.startswith(_GZIP):
+        raise InvalidModule(f"{origin} is compressed by gzip; decompress it first (gunzip)")
+    if data.startswith(_ELF):
+        raise InvalidModule(
+            f"{origin} is native code, as wasmtime's .cwasm is, made for one version and machine; give the .wasm it was"
+            " made from: the pool compiles it once, and remembers"
+        )
     if not data.lstrip().startswith((b"(", b";;")):
         raise InvalidModule(
             f"{origin} is not WebAssembly: it begins with {data[:8]!r} instead of {_MAGIC!r}, and is no WAT text either"

@@ -3,36 +3,72 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
+from collections.abc import Sequence
 
 from .._version import __version__
-from . import call, inspect, map, run
-from .failures import GUEST_FAILED, WRONG_REQUEST, complain
+from ..errors import ProcpoolError
+from . import bench, call, completion, inspect, map, run
+from .failures import INTERRUPTED, complain, exit_code
+from .options import Commands
+from .parser import Parser, apart
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    options = _parser().parse_args(argv)
+    _have_streams()
+    logging.getLogger("procpool").addHandler(logging.NullHandler())  # what its records say, the exceptions say too
+    parser, commands = _parser()
+    completion.answer(parser)
+    options = _parsed(parser, commands, sys.argv[1:] if argv is None else list(argv))
     try:
         code = options.run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has had enough, like `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit's flush would complain again
+        _drop_output()
         return 0
-    except GUEST_FAILED as error:
-        return complain(error, 1)
-    except WRONG_REQUEST as error:
-        return complain(error, 2)
+    except (ProcpoolError, OSError) as error:
+        _drop_output()
+        return complain(error, exit_code(error))
     return int(code or 0)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="procpool", description="Run WebAssembly exports in worker processes.")
+def _have_streams() -> None:
+    """Where there is no standard output or error because who started us has closed it, drop what is printed."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # until the end
+
+
+def _drop_output() -> None:
+    """Print what can be printed, and drop the rest, of which the interpreter would complain at its exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+
+def _parser() -> tuple[Parser, Commands]:
+    parser = Parser(prog="procpool", description="Run WebAssembly exports in worker processes.")
     parser.add_argument("--version", action="version", version=f"procpool {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (call, map, run, inspect):
+    commands: Commands = parser.add_subparsers(  # type: ignore[assignment]  # it is invariant for no reason
+        required=True, metavar="COMMAND"
+    )
+    for command in (call, map, bench, run, inspect):
         command.add_to(commands)
-    return parser
+    return parser, commands
+
+
+def _parsed(parser: Parser, commands: Commands, words: Sequence[str]) -> argparse.Namespace:
+    command = commands.choices.get(words[0]) if words else None
+    if command is None:
+        return parser.parse_args(words)  # which explains itself, or complains
+    if words[0] == "run":  # what follows its MODULE is the program's, to the letter
+        return command.parse_args(words[1:])
+    return command.parse_intermixed_args(apart(words[1:]))

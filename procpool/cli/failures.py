@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
-from ..errors import (
-    BadArguments,
-    BadWasi,
-    CallTimeout,
-    GuestExit,
-    InvalidModule,
-    MissingImport,
-    ProcpoolError,
-    StartupError,
-    UnknownExport,
-    WasmTrap,
-    WorkerCrashed,
-)
+from ..errors import CallTimeout, GuestExit, ProcpoolError, StartupError, WasmTrap, WorkerCrashed
+
+#: Exit codes, as ``--help`` lists them.
+GUEST_FAILED, WRONG_REQUEST, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
+
+_OF_THE_GUEST = (WasmTrap, GuestExit, CallTimeout, WorkerCrashed, StartupError)
+#: The last line of a traceback in a worker, without the exception's class.
+_QUOTED = re.compile(r'\n"""\n(?:[\w.]+: )?(.*)"""$', re.DOTALL)
+#: What the library says about Python, and what that is called here.
+_FLAGS = {"start_timeout=": "", "memory_limit": "--memory-limit", " (str)": ""}
 
 
-class BadRow(ProcpoolError):
+class BadRequest(ProcpoolError):
+    """Raised when what is asked for makes no sense."""
+
+
+class BadRow(BadRequest):
     """Raised when a row of the input cannot be read as arguments."""
 
 
-GUEST_FAILED = (WasmTrap, GuestExit, CallTimeout, WorkerCrashed, StartupError)
-WRONG_REQUEST = (InvalidModule, MissingImport, UnknownExport, BadArguments, BadWasi, BadRow, OSError)
+def exit_code(error: BaseException) -> int:
+    """How a command ends that was stopped by ``error``."""
+    return GUEST_FAILED if isinstance(error, _OF_THE_GUEST) else WRONG_REQUEST
 
 
-def complain(error: BaseException, code: int) -> int:
+def told(error: BaseException) -> str:
+    """What to tell the user about ``error``."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    text = str(error)
+    text = _QUOTED.sub(r"\1", text)
+    for python, flag in _FLAGS.items():
+        text = text.replace(python, flag)
+    return text
+
+
+def complain(error: BaseException | str, code: int) -> int:
     """Tell the user about ``error``; returns the exit code."""
-    print(f"procpool: {error}", file=sys.stderr)
+    print(f"procpool: {error if isinstance(error, str) else told(error)}", file=sys.stderr)
     return code

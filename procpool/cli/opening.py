@@ -5,14 +5,45 @@ from __future__ import annotations
 import argparse
 
 from ..binary import FuncType
+from ..errors import MissingImport
 from ..pool import ProcessWasmPool
+from ..wasi import MODULES, WasiConfig
+from .failures import BadRequest
 
 
-def opened(options: argparse.Namespace) -> ProcessWasmPool:
-    return ProcessWasmPool(options.module, options.workers, timeout=options.timeout)
+def opened(options: argparse.Namespace, workers: int | None = None, stdout: str | None = None) -> ProcessWasmPool:
+    """A pool of the module on the line.
+
+    Args:
+        workers: how many, if not as many as the line says.
+        stdout: where goes what a function prints by WASI, as in WasiConfig.
+
+    Raises:
+        BadRequest: the module wants something that the command line cannot give.
+        Whatever ProcessWasmPool raises.
+    """
+    wasi = WasiConfig(args=[options.module], env=dict(options.env), stdout=stdout, stderr="inherit")
+    limits = {"timeout": options.timeout, "fuel": options.fuel, "memory_limit": options.memory_limit}
+    try:
+        pool = ProcessWasmPool(options.module, workers or options.workers, wasi=wasi, **limits)
+    except MissingImport as error:
+        fact = str(error).partition("; give it as")[0]  # what follows is about Python's keywords
+        raise BadRequest(
+            f"{options.module}: {fact}; the command line has only WASI to give, so call it from Python, with imports"
+        ) from None
+    if options.env and not any(needed.module in MODULES for needed in pool.imports):
+        pool.shutdown()
+        raise BadRequest(f"--env: {options.module} does not import WASI, so it could not see a variable")
+    return pool
 
 
 def signature(pool: ProcessWasmPool, export: str) -> FuncType:
-    type_ = pool.exports.get(export)
-    # Anything else is for the pool to refuse, with its hints.
-    return type_ if isinstance(type_, FuncType) else FuncType()
+    """The type of an export.
+
+    Raises:
+        UnknownExport, BadArguments: there is no such function, or it cannot be called from here.
+    """
+    pool.starmap(export, ()).close()  # has the pool say so, with its hints
+    type_ = pool.exports[export]
+    assert isinstance(type_, FuncType)
+    return type_

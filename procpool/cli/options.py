@@ -3,43 +3,115 @@
 from __future__ import annotations
 
 import argparse
-from typing import TypeAlias
+import re
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
+
+from ..options import MAX_WORKERS
+from .completion import exports_of, modules
+from .parser import word
 
 #: What every command's ``add_to`` gets: the parser's commands, for which argparse has no public name.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+T = TypeVar("T", int, float)
+
+_SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 def module_options() -> argparse.ArgumentParser:
     """The module to work with."""
     parent = argparse.ArgumentParser(add_help=False)
-    parent.add_argument("module", metavar="MODULE", help="a .wasm or .wat file")
+    module = parent.add_argument("module", metavar="MODULE", type=word, help="a .wasm or .wat file")
+    module.completer = modules  # type: ignore[attr-defined]  # as argcomplete wants it
+    return parent
+
+
+def export_options() -> argparse.ArgumentParser:
+    """The module and which of its functions."""
+    parent = argparse.ArgumentParser(add_help=False, parents=[module_options()])
+    export = parent.add_argument("export", metavar="EXPORT", type=word, help="the exported function to call")
+    export.completer = exports_of  # type: ignore[attr-defined]
     return parent
 
 
 def running_options() -> argparse.ArgumentParser:
     """How to run it."""
     parent = argparse.ArgumentParser(add_help=False)
-    parent.add_argument("--workers", type=positive_int, metavar="N", help="processes (default: usable CPUs)")
+    parent.add_argument("--workers", type=workers, metavar="N", help="processes (default: usable CPUs)")
     parent.add_argument("--timeout", type=seconds, metavar="S", help="seconds one call may run")
     return parent
 
 
-def positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
+def guest_options() -> argparse.ArgumentParser:
+    """What a called function may use."""
+    parent = argparse.ArgumentParser(add_help=False)
+    parent.add_argument(
+        "--fuel", type=positive, metavar="N", help="units one call may burn, about one per wasm instruction"
+    )
+    parent.add_argument("--memory-limit", type=size, metavar="SIZE", help="bytes a memory may grow to, as in 64M or 1G")
+    variables = "a variable of the environment it sees by WASI; may be given again"
+    parent.add_argument("--env", type=variable, action="append", default=[], metavar="K=V", help=variables)
+    return parent
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    return _positive(text, int, "whole number from 1")
+
+
+def workers(text: str) -> int:
+    """A number of processes."""
+    value = positive(text)
+    if value > MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"{value} is more than {MAX_WORKERS}, the most processes that a pool can have")
     return value
 
 
 def seconds(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise ValueError
+    """A length of time."""
+    return _positive(text, float, "positive number of seconds")
+
+
+def size(text: str) -> int:
+    """A number of bytes, with K, M or G for powers of 1024."""
+    found = re.fullmatch(r"(\d+) *(?:([kmg])(?:i?b)?)?", text.strip(), re.IGNORECASE)
+    value = int(found[1]) * _SIZES[(found[2] or "").lower()] if found else 0
+    if not value:
+        raise argparse.ArgumentTypeError(f"{text.strip()!r} is no size in bytes; write 65536, 64K, 16M or 1G")
     return value
 
 
-def range_(text: str) -> range:
-    return range(*(int(part, 0) for part in text.split(":", 2)))
+def variable(text: str) -> tuple[str, str]:
+    """An environment variable."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is no variable; write NAME=VALUE")
+    return name, value
 
 
-positive_int.__name__, seconds.__name__, range_.__name__ = "positive number", "number of seconds", "range"
+def counted(text: str) -> range:
+    """A range of integers."""
+    try:
+        parts = [int(part, 0) for part in text.split(":")]
+        if not 2 <= len(parts) <= 3:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text.strip()!r} is no range; write A:B or A:B:STEP in whole numbers") from None
+    if parts[2:] == [0]:
+        raise argparse.ArgumentTypeError(f"{text.strip()!r} has a STEP of 0")
+    values = range(*parts)
+    if not values:
+        hint = "; a negative STEP counts down" if parts[0] > parts[1] else ""
+        raise argparse.ArgumentTypeError(f"{text.strip()!r} counts nothing{hint}")
+    return values
+
+
+def _positive(text: str, convert: Callable[[str], T], expected: str) -> T:
+    try:
+        value = convert(text)
+        if value > 0:
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text.strip()!r} is no {expected}")

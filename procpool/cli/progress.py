@@ -1,26 +1,92 @@
-"""A bar on a terminal."""
+"""A bar on a terminal, and lines that keep clear of it."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import sys
+from collections.abc import Callable, Iterator
+from time import perf_counter
 from typing import Any
+
+#: The longest time for which lines are kept back while others come, in seconds.
+FLUSH_SECONDS = 0.1
+#: From here on a bar counts in thousands and millions.
+LARGE = 100_000
 
 
 class Progress:
-    """A bar on a terminal, where tqdm is installed; otherwise nothing.  ``with Progress(total) as advance``."""
+    """A bar on a terminal, where tqdm is installed; otherwise nothing.  ``with Progress(total) as advance``.
 
-    def __init__(self, total: int | None) -> None:
+    Args:
+        total: how many there will be; None if nobody knows.
+        unit: of what.
+        quiet: show nothing, for the terminal is in use.
+    """
+
+    def __init__(self, total: int | None, unit: str = "calls", quiet: bool = False) -> None:
         self._bar: Any = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not quiet:
             try:
                 from tqdm import tqdm
             except ImportError:
                 return
-            self._bar = tqdm(total=total, unit=" calls", unit_scale=True, dynamic_ncols=True, file=sys.stderr)
+            # It vanishes in the end, for what follows says it better.
+            style: dict[str, Any] = {
+                "unit": f" {unit}",
+                "unit_scale": (total or 0) >= LARGE,
+                "dynamic_ncols": True,
+                "leave": False,
+            }
+            self._bar = tqdm(total=total, file=sys.stderr, **style)
 
-    def __enter__(self) -> Any:
-        return self._bar.update if self._bar else lambda count: None
+    def __enter__(self) -> Callable[[int], Any]:
+        return (lambda count: None) if self._bar is None else self._bar.update
 
     def __exit__(self, *exc: object) -> None:
-        if self._bar:
+        if self._bar is not None:
             self._bar.close()
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Keep the bar out of the way of what is printed meanwhile."""
+        if self._bar is None or self._bar.disable or not sys.stdout.isatty():
+            yield
+            return
+        self._bar.clear()
+        try:
+            yield
+        finally:
+            self._bar.refresh()
+
+
+class Lines:
+    """Lines for standard output, a few at a time, beside a bar.  ``with Lines(progress) as advance``."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._held: list[str] = []
+        self._flushed = -math.inf
+
+    def __enter__(self) -> Callable[[int], Any]:
+        return self._progress.__enter__()
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.__exit__(*exc)
+        self.flush()
+
+    def write(self, text: str) -> None:
+        """Print whole lines, soon."""
+        if text:
+            self._held.append(text)
+        if perf_counter() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Print what there is.  Before any wait for input: who is to write it may wait for these lines."""
+        if self._held:
+            with self._progress.aside():
+                sys.stdout.write("".join(self._held))
+                sys.stdout.flush()
+            self._held.clear()
+            self._flushed = perf_counter()

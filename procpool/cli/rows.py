@@ -1,63 +1,191 @@
-"""Arguments out of text: of the command line, and of the rows of a file."""
+"""Rows of arguments out of a file: CSV or JSON lines."""
 
 from __future__ import annotations
 
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, NamedTuple, TextIO, get_args
 
 from ..binary import FuncType
-from .failures import BadRow
+from .arguments import numbers
+from .failures import BadRequest, BadRow
+from .fields import Fields
+
+STDIN = 0  #: its descriptor
+Format = Literal["csv", "tsv", "jsonl"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+_BY_SUFFIX: dict[str, Format] = {".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
-def numbers(texts: Iterable[Any], signature: FuncType) -> list[Any]:
-    """Arguments as the signature wants them.  Their number and range are the pool's to check."""
-    texts = list(texts)
-    kinds = signature.params + ("i64",) * (len(texts) - len(signature.params))
-    return [_number(text, kind) for text, kind in zip(texts, kinds, strict=False)]
+class Row(NamedTuple):
+    """A row as it was read."""
+
+    line: int  #: where it begins
+    args: list[Any]
+    error: BadRow | None = None  #: why it cannot be read
 
 
-def _number(text: Any, kind: str) -> Any:
-    if not isinstance(text, str):  # JSON has its own numbers
-        return text
-    try:
-        if kind == "v128":
-            return bytes.fromhex(text)
-        return int(text, 0) if kind in ("i32", "i64") else float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not an {kind}") from None
+@dataclass(frozen=True)
+class Reading:
+    """How a file is to be read."""
+
+    name: str  #: "-" for standard input
+    format: Format
+    delimiter: str
+    header: bool
+
+    @classmethod
+    def checked(
+        cls, name: str, format: Format | None, delimiter: str | None, header: bool, columns: Sequence[str]
+    ) -> Reading:
+        """As the options say, and the file's name where they do not.
+
+        Raises:
+            BadRequest: they do not fit together.
+        """
+        suffix = Path(name).suffix.lower()
+        if format is None and suffix == ".json":
+            raise BadRequest(
+                f"{name} is named as one JSON document; rows are JSON lines: --input-format jsonl if it has such"
+            )
+        format = format or _BY_SUFFIX.get(suffix, "csv")
+        if format == "jsonl":
+            for flag, given in (("--delimiter", delimiter is not None), ("--header", header)):
+                if given:
+                    raise BadRequest(f"{flag} is for CSV, and {_named(name)} is read as JSON lines")
+        elif columns and not header:
+            raise BadRequest("--columns takes the names in the first line: give --header too")
+        return cls(name, format, delimiter or ("\t" if format == "tsv" else ","), header)
+
+    def place(self, line: int) -> str:
+        """Where a row is, for people."""
+        return f"line {line} of {_named(self.name)}"
 
 
-def read_rows(name: str, format: str | None, signature: FuncType) -> Iterator[list[Any]]:
-    with _open_input(name) as file:
-        parse = _json_rows if (format or Path(name).suffix.lstrip(".")) == "jsonl" else csv.reader
-        source = parse(file)
-        number = 0
-        while True:
-            number += 1
-            try:
-                row = next(source)
-                if row:  # blank lines are skipped, and still counted
-                    yield numbers(row, signature)
-            except StopIteration:
+def _named(name: str) -> str:
+    return "stdin" if name == "-" else name
+
+
+def open_rows(name: str) -> TextIO:
+    """The file of that name, as text without a byte order mark.
+
+    Raises:
+        BadRequest: there is no standard input.
+        OSError: the file cannot be read.
+    """
+    if name == "-" and sys.stdin is None:
+        raise BadRequest("there is no standard input to read rows from; name a FILE, or give --range")
+    return open(STDIN if name == "-" else name, encoding="utf-8-sig", newline="", closefd=name != "-")
+
+
+def read_rows(file: TextIO, reading: Reading, signature: FuncType, fields: Fields) -> Iterator[Row]:
+    """The rows of a file.  Blank lines are none.
+
+    Raises:
+        BadRow: the file cannot be read on from there; names the place.
+    """
+    records = _Objects(file, fields) if reading.format == "jsonl" else _Records(file, fields, reading)
+    while True:
+        args: list[Any] = []
+        try:
+            values = records.next()
+            if values is None:
                 return
-            except (ValueError, csv.Error) as error:
-                raise BadRow(f"row {number} of {'stdin' if name == '-' else name}: {error}") from None
+            if not values and records.blank:
+                continue
+            args = list(values)
+            row = Row(records.line, numbers(args, signature))
+        except UnicodeDecodeError:
+            raise BadRow(f"{reading.place(records.line)}: it is not text in UTF-8") from None
+        except (ValueError, RecursionError, csv.Error) as error:
+            hint = records.hint(args)
+            row = Row(records.line, args, BadRow(f"{error}{hint}"))
+        yield row
 
 
-def _open_input(name: str) -> TextIO:
-    if name == "-":
-        return open(sys.stdin.fileno(), encoding="utf-8", newline="", closefd=False)
-    return open(name, encoding="utf-8", newline="")
+class _Records:
+    """CSV."""
+
+    def __init__(self, file: TextIO, fields: Fields, reading: Reading) -> None:
+        self._reader = csv.reader(file, delimiter=reading.delimiter, strict=True)
+        self._fields = fields
+        self._reading = reading
+        self._at: list[int] | None = None
+        self._width = 0
+        self._seen = 0
+        self.line = 1
+        self.blank = False
+
+    def next(self) -> list[str] | None:
+        """The next row's arguments, none of them for a blank line; None at the end."""
+        while True:
+            self.line = self._reader.line_num + 1
+            record = next(self._reader, None)
+            if record is None:
+                return None
+            self.blank = not record
+            if self.blank:
+                return record
+            if self._reading.header and self._at is None:
+                self._take_header(record)
+                continue
+            self._seen += 1
+            if self._at is None:
+                return record
+            if len(record) != self._width:
+                raise ValueError(f"it has {len(record)} columns and the first line {self._width}")
+            return [record[at] for at in self._at]
+
+    def _take_header(self, names: list[str]) -> None:
+        names = [name.strip() for name in names]
+        self._width = len(names)
+        try:
+            self._at = [names.index(name) for name in self._fields.chosen(names)]
+        except ValueError as error:
+            raise BadRow(f"{self._reading.place(self.line)}: {error}") from None
+
+    def hint(self, args: Sequence[Any]) -> str:
+        """What may be meant by a row that cannot be read."""
+        for other, flag in ((";", "';'"), ("\t", "tab"), ("|", "'|'")):
+            if len(args) == 1 and other in args[0] and other != self._reading.delimiter:
+                return f"; if that parts its columns, give --delimiter {flag}"
+        if self._seen == 1 and not self._reading.header and args and not any(any(map(str.isdigit, text)) for text in args):
+            return "; if that line names the columns, give --header"
+        return ""
 
 
-def _json_rows(file: Iterable[str]) -> Iterator[list[Any]]:
-    for line in file:
-        if not line.strip():
-            yield []
-            continue
-        row = json.loads(line)
-        yield row if isinstance(row, list) else [row]
+class _Objects:
+    """JSON lines: each an array, an object, or a number alone."""
+
+    def __init__(self, file: TextIO, fields: Fields) -> None:
+        self._lines = iter(file)
+        self._fields = fields
+        self.line = 0
+        self.blank = False
+
+    def next(self) -> list[Any] | None:
+        """The next row's arguments, none of them for a blank line; None at the end."""
+        self.line += 1
+        text = next(self._lines, None)
+        if text is None:
+            return None
+        self.blank = not text.strip()
+        if self.blank:
+            return []
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"it is not JSON: {error.msg} at column {error.colno}") from None
+        except RecursionError:
+            raise ValueError("its JSON is nested too deeply") from None
+        if isinstance(value, dict):
+            return self._fields.of_object(value)
+        return value if isinstance(value, list) else [value]
+
+    def hint(self, _: Sequence[Any]) -> str:
+        """Nothing to add."""
+        return ""
