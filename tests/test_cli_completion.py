@@ -81,4 +81,6 @@ def test_completion(shell: Shell) -> None:
     shell.typed("procpool call kern\t", r"procpool call kernels\.wasm ")
     shell.typed("procpool bench kernels.wasm count\t", r"procpool bench kernels\.wasm count_primes ")
     shell.typed("procpool map kernels.wasm add --reduce m\t\t", r"max\s+min")
-    shell.typed("procpool call missing.wasm zzz\t#", "procpool call missing.wasm zzz\x07*#")  # nothing to offer, and no noise
+    shell.typed(
+        "procpool call missing.wasm zzz\t#", "procpool call missing.wasm zzz\x07*#"
+    )  # nothing to offer, and no noise

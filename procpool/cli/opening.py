@@ -27,14 +27,17 @@ def opened(options: argparse.Namespace, workers: int | None = None, stdout: str 
     try:
         pool = ProcessWasmPool(options.module, workers or options.workers, wasi=wasi, **limits)
     except MissingImport as error:
-        fact = str(error).partition("; give it as")[0]  # what follows is about Python's keywords
-        raise BadRequest(
-            f"{options.module}: {fact}; the command line has only WASI to give, so call it from Python, with imports"
-        ) from None
+        raise not_to_be_had(options.module, error) from None
     if options.env and not any(needed.module in MODULES for needed in pool.imports):
         pool.shutdown()
         raise BadRequest(f"--env: {options.module} does not import WASI, so it could not see a variable")
     return pool
+
+
+def not_to_be_had(module: str, error: MissingImport) -> BadRequest:
+    """Why a module that wants more than WASI cannot be used."""
+    fact = str(error).partition("; give it as")[0]  # what follows is about Python's keywords
+    return BadRequest(f"{module}: {fact}; the command line has only WASI to give, so call it from Python, with imports")
 
 
 def signature(pool: ProcessWasmPool, export: str) -> FuncType:

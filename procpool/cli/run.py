@@ -12,14 +12,16 @@ from pathlib import Path
 from time import perf_counter
 from typing import NoReturn
 
-from ..errors import CallTimeout, WasmTrap
+from ..errors import CallTimeout, MissingImport, WasmTrap
 from ..foreground import ForegroundCommand
 from ..pool import ProcessWasmPool
 from ..supervisor.launch import reserve_stdio
-from ..wasi import WasiConfig
-from .failures import BadRow, complain
-from .options import Commands, positive_int, running_options
+from ..wasi import CompletedRun, WasiConfig
+from .failures import GUEST_FAILED, BadRequest, complain, told
+from .opening import not_to_be_had
+from .options import Commands, guest_options, running_options
 from .progress import Progress
+from .wording import duration, plural
 
 #: Exit codes: those of a shell for a program that aborts, and of `timeout` for one that takes too long.
 TRAPPED, TIMED_OUT = 134, 124
@@ -29,13 +31,12 @@ def add_to(commands: Commands) -> None:
     """Add the command to the parser's."""
     run = commands.add_parser(
         "run",
-        parents=[running_options()],
+        parents=[running_options(), guest_options()],
         help="run a WASI command",
         usage="procpool run [options] MODULE [-- ARG...]\n       procpool run [options] --each FILE... -- MODULE [ARG...]",
         description=(
-            "Run a WASI command as if it were a program: its streams, exit code and reaction to signals are its own.  It "
-            f"exits with {TRAPPED} if it traps and with {TIMED_OUT} if its time is up.  With --each, one run per file, on "
-            "all workers."
+            "Run a WASI command as if it were a program: streams, exit code and reaction to signals are its own.\n"
+            "With --each, run it once per file, on all workers."
         ),
     )
     run.add_argument(
@@ -46,16 +47,6 @@ def add_to(commands: Commands) -> None:
         metavar="HOST[::GUEST][:rw]",
         help="a directory that it may read; with :rw at the end, also write",
     )
-    run.add_argument(
-        "--env",
-        type=_variable,
-        action="append",
-        default=[],
-        metavar="K[=V]",
-        help="a variable of its environment; without =V as it is here; by default it has none",
-    )
-    run.add_argument("--fuel", type=positive_int, metavar="N", help="trap after about so many wasm instructions")
-    run.add_argument("--memory-limit", type=positive_int, metavar="BYTES", help="the most that a memory of it may grow to")
     run.add_argument("--each", nargs="+", metavar="FILE", help="one run per file, with that as its standard input")
     run.add_argument(
         "--output-dir",
@@ -77,26 +68,19 @@ def _preopen(text: str) -> tuple[str, tuple[str, str]]:
     return guest or host, (host, mode)
 
 
-def _variable(text: str) -> tuple[str, str] | None:
-    """``K=V`` as an entry of an environment; ``K`` as it is in ours, None if it is not there."""
-    name, given, value = text.partition("=")
-    if given:
-        return name, value
-    return (name, os.environ[name]) if name in os.environ else None
-
-
 def _run(options: argparse.Namespace) -> int:
     module, args = _command(options.command)
     if options.output_dir is not None and not options.each:
-        raise BadRow("run: --output-dir goes with --each")
+        raise BadRequest("run: --output-dir goes with --each")
     wasi = WasiConfig(
         args=[module, *args],
-        env=dict(variable for variable in options.env if variable is not None),
+        env=dict(options.env),
         preopens=dict(options.dir),
     )
-    if options.each:
-        return _run_each(module, wasi, options)
-    return _run_as_program(module, wasi, options)
+    try:
+        return _run_each(module, wasi, options) if options.each else _run_as_program(module, wasi, options)
+    except MissingImport as error:
+        raise not_to_be_had(module, error) from None
 
 
 def _command(words: Sequence[str]) -> tuple[str, Sequence[str]]:
@@ -104,7 +88,7 @@ def _command(words: Sequence[str]) -> tuple[str, Sequence[str]]:
     if words[:1] == ["--"]:
         words = words[1:]
     if not words:
-        raise BadRow("run: name a module")
+        raise BadRequest("run: name a module")
     module, *args = words
     return module, args[1:] if args[:1] == ["--"] else args
 
@@ -148,38 +132,49 @@ def _run_each(module: str, wasi: WasiConfig, options: argparse.Namespace) -> int
     inputs: list[str] = options.each
     for name in inputs:
         if os.path.isdir(name) or not os.access(name, os.R_OK):
-            raise BadRow(f"run: --each {name}: {'it is a directory' if os.path.isdir(name) else 'it cannot be read'}")
+            raise BadRequest(f"run: --each {name}: {'it is a directory' if os.path.isdir(name) else 'it cannot be read'}")
     outputs = [None] * len(inputs) if options.output_dir is None else _outputs(inputs, options.output_dir)
     failed, started = 0, perf_counter()
-    limits = {"memory_limit": options.memory_limit, "fuel": options.fuel}
-    with ProcessWasmPool(module, options.workers, wasi=wasi, **limits) as pool, Progress(len(inputs)) as advance:
+    progress = Progress(len(inputs), "runs")
+    with (
+        ProcessWasmPool(module, options.workers, wasi=wasi, memory_limit=options.memory_limit, fuel=options.fuel) as pool,
+        progress as advance,
+    ):
         blobs = (Path(name).read_bytes() for name in inputs)
         runs = pool.run_map(blobs, timeout=options.timeout, return_exceptions=True)
         for name, output, done in zip(inputs, outputs, runs, strict=True):
             advance(1)
-            if isinstance(done, BaseException) or done.returncode:
-                failed += 1
-                what = done if isinstance(done, BaseException) else f"exited with code {done.returncode}"
-                print(f"procpool: {name}: {what}", file=sys.stderr)
-            if isinstance(done, BaseException):
-                continue
-            sys.stderr.buffer.write(done.stderr)
-            if output is None:
-                sys.stdout.buffer.write(done.stdout)
-            else:
-                output.parent.mkdir(parents=True, exist_ok=True)
-                output.write_bytes(done.stdout)
+            failed += isinstance(done, BaseException) or done.returncode != 0
+            with progress.aside():
+                _tell(name, output, done)
         workers = len(pool.stats().workers)
     seconds = perf_counter() - started
-    print(f"{len(inputs)} runs in {seconds:.3f} s on {workers} workers", file=sys.stderr)
-    return 1 if failed else 0
+    print(f"{plural(len(inputs), 'run')} in {duration(seconds)} on {plural(workers, 'worker')}", file=sys.stderr)
+    return GUEST_FAILED if failed else 0
+
+
+def _tell(name: str, output: Path | None, done: CompletedRun | BaseException) -> None:
+    """Put what one run has printed where it belongs, and say how it failed."""
+    if isinstance(done, BaseException):
+        complain(f"{name}: {told(done)}", GUEST_FAILED)
+        return
+    sys.stderr.buffer.write(done.stderr)
+    sys.stderr.flush()
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_bytes(done.stdout)
+    else:
+        sys.stdout.buffer.write(done.stdout)
+        sys.stdout.flush()
+    if done.returncode:
+        complain(f"{name}: exited with code {done.returncode}", GUEST_FAILED)
 
 
 def _outputs(inputs: Sequence[str], directory: Path) -> list[Path]:
     """Where the output for each input goes: to its path below the directory that all inputs have in common.
 
     Raises:
-        BadRow: two outputs would go to one file, or one to an input.
+        BadRequest: two outputs would go to one file, or one to an input.
     """
     paths = [Path(os.path.abspath(name)) for name in inputs]
     common = os.path.commonpath([path.parent for path in paths])
@@ -188,8 +183,10 @@ def _outputs(inputs: Sequence[str], directory: Path) -> list[Path]:
     seen: set[Path] = set()
     for name, output in zip(inputs, outputs, strict=True):
         if output in seen:
-            raise BadRow(f"run: --each {name}: given twice, and both outputs would be written to {output}")
+            raise BadRequest(f"run: --each {name}: given twice, and both outputs would be written to {output}")
         seen.add(output)
         if output.resolve() in taken:
-            raise BadRow(f"run: --each {taken[output.resolve()]}: the output would be written over it; choose another DIR")
+            raise BadRequest(
+                f"run: --each {taken[output.resolve()]}: the output would be written over it; choose another DIR"
+            )
     return outputs
