@@ -15,7 +15,6 @@ from typing import NoReturn
 from ..errors import CallTimeout, MissingImport, WasmTrap
 from ..foreground import ForegroundCommand
 from ..pool import ProcessWasmPool
-from ..supervisor.launch import reserve_stdio
 from ..wasi import CompletedRun, WasiConfig
 from .failures import GUEST_FAILED, BadRequest, complain, told
 from .opening import not_to_be_had
@@ -98,7 +97,6 @@ def _command(words: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 def _run_as_program(module: str, wasi: WasiConfig, options: argparse.Namespace) -> NoReturn:
     _usual_signals()
-    reserve_stdio()  # or a file of ours could become a stream of the program's
     command = ForegroundCommand(module, wasi, memory_limit=options.memory_limit, fuel=options.fuel)
     if options.timeout is not None:
         limit = threading.Timer(min(options.timeout, threading.TIMEOUT_MAX), _out_of_time, [module, options.timeout])
