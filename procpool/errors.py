@@ -189,7 +189,7 @@ class RunFailed(ProcpoolError):
 class OutputLimit(ProcpoolError):
     """Raised by ``run`` when the command printed more than ``max_output``; it has been stopped."""
 
-    def __init__(self, message: str, stdout: bytes | None = None, stderr: bytes | None = None):
+    def __init__(self, message: str, stdout: Any = None, stderr: Any = None):
         super().__init__(message)
         self.stdout = stdout
         self.stderr = stderr

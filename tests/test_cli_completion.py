@@ -44,14 +44,16 @@ class Shell:
         )  # fmt: skip
         os.close(slave)
         self._terminal = master
+        self._lines = 0
         self._until(PROMPT)
 
     def typed(self, text: str, expected: str) -> str:
         """Type that; what it shows up to and with what is expected.  Then the line is thrown away."""
         os.write(self._terminal, text.encode())
         seen = self._until(expected)
-        os.write(self._terminal, b"\x03")
-        self._until(PROMPT)
+        self._lines += 1  # Ctrl-U, and a command whose output is not what was typed; a prompt may come more than once
+        os.write(self._terminal, f"\x15echo line $(({self._lines} + 1000))\r".encode())
+        self._until(f"line {self._lines + 1000}\r\n")
         return seen
 
     def _until(self, expected: str) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import select
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from command_line import procpool
-from conftest import FIXTURES, KERNELS, MISBEHAVE, SHAPES
+from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, SHAPES
 
 from procpool.cli import main
 
@@ -225,6 +228,28 @@ def test_the_readme_has_that_command() -> None:
     text = (FIXTURES.parent / "README.md").read_text()
     command = text.partition("<!-- main-command -->")[2].partition("<!-- /main-command -->")[0]
     assert "--reduce sum --speedup" in command and "--range 0:20000000:500000 --range 500000:20500000:500000" in command
+
+
+def test_who_writes_the_rows_may_wait_for_each_result() -> None:
+    """A program that writes a row, reads its result, and only then writes the next, as a coprocess is used."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "procpool", "map", K, "fib", "--workers", "1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        bufsize=1,
+        cwd=FIXTURES.parent,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    for _ in range(20):
+        process.stdin.write("10\n")
+        ready, _, _ = select.select([process.stdout], [], [], 2 * DEADLINE)
+        assert ready, "the result is kept back"
+        assert process.stdout.readline() == "55\n"
+    process.stdin.close()
+    assert process.wait(DEADLINE) == 0
+    process.stdout.close()
 
 
 def test_speedup_needs_more_than_one_worker(mapped: Map) -> None:

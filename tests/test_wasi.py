@@ -150,6 +150,13 @@ def test_too_much_output_stops_the_guest(command: ProcessWasmPool) -> None:
     assert command.run(["x", "upper"], stdin=b"a" * 100_000, max_output=100_000).returncode == 0
 
 
+def test_what_was_printed_too_much_is_text_where_text_is_asked_for(command: ProcessWasmPool) -> None:
+    with pytest.raises(OutputLimit) as caught:
+        command.run(["x", "flood"], max_output=100_000, text=True, timeout=DEADLINE)
+    assert isinstance(caught.value.stdout, str) and len(caught.value.stdout) == 100_000
+    assert caught.value.stderr == ""
+
+
 def test_too_much_output_for_a_line_function_stops_the_guest_too(command: ProcessWasmPool) -> None:
     lines: list[str] = []
     with pytest.raises(OutputLimit, match="more than 100000 bytes to stdout and was stopped") as caught:

@@ -22,7 +22,12 @@ def opened(options: argparse.Namespace, workers: int | None = None, stdout: str 
         BadRequest: the module wants something that the command line cannot give.
         Whatever ProcessWasmPool raises.
     """
-    wasi = WasiConfig(args=[options.module], env=dict(options.env), stdout=stdout, stderr="inherit")
+    wasi = WasiConfig(
+        args=[options.module],
+        env=dict(given for given in options.env if given is not None),
+        stdout=stdout,
+        stderr="inherit",
+    )
     limits = {"timeout": options.timeout, "fuel": options.fuel, "memory_limit": options.memory_limit}
     try:
         pool = ProcessWasmPool(options.module, workers or options.workers, wasi=wasi, **limits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable
 from typing import TypeAlias, TypeVar
@@ -47,22 +48,22 @@ def guest_options() -> argparse.ArgumentParser:
     """What a called function may use."""
     parent = argparse.ArgumentParser(add_help=False)
     parent.add_argument(
-        "--fuel", type=positive, metavar="N", help="units one call may burn, about one per wasm instruction"
+        "--fuel", type=positive_int, metavar="N", help="units one call may burn, about one per wasm instruction"
     )
     parent.add_argument("--memory-limit", type=size, metavar="SIZE", help="bytes a memory may grow to, as in 64M or 1G")
-    variables = "a variable of the environment it sees by WASI; may be given again"
-    parent.add_argument("--env", type=variable, action="append", default=[], metavar="K=V", help=variables)
+    variables = "a variable of its environment; without =V as it is here; by default it has none"
+    parent.add_argument("--env", type=variable, action="append", default=[], metavar="K[=V]", help=variables)
     return parent
 
 
-def positive(text: str) -> int:
+def positive_int(text: str) -> int:
     """A whole number from 1."""
     return _positive(text, int, "whole number from 1")
 
 
 def workers(text: str) -> int:
     """A number of processes."""
-    value = positive(text)
+    value = positive_int(text)
     if value > MAX_WORKERS:
         raise argparse.ArgumentTypeError(f"{value} is more than {MAX_WORKERS}, the most processes that a pool can have")
     return value
@@ -82,12 +83,14 @@ def size(text: str) -> int:
     return value
 
 
-def variable(text: str) -> tuple[str, str]:
-    """An environment variable."""
-    name, equals, value = text.partition("=")
-    if not name or not equals:
+def variable(text: str) -> tuple[str, str] | None:
+    """An environment variable: K=V, or K as it is in our own environment; None if it is not there."""
+    name, given, value = text.partition("=")
+    if not name:
         raise argparse.ArgumentTypeError(f"{text!r} is no variable; write NAME=VALUE")
-    return name, value
+    if given:
+        return name, value
+    return (name, os.environ[name]) if name in os.environ else None
 
 
 def counted(text: str) -> range:

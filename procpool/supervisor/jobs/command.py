@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ... import wire
-from ...errors import CallTimeout, RunFailed, WasmTrap
+from ...errors import CallTimeout, OutputLimit, RunFailed, WasmTrap
 from ...wasi import CompletedRun, Spec
 from ...wire import values
 from .call import Job
@@ -106,6 +106,11 @@ class CommandRun(PickledJob):
             return ()
         return super().crashed(lane, memory, crash)
 
+    def fail(self, error: BaseException) -> bool:
+        if isinstance(error, OutputLimit) and not self.expired:  # made by the worker, which does not know of `text`
+            error.stdout, error.stderr = self._shown(error.stdout), self._shown(error.stderr)
+        return super().fail(error)
+
     def _fail_late(self, stdout: bytes | None, stderr: bytes | None) -> None:
         error = CallTimeout(f"{self.name} ran longer than {self.timeout_text()} and was stopped")
         error.stdout, error.stderr = self._shown(stdout), self._shown(stderr)
@@ -127,5 +132,5 @@ class CommandRun(PickledJob):
         super()._let_go()
         self._spec = None
 
-    def _shown(self, printed: bytes | None) -> Any:
-        return printed.decode(errors="replace") if self._text and printed is not None else printed
+    def _shown(self, printed: Any) -> Any:
+        return printed.decode(errors="replace") if self._text and isinstance(printed, bytes) else printed

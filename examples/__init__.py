@@ -1,0 +1,1 @@
+"""Small real programs over procpool; README.md lists them."""
