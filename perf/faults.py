@@ -50,13 +50,14 @@ def _deadline(pool: ProcessWasmPool, then: bool) -> float:
 def _death(pool: ProcessWasmPool, then: bool) -> float:
     """Seconds from a SIGKILL until WorkerCrashed, or until the replacement's first result."""
     pool.call("fine", 1)
-    (worker,) = pool.stats().workers
+    pid = pool.stats().workers[0].pid
+    assert pid is not None
     running = pool.submit("spin")
-    before = psutil.Process(worker.pid).cpu_times().user
-    while psutil.Process(worker.pid).cpu_times().user < before + 0.02:
+    before = psutil.Process(pid).cpu_times().user
+    while psutil.Process(pid).cpu_times().user < before + 0.02:
         sleep(0.001)
     started = perf_counter()
-    os.kill(worker.pid, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     assert isinstance(running.exception(), WorkerCrashed)
     if then:
         pool.call("fine", 1)
@@ -85,9 +86,10 @@ def under_fire(killing: bool) -> Callable[[], AbstractContextManager[Timed]]:
 
                 def kill() -> None:
                     while not over.wait(0.1):
-                        pids = [worker.pid for worker in pool.stats().workers if worker.state in ("idle", "busy")]
-                        if pids:
-                            os.kill(pids[0], signal.SIGKILL)
+                        for worker in pool.stats().workers:
+                            if worker.pid is not None and worker.state in ("idle", "busy"):
+                                os.kill(worker.pid, signal.SIGKILL)
+                                break
 
                 killer = threading.Thread(target=kill)
                 if killing:

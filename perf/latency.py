@@ -29,6 +29,7 @@ def pinned(two_cores: bool) -> Callable[[], AbstractContextManager[Timed]]:
         cores = sorted(os.sched_getaffinity(0))
         with pool() as made:
             for worker in made.stats().workers:
+                assert worker.pid is not None
                 os.sched_setaffinity(worker.pid, {cores[-1 if two_cores else 0]})
             os.sched_setaffinity(0, {cores[0]})
             try:

@@ -31,7 +31,7 @@ def ours(workers: int, method: StartMethod, one: bool) -> Callable[[], AbstractC
     def make() -> Iterator[Timed]:
         with ProcessWasmPool(peers.KERNELS, workers, start_method=method) as pool:
             pool.wait_ready()
-            pids = [worker.pid for worker in pool.stats().workers]
+            pids = [worker.pid for worker in pool.stats().workers if worker.pid is not None]
             yield figure(lambda: _held(pids) / workers if one else _held(_children()))
 
     return make

@@ -133,13 +133,14 @@ class CallTimeout(ProcpoolError, TimeoutError):
 class WorkerCrashed(ProcpoolError):
     """Raised when the worker process running the job died: killed, aborted in native code, or exited."""
 
-    def __init__(self, pid: int, export: str | None, exitcode: int | None):
-        self.pid = pid
+    def __init__(self, pid: int | None, export: str | None, exitcode: int | None):
+        self.pid = pid  #: None: it died before that was known
         self.export = export  #: None: it died while it was being started
         #: the exit code, negative for a signal as in :mod:`subprocess`; None when nobody could tell
         self.exitcode = exitcode
         when = "before it was ready" if export is None else f"while running {export!r}; the pool has replaced it"
-        super().__init__(f"worker {pid} {self._how()} {when}")
+        who = "a worker" if pid is None else f"worker {pid}"
+        super().__init__(f"{who} {self._how()} {when}")
 
     @property
     def signal(self) -> signal.Signals | None:

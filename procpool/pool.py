@@ -388,7 +388,8 @@ class ProcessWasmPool(Executor):
         at = None if deadline is Deadline.NEVER else deadline.at
         function = self._functions.get(export) if isinstance(export, str) else None
         if function is None and callable(export) and not isinstance(export, ExportFunction):
-            self._check_open()
+            if self._dispatcher.closing:  # before the user's code is asked how it pickles
+                raise self._dispatcher.why_closed()
             job: Job = ShippedCall(self._shipped.ship(export), args, limit, capture(True, limit, at))
         else:
             function = function or self._function(export)
@@ -398,6 +399,7 @@ class ProcessWasmPool(Executor):
             job.priority = priority
         if key is not None:
             self._check_open()
+            job.owner = self._dispatcher  # whom it gives its key back to, however it ends, and just once
             job.key = self._dispatcher.keys.hold(key)
         job.retries = self._retries if retries is None else retries
         return job
@@ -406,8 +408,8 @@ class ProcessWasmPool(Executor):
         """Queue a job, when there is room."""
         try:
             self._dispatcher.submit(job, deadline)
-        except BaseException:
-            self._forget(job)
+        except BaseException:  # Ctrl-C may come when it is queued already
+            job.cancel()
             raise
         return job
 
@@ -422,7 +424,7 @@ class ProcessWasmPool(Executor):
         try:
             taken = self._dispatcher.offer(job, deadline)
         except BaseException:
-            self._forget(job)
+            job.cancel()
             raise
         if taken is None:
             return
@@ -432,16 +434,10 @@ class ProcessWasmPool(Executor):
                 raise self._dispatcher.no_room(job, deadline)
             taken.result()
         except BaseException:
-            if taken.cancel() or taken.exception() is not None:
-                self._forget(job)
-            else:  # it was taken in this moment
-                job.cancel()
+            if not taken.cancel():  # perhaps it is being queued in this moment
+                taken.exception()
+            job.cancel()
             raise
-
-    def _forget(self, job: Job) -> None:
-        """A job was not taken."""
-        if job.key is not None and not job.done():
-            self._dispatcher.keys.release(job.key)
 
     def function(self, export: str) -> ExportFunction:
         """An export as a callable: ``pool.function("add")(1, 2)`` is ``pool.call("add", 1, 2)``.
@@ -733,6 +729,8 @@ class ProcessWasmPool(Executor):
 
     def instance(self, timeout: float | None = None, discard: bool = False) -> Leasing:
         """``with pool.instance() as lease:`` leases an instance for the block; so does ``async with``.
+
+        In a task the lease's own methods still block: ``await asyncio.to_thread(lease.call, "add", 1, 2)``.
 
         Arguments as for `get` and `put`; the time counts from the beginning of the block.
         """

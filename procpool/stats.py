@@ -17,7 +17,7 @@ from .supervisor.process import Process
 class WorkerStats:
     """One worker process at one moment."""
 
-    pid: int  #: 0 while it is being started
+    pid: int | None  #: None while it is being started
     state: str  #: "starting", "idle", "busy" or "stopping"
     calls: int  #: jobs it has finished
     rss: int  #: resident memory in bytes, pages shared with its siblings included; 0 when it cannot be read
@@ -75,7 +75,7 @@ def observe(dispatcher: Dispatcher) -> PoolStats:
 
 def _worker_stats(process: Process, lanes: tuple[Lane, ...], states: Sequence[str], idle: set[Lane]) -> WorkerStats:
     try:
-        rss = psutil.Process(process.pid).memory_info().rss if process.pid else 0
+        rss = 0 if process.pid is None else psutil.Process(process.pid).memory_info().rss
     except (psutil.Error, OSError):  # it has ended, or there are no descriptors left
         rss = 0
     if all(state == READY for state in states):

@@ -42,7 +42,7 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
 
 
 def worker_pids(pool: ProcessWasmPool) -> list[int]:
-    return [worker.pid for worker in pool.stats().workers]
+    return [worker.pid for worker in pool.stats().workers if worker.pid is not None]
 
 
 def busy_pid(pool: ProcessWasmPool) -> int:
@@ -54,7 +54,7 @@ def busy_pid(pool: ProcessWasmPool) -> int:
 
     def look() -> bool:
         stats = pool.stats()
-        found[:] = [worker.pid for worker in stats.workers if worker.state == "busy"]
+        found[:] = [worker.pid for worker in stats.workers if worker.pid is not None and worker.state == "busy"]
         return len(found) == 1 and stats.idle == len(stats.workers) - 1
 
     first_seen: dict[int, float] = {}

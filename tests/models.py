@@ -89,15 +89,15 @@ class ModelWorker:
         self.replies = deque[int]()  #: ids of direct calls that were answered
         self.commands = deque[tuple[int, int, int]]()  #: on the way to the control thread
         self.begun_seen = 0  #: BEGUN, as the parent sees it
-        self.void_seen = [0, 0]  # VOID_FROM and VOID_TO, as the worker sees them
+        self.void_seen = 0  # VOID, as the worker sees it
         self._begun_written = deque[int]()  # on the way to the parent
-        self._void_written = deque[tuple[int, int]]()  # cell and value, on the way to the worker
+        self._void_written = deque[int]()  # on the way to the worker
         self.state = "waiting"
         self.alive = True
         self.stopped = False  #: by a signal: nothing moves, the control thread neither
         self.begun = 0  # of the loop
         self.void = -1
-        self._void_to = 0
+        self._fence = self._passed = 0
         self.waiting: list[tuple[int, int]] = []  # answers that are held back
         self.job: tuple[int, int, Any] = (0, 0, None)
         self.ran: list[int] = []  #: ids in order
@@ -114,12 +114,13 @@ class ModelWorker:
 
     def fence(self, start: int, stop: int) -> None:
         assert start < stop
-        self._void_written.extend([(0, start), (1, stop)])
+        cell = wire.fence_to_cell(start, stop)
+        assert cell < 1 << 64 and wire.fence_of_cell(cell) == (start, stop)
+        self._void_written.append(cell)
 
     def parent_drains(self, all: bool = False) -> None:
         while self._void_written:
-            cell, value = self._void_written.popleft()
-            self.void_seen[cell] = value
+            self.void_seen = self._void_written.popleft()
             if not all:
                 return
 
@@ -151,6 +152,7 @@ class ModelWorker:
         if not self.commands or not self.alive or self.stopped:
             return False
         command, number, _ = self.commands.popleft()
+        self.parent_drains(all=True)  # what was written before a system call is visible to who has heard of that
         if command == wire.FLUSH:
             self.flush()
         elif self.state == "running" and number == self.begun:
@@ -173,16 +175,19 @@ class ModelWorker:
             self._begun_written.append(self.begun + 1)
             self.state = "announced"
         elif self.state == "announced":
-            self._void_to = self.void_seen[1]
-            self.state = "looked" if self.begun < self._void_to else "beginning"
+            self._fence = self.void_seen
+            self.state = "looked" if self._fence != self._passed else "beginning"
         elif self.state == "looked":
-            self.state = "skipping" if self.begun >= self.void_seen[0] else "beginning"
+            start, stop = wire.fence_of_cell(self._fence)
+            self.state = "skipping" if start <= self.begun < stop else "beginning"
+            if self.begun >= stop:
+                self._passed = self._fence
         elif self.state == "skipping":
             self.void = self.begun if self.void < 0 else self.void
             self.begun += 1
-            if self.begun == self.void_seen[1]:
+            if self.begun == wire.fence_of_cell(self._fence)[1]:
                 self.flush((wire.PASSED, self.void))
-                self.void = -1
+                self._passed, self.void = self._fence, -1
             self.state = "waiting"
         elif self.state == "beginning":
             _, id, (_, function, carries, forget) = self.job

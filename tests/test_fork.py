@@ -490,3 +490,28 @@ def test_a_fork_in_the_middle_of_a_launch_keeps_nothing(monkeypatch: pytest.Monk
             expect_success(child)
         assert pool.call("add", 1, 2) == 3
     assert children
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_fork_while_an_interpreter_is_started_keeps_nothing(
+    method: str, monkeypatch: pytest.MonkeyPatch, nothing_left: None
+) -> None:
+    """The template's own end of its socket is the parent's for a moment too."""
+    start = launcher._start
+    children: list[int] = []
+
+    def forking(inheritance: launcher.Inheritance, code: str, *args: int, fds: Sequence[int]) -> Any:
+        def look() -> None:
+            for fd in (*fds, *inheritance.fds):
+                with pytest.raises(OSError, match="Bad file descriptor"):
+                    os.fstat(fd)
+
+        children.append(fork(look))
+        return start(inheritance, code, *args, fds=fds)
+
+    monkeypatch.setattr(launcher, "_start", forking)
+    with ProcessWasmPool(KERNELS, 1, start_method=method) as pool:  # type: ignore[arg-type]
+        for child in children:
+            expect_success(child)
+        assert pool.call("add", 1, 2) == 3
+    assert children

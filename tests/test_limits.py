@@ -103,7 +103,7 @@ def test_closing_wakes_those_who_wait_for_room(nothing_left: None) -> None:
                 pool.submit("fine", 1)
 
         blocked = threads.submit(submit_until_closed)
-        eventually(lambda: pool._dispatcher.scheduler.waiting_for_space == 1, "the submitter to wait")
+        eventually(lambda: pool._dispatcher.scheduler._waiting_for_space == 1, "the submitter to wait")
         pool.terminate()
         assert isinstance(blocked.exception(DEADLINE), PoolClosed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from procpool.deadline import Deadline
 from procpool.supervisor.events import Journal
 from procpool.supervisor.jobs.call import Job
 from procpool.supervisor.lane import Lane
-from procpool.supervisor.overseer import STALL_SECONDS, Overseer
+from procpool.supervisor.overseer import STALL_SECONDS, STILL_SECONDS, Overseer
 from procpool.supervisor.scheduler import Scheduler
 
 GRACE = 1.0
@@ -26,14 +27,17 @@ class Pool:
         self.scheduler = Scheduler(lambda: self.now, lambda at: None, round_robin=True)
         self.killed: list[int] = []
         self.journal = Journal(None, lambda code: None)
-        self.overseer = Overseer(self.scheduler, self.journal, GRACE, self._kill, lambda process: True)
+        self.overseer = Overseer(self.scheduler, self.journal, GRACE, self._kill, self._lanes_of)
         self.workers = [ModelWorker(False) for _ in range(2)]
         self.lanes = [Lane(ModelPort(worker, pid)) for pid, worker in enumerate(self.workers)]  # type: ignore[arg-type]
         self.jobs: dict[int, Job] = {}
         for worker, lane in zip(self.workers, self.lanes):
             worker.spins = lambda id: self.jobs[id].spins  # type: ignore[attr-defined]
-            self.scheduler.add(lane)
+            self.scheduler.add()
             self.scheduler.release(lane)
+
+    def _lanes_of(self, process: Any) -> list[Lane]:
+        return [lane for lane in self.lanes if lane.port.process is process]
 
     def _kill(self, process: Any, why: str) -> None:
         self.killed.append(process.pid)
@@ -169,3 +173,30 @@ def test_what_a_stopped_worker_has_not_begun_goes_to_one_that_is_idle() -> None:
     pool.steps(0)
     pool.hears()
     assert not pool.scheduler.busy and pool.workers[0].ran == []
+
+
+def test_no_call_is_sent_to_the_neighbour_of_a_stopped_worker_when_their_process_is_killed() -> None:
+    pool = Pool()
+    pool.lanes[1].port.process = pool.lanes[0].port.process
+    pool.workers[0].stopped = True
+    job = pool.submit()
+    pool.looks(2 * STALL_SECONDS)
+    pool.looks(0.001)
+    pool.steps(1)
+    pool.hears()
+    assert job.done() and list(pool.scheduler.idle) == [pool.lanes[1]]
+    killed: list[Any] = []
+    called: list[Lane] = []
+
+    def kill(process: Any, why: str) -> None:
+        killed.append(process)
+        with contextlib.suppress(IndexError):
+            called.append(pool.scheduler.next_idle())
+
+    pool.overseer._kill = kill
+    lane = pool.scheduler.next_idle()
+    pool.looks(STILL_SECONDS + GRACE)  # not while one of them is in a call
+    pool.scheduler.release(lane)
+    assert not killed
+    pool.looks(STILL_SECONDS)
+    assert killed == [pool.lanes[0].port.process] and not called

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from models import BrokenJob, ModelJob, ModelPort, ModelWorker, thorough
@@ -37,7 +39,7 @@ class Pool(RuleBasedStateMachine):
         self.now = 100.0
         self.scheduler = Scheduler(lambda: self.now, self._look_by, round_robin)
         self.journal = Journal(None, lambda code: None)
-        self.overseer = Overseer(self.scheduler, self.journal, 1.0, self._kill, lambda process: True)
+        self.overseer = Overseer(self.scheduler, self.journal, 1.0, self._kill, self._lanes_of)
         self.looks_at: float | None = math.inf  # None: soon
         self.lanes: list[Lane] = []  # all that have not been buried
         self.held: dict[Lane, ModelJob | None] = {}  # by a direct call with that job, or a lease
@@ -58,6 +60,9 @@ class Pool(RuleBasedStateMachine):
     def _kill(self, process: Any, why: str) -> None:
         lane = next(lane for lane in self.lanes if lane.port.process.pid == process.pid)
         lane.port.worker.dies()
+
+    def _lanes_of(self, process: Any) -> list[Lane]:
+        return [lane for lane in self.lanes if lane.port.process is process]
 
     # What a job asks of its owner.
 
@@ -98,7 +103,7 @@ class Pool(RuleBasedStateMachine):
         worker.spins = lambda id: getattr(self.jobs[id], "spins", False) if id >= 0 else False
         self.lanes.append(lane)
         self.order[lane] = {}
-        self.scheduler.add(lane)
+        self.scheduler.add()
         self.scheduler.release(lane)
 
     def _runs(self, lane: Lane, id: int) -> None:
@@ -188,7 +193,7 @@ class Pool(RuleBasedStateMachine):
         """As Population._died does."""
         if lane in self.scheduler.busy or lane in self.scheduler.idle:
             self._hear(lane, 1000)
-        self.scheduler.gone(lane)
+        self.scheduler.gone()
         lane.port.died()
         if self.scheduler.remove(lane) or lane in self.parked:
             self._bury(lane)
@@ -203,10 +208,13 @@ class Pool(RuleBasedStateMachine):
         own = self.scheduler._own.get(lane, ())
         for job in own:
             job.moved = True  # type: ignore[attr-defined]
-        guilty = self.scheduler.bury(lane, lane.port.begun)
+        guilty, rest = self.scheduler.crash(lane, lane.port.begun)
+        left: Sequence[Job] = ()
         if guilty is not None:
-            again = guilty.crashed(lane, lane.port, RuntimeError("died"))
-            self.scheduler.give_back(again)
+            retried, left = guilty.crashed(lane, lane.port, RuntimeError("died"))
+            assert retried == (guilty in left)
+            self.scheduler.pump()  # as another thread may in this moment
+        self.scheduler.bury(lane, [*left, *rest])
         self.held.pop(lane, None)
         self.lanes.remove(lane)
         self.scheduler.pump()
@@ -510,7 +518,8 @@ class Pool(RuleBasedStateMachine):
             if lane in self.scheduler.busy and not worker.stopped:
                 assert not worker.waiting, "an answer is held up by the job behind it"
                 assert lane.depth <= 1, "jobs wait behind one that never ends"
-            if lane in self.scheduler.busy:
+            keyed = lane.head is not None and lane.head.key is not None  # then no other may run it
+            if lane in self.scheduler.busy and not keyed:
                 assert lane.number + lane.depth <= max(lane.port.begun, lane.number + (not self.scheduler.idle))
         for lane in list(self.lanes):
             self._worker(lane).stopped = False
@@ -567,7 +576,7 @@ def _scheduler_with_one_worker() -> tuple[Scheduler, Lane, list[float]]:
     now = [0.0]
     scheduler = Scheduler(lambda: now[0], lambda at: None)
     lane = Lane(ModelPort(ModelWorker(False)))  # type: ignore[arg-type]
-    scheduler.add(lane)
+    scheduler.add()
     scheduler.release(lane)
     return scheduler, lane, now
 
@@ -625,6 +634,109 @@ def test_clearing_the_deadlines_is_paid_by_those_that_came() -> None:
         job.deadline = Deadline(1e6, 1e6)
         scheduler.submit(job)
     assert looked < 5 * len(jobs)
+
+
+@pytest.mark.parametrize("round_robin", [False, True])
+def test_direct_calls_overtake_a_job_for_one_worker_only_once(round_robin: bool) -> None:
+    """Threads that call in a loop take each idle worker the moment they can, and a keyed job waits for this very one."""
+    scheduler = Scheduler(lambda: 0.0, lambda at: None, round_robin)
+    lane = Lane(ModelPort(ModelWorker(False)))  # type: ignore[arg-type]
+    scheduler.add()
+    scheduler.release(lane)
+    before = ModelJob(0)
+    before.key = 1
+    scheduler.submit(before)  # so that it is the key's home
+    _finish_all(scheduler, lane)
+    assert scheduler.next_idle() is lane  # one calls
+    overtaken = 0
+
+    def call() -> None:
+        nonlocal overtaken
+        if lane in scheduler.idle and not scheduler.queue:
+            assert scheduler.next_idle() is lane
+            overtaken += 1
+
+    lane.port.on_look = call  # type: ignore[attr-defined]  # others, in the very moment when it is given back
+    job = ModelJob(1)
+    job.key = 1
+    scheduler.submit(job)
+    for _ in range(100):
+        if job.in_flight:
+            break
+        scheduler.release(lane)
+    assert job.in_flight and overtaken <= 1
+
+
+def test_what_comes_back_of_a_key_goes_before_what_comes() -> None:
+    """Its worker has died.  Between what is said to the job that it was running, and its return, others submit."""
+    scheduler, lane, _ = _scheduler_with_one_worker()
+    scheduler.measured(1000.0)
+    jobs = [ModelJob(id) for id in range(4)]
+    for job in jobs:
+        job.key = 1
+    jobs[0].retries = 1
+    for job in jobs[:3]:
+        scheduler.submit(job)
+    assert [lane.job_at(n) for n in range(lane.depth)] == jobs[:3]
+    worker = lane.port.worker  # type: ignore[attr-defined]
+    while worker.state != "running":
+        worker.step()
+    worker.dies()
+    other = Lane(ModelPort(ModelWorker(False)))  # type: ignore[arg-type]
+    scheduler.add()
+    scheduler.release(other)
+    lane.port.died()
+    assert scheduler.remove(lane)
+    guilty, rest = scheduler.crash(lane, lane.port.begun)
+    assert guilty is jobs[0]
+    retried, left = guilty.crashed(lane, lane.port, RuntimeError("died"))
+    assert retried
+    scheduler.submit(jobs[3])
+    scheduler.pump()
+    assert not other.depth
+    scheduler.bury(lane, [*left, *rest])
+    scheduler.pump()
+    order = []
+    while other.depth:
+        order.append(other.job_at(0))
+        _finish_one(scheduler, other)
+    assert order == jobs
+
+
+def _finish_one(scheduler: Scheduler, lane: Lane) -> None:
+    scheduler.answered(lane, 1)
+    scheduler.settle(lane)
+
+
+def test_the_dispatcher_hears_of_a_worker_that_a_direct_call_leaves_idle_if_it_waits_for_that() -> None:
+    told: list[float | None] = []
+    scheduler = Scheduler(lambda: 0.0, told.append)
+    lane = Lane(ModelPort(ModelWorker(False)))  # type: ignore[arg-type]
+    scheduler.add()
+    scheduler.release(lane)
+    for _ in range(3):
+        scheduler.release(scheduler.next_idle())
+    assert told == [], "it costs a direct call nothing"
+    assert scheduler.hungry()
+    scheduler.next_idle()
+    assert not scheduler.hungry()
+    scheduler.release(lane)
+    assert told == [None]
+    scheduler.release(scheduler.next_idle())
+    assert told == [None], "only once"
+
+
+def test_the_idle_workers_of_a_process_are_taken_all_or_none() -> None:
+    scheduler, lane, _ = _scheduler_with_one_worker()
+    other = Lane(ModelPort(ModelWorker(False)))  # type: ignore[arg-type]
+    scheduler.add()
+    scheduler.release(other)
+    assert scheduler.next_idle() is other  # somebody calls
+    assert not scheduler.take_all_resting([lane, other])
+    assert list(scheduler.idle) == [lane] and lane.open
+    scheduler.release(other)
+    assert scheduler.take_all_resting([lane, other])
+    assert not scheduler.idle and list(scheduler.left) == [lane, other] and lane.leaving and other.leaving
 
 
 TestPool = Pool.TestCase

@@ -169,10 +169,9 @@ _PLAIN = st.recursive(
 
 @given(_PLAIN)
 def test_plain_values_load_without_code(value: Any) -> None:
-    received = detach(dump(value).inline(), no_slot)
     if len(pickle.dumps(value, 5)) > values.PLAIN:
         return
-    back = received.plain()
+    back = values.plain(dump(value).inline())
     assert back == value and type(back) is type(value)
 
 
@@ -203,7 +202,7 @@ def test_what_names_code_is_not_loaded_without(value: Any) -> None:
         with pytest.raises(NeedsCode):
             loads_plain(pickle.dumps(value, protocol))
     with pytest.raises(NeedsCode):
-        detach(dump(value).inline(), no_slot).plain()
+        values.plain(dump(value).inline())
     assert ran == []
 
 
@@ -240,4 +239,4 @@ def test_whatever_the_bytes_only_plain_things_come_out(parts: list[bytes]) -> No
 def test_what_is_large_is_not_looked_at() -> None:
     for value in ("x" * values.PLAIN, b"b" * LARGE):
         with pytest.raises(NeedsCode):
-            detach(dump(value).inline(), no_slot).plain()
+            values.plain(dump(value).inline())

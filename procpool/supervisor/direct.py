@@ -25,7 +25,8 @@ class DirectCalls:
         self._dispatcher = dispatcher
         self._scheduler = dispatcher.scheduler
         self._visible = visible  # whether Python code runs with a call, and can see its context
-        self._wake_at = dispatcher.options.max_tasks_per_worker
+        # Of a process that has had so many calls, one of its workers has had its share or more.
+        self._wake_at = dispatcher.options.max_tasks_per_worker / dispatcher.options.instances
 
     def call(self, export: Export, args: tuple[Any, ...], deadline: Deadline) -> Any:
         """Run the export in a worker and return its result.

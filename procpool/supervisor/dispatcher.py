@@ -86,7 +86,8 @@ class Dispatcher:
     def __init__(self, inheritance: Inheritance, options: PoolOptions) -> None:
         self.options = options
         self.leases: WeakBag[Lease] = WeakBag()
-        self.closed = False
+        self.closing = False  #: nothing new is taken any more but jobs of maps under way, and leases end
+        self.closed = False  #: nor these
         self.forked = False  #: this is a child of the process that made the pool
         self.terminated = False
         self.attentive = False  #: direct calls should wake the thread when they are done
@@ -99,7 +100,7 @@ class Dispatcher:
         self.scheduler = Scheduler(monotonic, self._look_by, options.round_robin)
         self.population = Population(inheritance, options, self.scheduler, self.journal, self._watch, self._hear)
         population = self.population
-        self._overseer = Overseer(self.scheduler, self.journal, options.kill_grace, population.kill, population.at_rest)
+        self._overseer = Overseer(self.scheduler, self.journal, options.kill_grace, population.kill, population.lanes)
         self._startup: Future[None] = Future()  # the first worker is ready, or why none will be
         self._awaited: list[tuple[Future[None], Callable[[], bool]]] = []  # ends when it is so
         self._endings: list[Future[None]] = []
@@ -108,7 +109,6 @@ class Dispatcher:
         self._commands: deque[Callable[[], None]] = deque()
         self._looks_at = 0.0  # when the thread wakes by itself
         self._again = False  # it has made work for itself that it has passed in this round
-        self._finishing = False  # only maps under way may still submit
         self._swept = False  # the queue has been emptied for good
         self._deaf = False  # the thread has run its last command; whoever has another runs it
         self._stopped = threading.Event()  # the workers have ended, and all is closed
@@ -203,13 +203,17 @@ class Dispatcher:
 
         def try_again() -> None:
             try:
-                # Queued before it is said to be, under a lock that a cancelling of `taken` waits for.
                 if taken.cancelled():
                     return
-                if self._full(most) and not self.closing:
+                self.check_open()  # before the lock: after the end, it may be its very holder who runs this
+                with self._admitting:
+                    room = not self._full(most)
+                    # Cancelling `taken` is in vain from here on, and who tries waits: queued first, and said to be second.
+                    if room and taken.set_running_or_notify_cancel():
+                        self._enqueue(job)
+                if not room:
                     self.on_room(lambda: self.do(try_again))
-                elif taken.set_running_or_notify_cancel():
-                    self._enqueue(job)
+                elif not taken.cancelled():
                     taken.set_result(None)
             except Exception as error:
                 _end(taken, error)
@@ -262,8 +266,8 @@ class Dispatcher:
         return PoolFull(f"{most} jobs are waiting already, and max_pending={most}")
 
     def _enqueue(self, job: Job, of_map: bool = False) -> None:
-        if self.closed or not of_map:
-            self.check_open()
+        if self.closed or (self.closing and not of_map):
+            raise self.why_closed()
         job.owner = self
         self.scheduler.submit(job)
         if self.options.min_workers is not None and self.scheduler.queue:
@@ -328,11 +332,6 @@ class Dispatcher:
         lanes = [lane for process in self.population.present.values() for lane in self.population.lanes(process)]
         ready = [lane for lane in lanes if lane.port.state == READY]
         return not self.scheduler.pending() and all(map(self.scheduler.resting, ready))
-
-    @property
-    def closing(self) -> bool:
-        """Whether nothing new is taken any more, and leases end."""
-        return self.closed or self._finishing
 
     def check_open(self) -> None:
         """For those who want to begin something.
@@ -455,7 +454,7 @@ class Dispatcher:
 
     def finish(self) -> None:
         """From now on take jobs of maps only, and let nobody keep the workers that these need."""
-        self._finishing = self.attentive = True
+        self.closing = self.attentive = True
         self.scheduler.tell_waiting()
         self.look_again()
 
@@ -463,7 +462,7 @@ class Dispatcher:
         """Let the workers finish what is queued, or kill them, then end.  Does not wait."""
         if self.forked:
             return
-        self.closed = True
+        self.closing = self.closed = True
         self.terminated = self.terminated or kill
         self.attentive = True
         self.scheduler.tell_waiting()
@@ -486,7 +485,7 @@ class Dispatcher:
 
     def forsake(self) -> None:
         """In a forked child: let go of everything, touching no lock (its owner may not exist here) and no worker."""
-        self.closed = self.forked = True
+        self.closing = self.closed = self.forked = True
         self._stopped = threading.Event()
         self._stopped.set()
         self.population.forsake()
@@ -698,7 +697,7 @@ class Dispatcher:
         self.scheduler.release(lane)
         self.population.started_well(lane)  # after that, for ready and not idle means busy to `stats`
         if self.population.ready(process):
-            self.journal.note("ready", process.pid, f"worker {process.pid} is ready")
+            self.journal.note("ready", process.pid, f"{process.title} is ready")
         if not self._startup.done():
             _end(self._startup)
 

@@ -10,7 +10,10 @@ A lane has no descriptors, no clock and no lock.  Jobs go in by `send`; each lea
 *Withdrawing* takes back what a worker has not begun, without its help, for it may be stopped or hold the GIL.  The worker
 announces each job on the board before it looks at the fence there; the lane sets the fence, waits until both writes
 are visible to both sides, and only then looks which jobs were announced.  So for each job at least one of the two
-sees the other (Dekker's rule): what is not announced by then will never be run.  A job announced in that very moment may
+sees the other (Dekker's rule): what is not announced by then will never be run.  Each side needs its write to be visible
+before its look, which no processor promises without a barrier, and Python has none.  So the lane waits between the two: a
+write leaves a processor's store buffer within nanoseconds, and a look is not made earlier than that before its turn.  The
+fence is one cell, so no other order matters, on ARM as on x86.  A job announced in that very moment may
 be run or not; it stays in flight until it is answered, or until the worker has *passed* the fence and says from which
 job on it skipped.
 """

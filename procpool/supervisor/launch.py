@@ -205,7 +205,7 @@ class Events(Protocol):
         """
 
     def close(self) -> None:
-        """Close the descriptors.  Also for the child of a fork, where it harms nobody."""
+        """Close the descriptors."""
 
 
 class LauncherBusy(Exception):
@@ -232,6 +232,9 @@ class Launcher(Protocol):
 
     def close(self) -> None:
         """Kill and reap every worker still there."""
+
+    def forsake(self) -> None:
+        """In the child of a fork: close our copies of its descriptors, and harm nobody."""
 
 
 def _interpreter() -> str:
@@ -336,9 +339,12 @@ class TemplateLauncher:
         except BlockingIOError as full:
             raise LauncherBusy("the template has not come to what it was asked for") from full
 
-    def close(self) -> None:
+    def forsake(self) -> None:
         self.events.close()
-        self._theirs.close()
+        self._theirs.close()  # open until the template has been started: while it is, and if it could not be
+
+    def close(self) -> None:
+        self.forsake()
         if self._process is None:
             return
         try:
@@ -449,6 +455,9 @@ class SpawnLauncher:
             process.kill()
         for process in processes:
             process.wait()
+        self.events.close()
+
+    def forsake(self) -> None:
         self.events.close()
 
 

@@ -42,6 +42,7 @@ class Lease:
     Nobody else uses the instance until it is put back, so globals and memory keep what calls and writes leave in them.
     A lease ends when it is put back; when a call of it fails, for the instance of a failed call never serves again; when
     its worker dies; and when the pool is shut down.  May be used from any thread, by one at a time.
+    Its methods block, also when ``async with`` has leased it: a task awaits ``asyncio.to_thread(lease.call, ...)``.
 
     Attributes:
         exports: the exported functions by name, as callables.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .. import wire
 from .events import Journal
@@ -33,13 +33,13 @@ class Overseer:
         journal: Journal,
         kill_grace: float,
         kill: Callable[[Process, str], None],
-        at_rest: Callable[[Process], bool],
+        lanes: Callable[[Process], Sequence[Lane]],
     ) -> None:
         self._scheduler = scheduler
         self._journal = journal
         self._kill_grace = kill_grace
         self._kill = kill
-        self._at_rest = at_rest  # whether nothing runs in any instance of a process
+        self._lanes = lanes
 
     def look_after(self, lane: Lane, now: float) -> list[float]:
         """Do what is due with a busy worker; the times at which to look again."""
@@ -76,7 +76,7 @@ class Overseer:
         until = since + max(self._kill_grace, STILL_SECONDS)
         if until > now:
             return [until]
-        if not self._at_rest(lane.port.process):
+        if not self._scheduler.take_all_resting(self._lanes(lane.port.process)):
             return [now + STILL_SECONDS]
         self._kill(lane.port.process, "it does not move")
         return []
@@ -96,10 +96,10 @@ class Overseer:
 
     def _share(self, lane: Lane, job: Job, now: float) -> float | None:
         """Free what waits in one worker while others could run it; when to look again."""
-        hungry = bool(self._scheduler.idle and not self._scheduler.queue)
         unbegun = lane.port.begun <= lane.number
         if isinstance(job, Segment):
-            if not hungry or lane.unwritten:
+            shared = lane.depth == 1 and not unbegun and (job.halted or job.stop - job.start == 1)
+            if shared or lane.unwritten or not self._scheduler.hungry():
                 return None
             if now - lane.since < STEAL_SECONDS:
                 return lane.since + STEAL_SECONDS
@@ -108,15 +108,15 @@ class Overseer:
                     job.halt(lane.port)
                 # The items still to come may be longer than those so far.
                 return None if job.halted or job.stop - job.start == 1 else now + STEAL_SECONDS
-        elif lane.depth == 1 and (job.key is not None or not (unbegun and hungry)):
+        elif lane.depth == 1 and (job.key is not None or not unbegun or not self._scheduler.hungry()):
             return None
         if lane.fenced:
             return None
         average = self._scheduler.job_seconds or 0.0
         # One that is still receiving its job does not stall, and another would have to receive it anew.
         stalled_at = (lane.received_at if unbegun else lane.since) + max(STALL_SECONDS, STALL_FACTOR * average)
-        steal = hungry and not unbegun and (isinstance(job, Segment) or average * (lane.depth - 1) > STEAL_SECONDS)
-        if stalled_at > now and not steal:
+        worth = not unbegun and (isinstance(job, Segment) or average * (lane.depth - 1) > STEAL_SECONDS)
+        if stalled_at > now and not (worth and self._scheduler.hungry()):
             return stalled_at
         self.withdraw(lane)
         return lane.settles_at

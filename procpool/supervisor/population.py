@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 import psutil
@@ -16,7 +16,7 @@ from .. import wire
 from ..errors import RemoteError, StartupError, WorkerCrashed
 from ..options import PoolOptions
 from .events import Journal
-from .jobs.call import Purge
+from .jobs.call import Job, Purge
 from .lane import Lane
 from .launch import LAUNCHERS, Inheritance, Launcher, LauncherBusy
 from .port import READY, STARTING, Port
@@ -129,14 +129,15 @@ class Population:
         """Have all of now replaced, each when another is ready; which they are."""
         old = list(self.present.values())
         for process in old:
-            process.outdated = True
+            process.outdate()
         return old
 
     def let_go(self) -> None:
         """End processes that are too many or outdated, as soon as there are enough others, and never in a job."""
         staying = [process for process in self.present.values() if self._serving(process)]
         for process in staying:
-            process.outdated = process.outdated or self.calls(process) >= self._options.max_tasks_per_worker
+            if self.calls(process) >= self._options.max_tasks_per_worker:
+                process.outdate()
         going: list[Process] = []
         if len(staying) > self._wanted:
             staying.sort(key=lambda process: (not process.outdated, not self._idle(process)))
@@ -146,7 +147,7 @@ class Population:
             going += [process for process in self.present.values() if self._starting(process)][-surplus:]
         for process in going:
             why = "recycled" if process.outdated else "retired"
-            text = f"worker {process.pid} is {why} after {self.calls(process)} calls"
+            text = f"{process.title} is {why} after {self.calls(process)} calls"
             self._journal.note(why, process.pid, text)
             for lane in self.lanes(process):
                 self._scheduler.retire(lane)
@@ -185,7 +186,7 @@ class Population:
         process = lane.port.process
         lanes = self.lanes(process)
         if all(each.port.state != READY for each in lanes) and not process.stopping:
-            process.stopping = True
+            process.stops()
             for each in lanes:
                 self.unwatch(each)
                 each.port.close()  # that tells it to
@@ -228,11 +229,11 @@ class Population:
         self._memory_due = now + MEMORY_PERIOD
         for process in list(self.present.values()):
             try:
-                held = psutil.Process(process.pid).memory_info().rss if process.pid else 0
+                held = 0 if process.pid is None else psutil.Process(process.pid).memory_info().rss
             except (psutil.Error, OSError):  # it has ended, or there are no descriptors left
                 continue
-            if held > most and not process.outdated:
-                process.outdated = True
+            if held > most:
+                process.outdate()
             if held > 2 * most:
                 self.kill(process, f"it holds {held} bytes, twice max_worker_memory")
 
@@ -261,7 +262,7 @@ class Population:
         if self._launcher is None:
             self._launcher = LAUNCHERS[self._options.start_method](self._inheritance)
             self._watch.read(self._launcher.events.fileno(), self._read_launcher)
-        process = Process(self._started, self._slots[-1])
+        process = Process(self._started, self._slots[-1], monotonic() + self._options.start_timeout)
         instances = self._inheritance.instances
         ports = self._launching = []
         try:
@@ -278,12 +279,11 @@ class Population:
             port.close_their_fds()
         self._started += 1
         self._slots.pop()
-        process.starts_by = monotonic() + self._options.start_timeout
         self.present[process.id] = process
         lanes = self._lanes[process] = tuple(Lane(port) for port in ports)
         self._launching = []
         for lane in lanes:
-            self._scheduler.add(lane)
+            self._scheduler.add()
             self._watch.read(lane.port.control.fileno(), lambda lane=lane: self._hear(lane, False))  # type: ignore[misc]
 
     def _start_failed(self, error: BaseException) -> None:
@@ -312,7 +312,7 @@ class Population:
 
     def started_badly(self, lane: Lane, report: wire.Report) -> None:
         """A worker cannot be made: the start function trapped, or an initializer raised."""
-        lane.port.process.unfit = True
+        lane.port.process.cannot_start()
         self.unfit = report
         # Without loading it: that would run the user's code here.
         self._start_failed(RemoteError(_last_line(report.text)) if isinstance(report, wire.Raised) else report)
@@ -340,6 +340,7 @@ class Population:
             elif event == wire.LAUNCH_FAILED:
                 self._died(process, None, OSError(number, os.strerror(number)))
             else:
+                process.is_reaped()
                 for lane in self.lanes(process):
                     self._hear(lane, True)  # replies sent before its end count
                 self._died(process, number)
@@ -352,8 +353,8 @@ class Population:
         self._launcher = None
         self._journal.note("template_died", None, "the template process died; starting another")
         for process in list(self.present.values()):
-            process.reported = False
-            if not process.pid or process in self._dying:
+            process.orphan()
+            if process.pid is None or process in self._dying:
                 self._died(process, None)
 
     def expect_end(self, process: Process) -> None:
@@ -366,18 +367,14 @@ class Population:
         port = lane.port
         self._watch.forget(port.control.fileno(), port.jobs_fd, port.replies_fd)
 
-    def at_rest(self, process: Process) -> bool:
-        """Whether none of its workers has anything to do, nor is in a direct call or a lease."""
-        return all(map(self._scheduler.resting, self.lanes(process)))
-
     def kill(self, process: Process, why: str) -> None:
         """Kill a process that should not live on."""
         # Its exit has not been reported, so the pid is still its own, but for the instant between the template's
         # waitpid and our reading of the report.
-        if process.pid and not process.exited.is_set():
+        if process.pid is not None and not process.reaped:
             if not process.killed and not process.stopping:
-                process.killed = True
-                self._journal.note("killed", process.pid, f"worker {process.pid} is killed: {why}")
+                process.is_killed()
+                self._journal.note("killed", process.pid, f"{process.title} is killed: {why}")
             try:
                 os.kill(process.pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -396,7 +393,7 @@ class Population:
         del self.present[process.id]
         for lane in lanes:
             self.unwatch(lane)
-            self._scheduler.gone(lane)
+            self._scheduler.gone()
             lane.port.died()
         process.ended(exitcode)
         for lane in lanes:
@@ -409,7 +406,7 @@ class Population:
         elif exitcode == wire.EXIT_SPENT:
             self._journal.note("recycled", process.pid, f"worker {process.pid} could serve no other and is replaced")
         elif not process.killed:
-            self._journal.note("crashed", process.pid, f"worker {process.pid} died (exit code {exitcode}) and is replaced")
+            self._journal.note("crashed", process.pid, f"{process.title} died (exit code {exitcode}) and is replaced")
 
     def _why_not_ready(self, process: Process, exitcode: int | None) -> Exception:
         if exitcode == wire.EXIT_SCARCE:
@@ -428,14 +425,13 @@ class Population:
         module has no imports, so running one again is the same to everybody.  The one it was running fails.
         """
         port, process = lane.port, lane.port.process
-        guilty = self._scheduler.bury(lane, port.begun)
+        guilty, rest = self._scheduler.crash(lane, port.begun)
+        left: Sequence[Job] = ()
         if guilty is not None:
-            again = guilty.crashed(lane, port, WorkerCrashed(process.pid, guilty.name, process.exitcode))
-            if guilty in again:
+            retried, left = guilty.crashed(lane, port, WorkerCrashed(process.pid, guilty.name, process.exitcode))
+            if retried:
                 self._journal.note("retried", process.pid, f"{guilty.name} runs again")
-            else:
-                lane.items_done(1)
-            self._scheduler.give_back(again)
+        self._scheduler.bury(lane, [*left, *rest])
         self.calls_retired += lane.calls
         self._used_seen.pop(lane, None)
         self._purged_at.pop(lane, None)
@@ -462,9 +458,10 @@ class Population:
         for lane in lanes:
             if self._holds(lane):
                 lane.port.close()
-            guilty = self._scheduler.bury(lane, lane.port.begun)
+            guilty, rest = self._scheduler.crash(lane, lane.port.begun)
             if guilty is not None:
                 guilty.fail(error)
+            self._scheduler.bury(lane, rest)
             lane.port.release()
             self.calls_retired += lane.calls
         self.present.clear()
@@ -481,7 +478,7 @@ class Population:
             port.close_their_fds()
             port.close()
         if self._launcher is not None:
-            self._launcher.events.close()
+            self._launcher.forsake()
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
@@ -491,9 +488,9 @@ class Population:
         self._expire(now)
         due = [at for at in (self._start_at, self._memory_due, self._expiry_due) if now < at < math.inf]
         for process in list(self.present.values()):
-            if self.ready(process) or process.starts_by == math.inf or process.unfit:
-                process.starts_by = math.inf
-            elif process.starts_by > now:
+            if process.unfit or all(lane.port.was_ready for lane in self.lanes(process)):
+                continue
+            if process.starts_by > now:
                 due.append(process.starts_by)
             else:
                 self.kill(process, f"it was not ready within {self._options.start_timeout:g} s")

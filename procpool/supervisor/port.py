@@ -97,7 +97,7 @@ class Port:
     def died(self) -> None:
         """Its process is no more."""
         if self.state != DEAD:
-            self._last_begun = self._board[wire.BEGUN]
+            self._last_begun = self._board[wire.BEGUN]  # before the state, and long before `release`; see `begun`
             self.state = DEAD
 
     def close_their_fds(self) -> None:
@@ -153,14 +153,15 @@ class Port:
 
     @property
     def begun(self) -> int:
-        """How many jobs the worker has begun, also after its death."""
-        return self._last_begun if self.state == DEAD else self._board[wire.BEGUN]
+        """How many jobs the worker has begun, also after its death.  From any thread."""
+        if self.state != DEAD:
+            with contextlib.suppress(ValueError):  # it has died since, and the board was released
+                return self._board[wire.BEGUN]
+        return self._last_begun
 
     def fence(self, start: int, stop: int) -> None:
         """Have the worker skip the jobs numbered from ``start`` to before ``stop`` unless it has begun them."""
-        # In this order: between the two writes the range is empty, for every earlier one lies before `start`.
-        self._board[wire.VOID_FROM] = start
-        self._board[wire.VOID_TO] = stop
+        self._board[wire.VOID] = wire.fence_to_cell(start, stop)
 
     def mean_job_ns(self) -> float | None:
         """Nanoseconds per submitted job since this was last asked; None if there was none."""

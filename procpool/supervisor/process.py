@@ -8,27 +8,63 @@ import threading
 class Process:
     """A worker process, which serves one instance of the module or, with ``instances=n``, n of them.
 
-    Written by the dispatcher's thread alone.  Others read what they need: a pid for a message, an exit code, `exited`.
+    Its methods are for the dispatcher's thread.  Others read what they need: a pid for a message, an exit code, `exited`.
+
+    Args:
+        id: ours, for the launcher.
+        slot: its instances' rows on the board are the ``instances`` from slot times that.
+        starts_by: when it is killed unless it is ready, in the time of time.monotonic.
     """
 
-    def __init__(self, id: int, slot: int) -> None:
+    def __init__(self, id: int, slot: int, starts_by: float) -> None:
         self.id = id
-        self.slot = slot  #: its instances' rows on the board are the ``instances`` from slot times that
-        self.pid = 0  #: 0 until it is known
+        self.slot = slot
+        self.starts_by = starts_by
+        self.pid: int | None = None  #: None until it is known
         self.exitcode: int | None = None
         self.exited = threading.Event()  #: set when `exitcode` is as known as it will ever be
-        self.starts_by = float("inf")  #: when it is killed unless it is ready, in the time of time.monotonic
+        self.reaped = False  #: its pid may be another's
         self.reported = True  #: its end will be; not so when the template it came from has died
         self.outdated = False  #: to be replaced, once there is another
         self.unfit = False  #: it has said that it will not be ready, and why
         self.killed = False  #: by us
         self.stopping = False  #: it has been told to end
 
+    @property
+    def title(self) -> str:
+        """For messages."""
+        return "a worker that is starting" if self.pid is None else f"worker {self.pid}"
+
     def born(self, pid: int) -> None:
         """Its pid has become known, from the launcher or from itself, whichever is first."""
         self.pid = self.pid or pid
 
+    def outdate(self) -> None:
+        """Have it replaced."""
+        self.outdated = True
+
+    def orphan(self) -> None:
+        """The template it came from has died."""
+        self.reported = False
+
+    def cannot_start(self) -> None:
+        """It has said so, and ends."""
+        self.unfit = True
+
+    def stops(self) -> None:
+        """It has been told to end."""
+        self.stopping = True
+
+    def is_killed(self) -> None:
+        """We kill it."""
+        self.killed = True
+
+    def is_reaped(self) -> None:
+        """It has ended, and what it had sent is being heard."""
+        self.reaped = True
+
     def ended(self, exitcode: int | None) -> None:
         """It is no more."""
+        self.reaped = True
         self.exitcode = exitcode
         self.exited.set()

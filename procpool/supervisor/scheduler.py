@@ -9,8 +9,11 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
+from ..deadline import Deadline
 from .jobs.call import Job
 from .lane import Lane
+
+_NEVER = Deadline.NEVER
 
 #: How much work to keep in a worker's pipe, in nanoseconds: enough to outlast the parent's next turn, little enough
 #: that taking it back hardly ever matters.
@@ -42,7 +45,7 @@ class JobQueue:
         return len(self._ordinary) + (sum(map(len, tuple(self._levels.values()))) if self._levels else 0)
 
     def __bool__(self) -> bool:
-        return bool(self._ordinary) or bool(self._levels)
+        return bool(self._ordinary or self._levels)  # asked by each direct call
 
     def front(self) -> deque[Job]:
         """The deque whose first job is the next one; empty if there is none."""
@@ -54,7 +57,9 @@ class JobQueue:
 
     def insert(self, job: Job) -> None:
         """Queue a job behind its equals."""
-        self._level(job).append(job)
+        level = self._level(job)
+        job.queued = True
+        level.append(job)
 
     def give_back(self, jobs: Iterable[Job]) -> None:
         """Queue jobs, given in their order, before their equals."""
@@ -132,6 +137,7 @@ class Scheduler:
         self._waiting_for_space = 0
         self._on_space: deque[Callable[[], None]] = deque()  # told once, likewise
         self._lanes = 0  # how many there are in all
+        self._idle_awaited = False  # whether the dispatcher is to be told when one is given back
         self._room = False  # whether some busy worker has nothing waiting behind its job, and may
         self._job_ns: float | None = None  # moving average of a job's duration; None until one was measured
         self._dropped = 0  # jobs in queues that have ended
@@ -165,11 +171,6 @@ class Scheduler:
         """How long a job takes on average, lately."""
         return None if self._job_ns is None else self._job_ns / 1e9
 
-    @property
-    def waiting_for_space(self) -> int:
-        """How many threads wait for the queue to become shorter."""
-        return self._waiting_for_space
-
     # -- jobs come -----------------------------------------------------------------------------------------------------
 
     def submit(self, job: Job) -> None:
@@ -178,14 +179,15 @@ class Scheduler:
         Deeper pipes are filled by the dispatcher, many jobs at a time: one write each would cost the submitter more
         than the jobs are worth.
         """
-        job.queued = True
-        if job.deadline.limit is not None:
-            self._keep_deadline(job, job.deadline.at)
+        # Nothing comes between these two, not even Ctrl-C: who finds the one may rely on the other.
         if job.priority:
             with self._lock:
                 self.queue.insert(job)
         else:
+            job.queued = True
             self.queue.append(job)
+        if job.deadline is not _NEVER:
+            self._keep_deadline(job, job.deadline.at)
         if self.idle or self._room or job.key is not None:
             self.pump(depth=2)
 
@@ -258,17 +260,20 @@ class Scheduler:
 
     # -- workers come and go -------------------------------------------------------------------------------------------
 
-    def add(self, lane: Lane) -> None:
+    def add(self) -> None:
         """There is one more worker; it is not ready yet."""
         self._lanes += 1
 
-    def gone(self, lane: Lane) -> None:
+    def gone(self) -> None:
         """There is one worker less."""
         self._lanes -= 1
 
     def release(self, lane: Lane) -> None:
         """Give back a worker taken from ``idle``."""
-        if lane.leaving and lane not in self._own:
+        if self._own and self._turns_to_own(lane):
+            self.pump()
+            return
+        if lane.leaving:
             self.leave(lane)
         else:
             self.idle.append(lane)
@@ -276,8 +281,39 @@ class Scheduler:
             # we put it there first and look second: one of us finds the other.
             if lane.port.dead and self.take_idle(lane):
                 self.leave(lane)
+            if self._idle_awaited:
+                self._tell_idle()
         if self.queue or self._own:
             self.pump()
+
+    def _turns_to_own(self, lane: Lane) -> bool:
+        """Have a worker that its holder gives back run what waits for it and nobody else; false if nothing does.
+
+        Not by way of ``idle``: there a direct call may be quicker, and the next one too, for ever.
+        """
+        with self._lock:
+            if lane not in self._own:
+                return False
+            if lane.port.dead:  # as in `_feed_one`; whoever buries it finds what waits
+                self.leave(lane)
+            else:
+                self.busy[lane] = None
+                self._feed_own(lane, self._depth())
+            return True
+
+    def hungry(self) -> bool:
+        """Whether a worker is idle and no job waits for one.  If not, the dispatcher is told when one is given back.
+
+        Of the ends of direct calls it hears nothing otherwise, and may have work to share.
+        """
+        if self.idle and not self.queue:
+            return True
+        self._idle_awaited = True  # first: whoever gives one back does that, and looks at this second
+        return bool(self.idle and not self.queue)
+
+    def _tell_idle(self) -> None:
+        self._idle_awaited = False
+        self._watch(None)
 
     def leave(self, lane: Lane) -> None:
         """Hand a worker to the dispatcher for good."""
@@ -307,6 +343,29 @@ class Scheduler:
                 del self.busy[lane]
                 return True
             return self._take_idle(lane)
+
+    def take_all_resting(self, lanes: Sequence[Lane]) -> bool:
+        """Take the workers of a process that is to be killed out of service if none has anything to do; whether that is so.
+
+        Those that are idle are taken first: a direct call could take one after a look at it.
+        """
+        with self._lock:
+            taken = []
+            for lane in lanes:
+                try:
+                    self.idle.remove(lane)
+                    taken.append(lane)
+                except ValueError:
+                    if lane not in self.busy or lane.depth:
+                        self.idle.extend(taken)
+                        break
+            else:
+                for lane in lanes:
+                    lane.leave()
+                self.left.extend(taken)
+                return True
+        self.pump()  # there may be jobs by now for those that we had
+        return False
 
     def _take_idle(self, lane: Lane) -> bool:
         own = () if lane.port.dead else self._own.get(lane, ())
@@ -338,13 +397,19 @@ class Scheduler:
             self.pump()
         return False
 
-    def bury(self, lane: Lane, begun: int) -> Job | None:
-        """Of a dead worker that we hold: all it was to do waits for others now; the job it was running, if any."""
+    def crash(self, lane: Lane, begun: int) -> tuple[Job | None, list[Job]]:
+        """Of a dead worker that we hold: the job it was running, if any, and what others may run of the rest in flight.
+
+        Until `bury`, it stays the home of its keys: jobs that come meanwhile wait behind those that come back.
+        """
         with self._lock:
             guilty, rest = lane.crash(begun)
-            own = self._evict(lane)
-            self._requeue([*(job for job in rest if not job.bound), *own])
-        return guilty
+        return guilty, [job for job in rest if not job.bound]
+
+    def bury(self, lane: Lane, left: Sequence[Job]) -> None:
+        """Of a dead worker that we hold: what is left of all it was to do waits for others now, in its order."""
+        with self._lock:
+            self._requeue([*left, *self._evict(lane)])
 
     def _evict(self, lane: Lane) -> list[Job]:
         """A dead worker is nobody's home any more; the jobs that waited for it."""
@@ -387,10 +452,8 @@ class Scheduler:
         """As the holder of a worker: have it run that very job."""
         with self._lock:
             self.busy[lane] = None
-            if lane.quiet and job.begin():  # it may have a fence to pass first; then it has been used, and is not purged
-                self._send(lane, [job])
-            self._back_to_idle(lane)
-        self._tell_refused()
+            job.begin()
+            self._send(lane, [job])
 
     def take_queued(self) -> list[Job]:
         """Take all jobs that no worker has been sent."""
@@ -479,6 +542,8 @@ class Scheduler:
                 # A job queued before `_room` was set was not pumped by its submitter; see it now.
                 if not (self.queue and self._feed_one(depth)):
                     break
+        if self._idle_awaited and self.idle:
+            self._tell_idle()
         if self._refused:
             self._tell_refused()
         if self._waiting_for_space or self._on_space:
@@ -510,7 +575,6 @@ class Scheduler:
         """Send workers what waits for them and nobody else."""
         depth = min(depth, self._depth())
         for lane in tuple(self._own):
-            own = self._own[lane]
             if lane not in self.busy:
                 try:
                     self.idle.remove(lane)
@@ -520,12 +584,17 @@ class Scheduler:
                     self.leave(lane)
                     continue
                 self.busy[lane] = None
-            elif own and not self._takes(lane, own[0], depth):
+            elif not self._takes(lane, self._own[lane][0], depth):
                 continue
-            self._send(lane, self._take(own, max(1, depth - lane.depth), lane.buffers, own=True))
-            if not own:
-                del self._own[lane]
-            self._back_to_idle(lane)
+            self._feed_own(lane, depth)
+
+    def _feed_own(self, lane: Lane, depth: int) -> None:
+        """Send a worker that is among the busy ones what waits for it."""
+        own = self._own[lane]
+        self._send(lane, self._take(own, max(1, depth - lane.depth), lane.buffers, own=True))
+        if not own:
+            del self._own[lane]
+        self._back_to_idle(lane)
 
     def _feed_one(self, depth: int) -> bool:
         """Send one worker its share of the queue; false if no worker takes any."""

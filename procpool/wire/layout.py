@@ -9,10 +9,21 @@ BOARD_ROW = 8  #: 64-bit cells per worker: a cache line, so that workers do not 
 BEGUN = 0  #: how many jobs it has begun; after a crash, this tells the guilty job from the ones not begun
 BUSY_NS = 1  #: nanoseconds spent on submitted jobs, which tells the parent how many to send at once
 DONE = 2  #: how many jobs those were
-#: Written by the parent: jobs of these numbers, the first included and the second not, are void unless they are begun.  See
-#: supervisor/lane.py for the rule that both sides follow.
-VOID_FROM = 3
-VOID_TO = 4
+#: The fence, written by the parent: jobs of these numbers are void unless they are begun.  See supervisor/lane.py for the
+#: rule that both sides follow.  First number and count in one cell, so that no processor can show half of a new fence.
+VOID = 3
+_VOID_BITS = 16  # of the count; a lane has far fewer jobs in flight (supervisor/scheduler.py), and 2**48 jobs take years
+
+
+def fence_to_cell(start: int, stop: int) -> int:
+    """The cell that makes the jobs numbered from ``start`` to before ``stop`` void."""
+    return start << _VOID_BITS | stop - start
+
+
+def fence_of_cell(cell: int) -> tuple[int, int]:
+    """The numbers that `fence_to_cell` was given."""
+    start = cell >> _VOID_BITS
+    return start, start + (cell & (1 << _VOID_BITS) - 1)
 
 
 # -- the arena: per worker, memory that parent, worker and the wasm of a batch's driver see at once ---------------------

@@ -6,7 +6,7 @@ into a slot of shared memory (wire.PAYLOAD_BYTES).  Pickle protocol 5 does so fo
 that is a tuple, list or dict: the pickle module offers no hook that would find them deeper without slowing down the rest.
 
 A value is received in two steps.  `detach` copies it out of what is shared and checks all bounds; no user code runs.
-`Received.load` unpickles, which may run any code of the user's, and raise anything.  `Received.plain` is for those who may
+`Received.load` unpickles, which may run any code of the user's, and raise anything.  `plain` is one step, for those who may
 run none: it gives what consists of numbers, strings and the like, and refuses the rest.
 """
 
@@ -40,7 +40,7 @@ ARGUMENTS = range(0, 2)  #: the slots in which arguments may lie
 RESULTS = range(2, 4)  #: and results
 _ANY = range(0, 4)
 
-#: Pickles beyond this many bytes are left alone by `Received.plain`: they would take a thread too long that keeps time.
+#: Pickles beyond this many bytes are left alone by `plain`: they would take a thread too long that keeps time.
 PLAIN = 4096
 # The opcodes that name something to import (c, i, \x93) or an entry of copyreg's registry (\x82 to \x84).  A pickle without
 # these bytes, wherever they may stand, names nothing, and so builds nothing but what has an opcode of its own.
@@ -57,7 +57,7 @@ class Dumped(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of a slot that the large parts take."""
-        return sum(-(-view.nbytes // _ALIGN) * _ALIGN for view, _ in self.buffers)
+        return sum(-(-view.nbytes // _ALIGN) * _ALIGN for view, _ in self.buffers) if self.buffers else 0
 
     def place(self, slot: int, area: memoryview, at: int = 0) -> bytes:
         """Write the large parts to ``area`` from ``at``; the payload to send."""
@@ -158,25 +158,26 @@ class Received:
         """
         return pickle.loads(self._pickle, buffers=self._buffers)
 
-    def plain(self) -> Any:
-        """The value, if it is small (`PLAIN`) and names nothing: None, numbers, strings, bytes, and containers of them.
 
-        Raises:
-            NeedsCode: it is not; only `load` can tell what it is.
-        """
-        data = self._pickle
-        if self._buffers or len(data) > PLAIN:
-            raise NeedsCode
-        return loads_plain(data)
+def plain(payload: bytes) -> Any:
+    """What arrived, if it is small (`PLAIN`) and names nothing: None, numbers, strings, bytes, and containers of them.
+
+    Raises:
+        NeedsCode: it is not, or is malformed; only `detach` and `Received.load` can tell what it is.
+        struct.error: it is shorter than a head.
+    """
+    _, count, size = _HEAD.unpack_from(payload)
+    if count or size > PLAIN:
+        raise NeedsCode
+    return loads_plain(payload[_HEAD.size : _HEAD.size + size])
 
 
-def loads_plain(data: bytes | memoryview) -> Any:
+def loads_plain(data: bytes) -> Any:
     """Unpickle what names nothing.  No code runs but the pickle module's own, whatever ``data`` is.
 
     Raises:
         NeedsCode: it names a class or a function, or is no pickle.
     """
-    data = bytes(data)
     try:
         if len(data.translate(None, _NAMING)) == len(data):
             return pickle.loads(data)

@@ -92,6 +92,7 @@ class Loop:
         jobs, replies, board = self._waiting.jobs, self._replies, self._board
         threaded = self._instances.threaded
         begun, void = 0, -1  # jobs begun, and the first of those that are being skipped
+        passed = board[wire.VOID]  # the last fence that lies behind
         flushed = started = perf_counter_ns()
         while True:
             if not jobs:
@@ -105,13 +106,18 @@ class Loop:
             # Before the first thing that can kill this process: from here on the job counts as begun.  And before the look
             # at the fence, which the parent sets before it looks here: one of us sees the other (supervisor/lane.py).
             board[wire.BEGUN] = begun + 1
-            if begun < board[wire.VOID_TO] and begun >= board[wire.VOID_FROM]:
-                void = begun if void < 0 else void
-                begun += 1
-                if begun == board[wire.VOID_TO]:
-                    replies.flush(wire.reply(wire.PASSED, wire.COUNT.pack(void)))
-                    void = -1
-                continue
+            fence = board[wire.VOID]
+            if fence != passed:
+                start, stop = wire.fence_of_cell(fence)
+                if start <= begun < stop:
+                    void = begun if void < 0 else void
+                    begun += 1
+                    if begun == stop:
+                        replies.flush(wire.reply(wire.PASSED, wire.COUNT.pack(void)))
+                        passed, void = fence, -1
+                    continue
+                if begun >= stop:
+                    passed = fence
             self._number = begun
             self._context = self._travelled = None
             if threaded and not flags & wire.LEASED:  # the holder of a lease is told by the next call

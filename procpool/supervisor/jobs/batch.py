@@ -160,19 +160,22 @@ class Segment(Job):
         self.chunk.nanoseconds += nanoseconds
         return self._collect(lane, memory, stopped)
 
-    def crashed(self, lane: Lane, memory: Memory, crash: Exception) -> Sequence[Job]:
-        """Keep the results from before the worker's death, and fail the item it was at; what is left to run."""
+    def crashed(self, lane: Lane, memory: Memory, crash: Exception) -> tuple[bool, Sequence[Job]]:
+        """Keep the results from before the worker's death, and fail the item it was at or run it again."""
+        retried = False
+        lane.items_done(1)  # an answer would have counted for one call
         index = min(self.item(memory), self.stop - self.start - 1)
         if index in self._again or self.start + index in self.chunk.errors:
             pass  # that one had ended and been announced, and the next had not begun
         elif lane.interrupted == (lane.number, index):  # and killed, because it would not stop
             self._item_ended(index, self._timeout_error())
         elif self.chunk.deaths[self.start + index] < self.chunk.retries:
+            retried = True
             self.chunk.deaths[self.start + index] += 1
             self._again.append(index)
         else:
             self._item_ended(index, crash)
-        return self._collect(lane, memory, index + 1)
+        return retried, self._collect(lane, memory, index + 1)
 
     def fail(self, error: BaseException) -> bool:
         """End all its items with an exception."""

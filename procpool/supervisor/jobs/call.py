@@ -229,13 +229,14 @@ class Job(Future[Any]):
             self.report(status, payload)
         return ()
 
-    def crashed(self, lane: Lane, memory: Memory, crash: Exception) -> Sequence[Job]:
-        """The worker died while running it; what is left to run."""
+    def crashed(self, lane: Lane, memory: Memory, crash: Exception) -> tuple[bool, Sequence[Job]]:
+        """The worker died while running it; whether what killed it is to run again, and what is left to run."""
         if self.retries > 0 and not self.expired:
             self.retries -= 1
-            return (self,)
+            return True, (self,)
+        lane.items_done(1)
         self.fail(crash)
-        return ()
+        return False, ()
 
     def output(self, payload: bytes) -> None:
         """What it has printed so far; only a job that can print is told."""
@@ -367,5 +368,6 @@ class Abandoned(Job):
     def answered(self, lane: Lane, memory: Memory, status: int, payload: bytes) -> Sequence[Job]:
         return ()
 
-    def crashed(self, lane: Lane, memory: Memory, crash: Exception) -> Sequence[Job]:
-        return ()
+    def crashed(self, lane: Lane, memory: Memory, crash: Exception) -> tuple[bool, Sequence[Job]]:
+        lane.items_done(1)
+        return False, ()

@@ -100,10 +100,11 @@ class CommandRun(PickledJob):
             self._in_turn(lambda: self.fail(wire.loaded(told)))
         return ()
 
-    def crashed(self, lane: Lane, memory: Memory, crash: Exception) -> Sequence[Job]:
+    def crashed(self, lane: Lane, memory: Memory, crash: Exception) -> tuple[bool, Sequence[Job]]:
         if self._late:
+            lane.items_done(1)
             self._fail_late(None, None)
-            return ()
+            return False, ()
         return super().crashed(lane, memory, crash)
 
     def fail(self, error: BaseException) -> bool:

@@ -34,15 +34,14 @@ class PickledJob(Job):
         if status != wire.VALUE:
             self.report(status, payload)
             return ()
-        received = self.receive(lane, memory, payload)
-        if received is None:
-            return ()
         try:
-            plain = received.plain()
+            result = values.plain(payload)
         except values.NeedsCode:
-            self.deliver(received)
+            received = self.receive(lane, memory, payload)
+            if received is not None:
+                self.deliver(received)
         else:
-            self._settle(plain)
+            self._settle(result)
         return ()
 
     def receive(self, lane: Lane, memory: Memory, payload: bytes) -> values.Received | None:

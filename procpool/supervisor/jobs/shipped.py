@@ -8,7 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
@@ -36,7 +36,7 @@ class Shipped:
         self.pickle: bytes = cloudpickle.dumps(function)
         self.digest = hashlib.blake2b(self.pickle, digest_size=wire.DIGEST_BYTES).digest()
 
-    def parts(self, carries: bool, forget: list[bytes], taken: int) -> list[bytes]:
+    def parts(self, carries: bool, forget: Sequence[bytes], taken: int) -> list[bytes]:
         """What stands before the arguments in a frame that calls it.
 
         Args:
@@ -132,12 +132,8 @@ class _Known:
         self.uses = 0  #: jobs in flight that call it
 
 
-class _Sending(NamedTuple):
-    """A job in flight, and what it does to a worker's knowledge."""
-
-    known: _Known  #: what it calls
-    carries: bool
-    forgotten: list[_Known]
+#: A job in flight, and what it does to a worker's knowledge: what it calls, whether it carries that, what is forgotten.
+_Sending = tuple[_Known, bool, Sequence[_Known]]
 
 
 class FunctionsSent:
@@ -157,6 +153,7 @@ class FunctionsSent:
         self._most = most
         self._most_bytes = most_bytes
         self._known: dict[bytes, _Known] = {}  # by digest, the least recently sent first
+        self._last: _Known | None = None  # among the known: the one sent last, if it is there
         self._bytes = 0
         self._in_flight: deque[_Sending] = deque()
 
@@ -166,19 +163,25 @@ class FunctionsSent:
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._known
 
-    def send(self, shipped: Shipped) -> tuple[bool, list[bytes]]:
+    def send(self, shipped: Shipped) -> tuple[bool, Sequence[bytes]]:
         """For a job about to be sent: whether it must carry its function, and the digests it must say to forget."""
         digest = shipped.digest
+        over = len(self._known) > self._most or self._bytes > self._most_bytes
+        last = self._last
+        if last is not None and digest == last.digest and not over:  # the commonest case by far
+            last.uses += 1
+            self._in_flight.append((last, False, ()))
+            return False, ()
         known = self._known.pop(digest, None)
         carries = known is None
         if known is None:
             known = _Known(digest, len(shipped.pickle))
             self._bytes += known.size
-        self._known[digest] = known  # as the last
+        self._known[digest] = self._last = known  # as the last
         known.uses += 1
         over = len(self._known) > self._most or self._bytes > self._most_bytes
         forgotten = self._forget() if over else []
-        self._in_flight.append(_Sending(known, carries, forgotten))
+        self._in_flight.append((known, carries, forgotten))
         return carries, [known.digest for known in forgotten]
 
     def _forget(self) -> list[_Known]:
@@ -197,13 +200,15 @@ class FunctionsSent:
 
     def answered(self) -> None:
         """The first job in flight is over."""
-        self._in_flight.popleft().known.uses -= 1
+        known, _, _ = self._in_flight.popleft()
+        known.uses -= 1
 
     def undo(self) -> None:
         """The last job sent was withdrawn before it began, or could not be sent: the worker will do nothing it says."""
         known, carries, forgotten = self._in_flight.pop()
         known.uses -= 1
         if carries:
+            self._last = None
             del self._known[known.digest]
             self._bytes -= known.size
         if forgotten:
