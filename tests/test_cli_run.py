@@ -50,8 +50,9 @@ def test_arguments(given: list[str], seen: list[str]) -> None:
 
 
 def test_environment() -> None:
-    done = run("--env", "A=1=2", "--env", "EMPTY=", COMMAND)
-    assert done.stdout.decode().splitlines()[1:] == ["env A=1=2", "env EMPTY="]
+    env = {"PATH": "/bin", "COLUMNS": "132", "SECRET": "x"}
+    done = run("--env", "A=1=2", "--env", "EMPTY=", "--env", "COLUMNS", "--env", "UNSET", COMMAND, env=env)
+    assert done.stdout.decode().splitlines()[1:] == ["env A=1=2", "env EMPTY=", "env COLUMNS=132"]
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ class Bench:
         return list(latencies)
 
     def _calls_by_worker(self) -> dict[int, int]:
-        return {worker.pid: worker.calls for worker in self._pool.stats().workers}
+        return {worker.pid: worker.calls for worker in self._pool.stats().workers if worker.pid is not None}
 
 
 class _Load:

@@ -73,7 +73,7 @@ def _run(options: argparse.Namespace) -> int:
         raise BadRequest("run: --output-dir goes with --each")
     wasi = WasiConfig(
         args=[module, *args],
-        env=dict(options.env),
+        env=dict(given for given in options.env if given is not None),
         preopens=dict(options.dir),
     )
     try:
