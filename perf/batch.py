@@ -14,6 +14,7 @@ from typing import Any
 import wasmtime
 
 from procpool import FuncType, ProcessWasmPool, wire
+from procpool.binary import Declared
 from procpool.engine import loading_engine
 from procpool.worker import ffi
 from procpool.worker.driver import Drivers, signature_of_driver
@@ -80,7 +81,7 @@ def driver_alone() -> Iterator[Timed]:
     signature = FuncType(("i32", "i32"), ("i32",))
     pages = wire.ARENA_BYTES // 65536
     memory = wasmtime.Memory(store, wasmtime.MemoryType(wasmtime.Limits(pages, pages)))
-    instance = Drivers(engine).link(store, signature, export, memory)
+    instance = Drivers(engine, Declared()).link(store, "add", signature, export, memory)
     slots = ffi.Slots(6)
     run_driver = ffi.bind(store, instance, "run", signature_of_driver(signature), slots, HostCalls())
     columns = [wire.ARENA_HEAD + n * 1_200_000 for n in range(3)]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         RunFailed,
         StartupError,
         UnknownExport,
+        WasmException,
         WasmFrame,
         WasmTrap,
         WorkerCrashed,
@@ -39,12 +40,14 @@ if TYPE_CHECKING:
     from .imports import wants_instance
     from .job_context import Context, context, current_context, state
     from .maps.results import MapResults
+    from .module import Inspection, inspect
     from .pool import ProcessWasmPool
     from .stats import PoolStats, WorkerStats
     from .supervisor.events import PoolEvent
     from .supervisor.lease import Lease
     from .wasi import CompletedRun, WasiConfig
     from .worker.instance import Instance
+    from .worker.references import Reference
 
 __all__ = [
     "ArgumentOutOfRange",
@@ -59,6 +62,7 @@ __all__ = [
     "GlobalType",
     "GuestExit",
     "Import",
+    "Inspection",
     "Instance",
     "InvalidModule",
     "Lease",
@@ -73,6 +77,7 @@ __all__ = [
     "PoolStats",
     "ProcessWasmPool",
     "ProcpoolError",
+    "Reference",
     "RemoteError",
     "RunFailed",
     "StartupError",
@@ -80,6 +85,7 @@ __all__ = [
     "TagType",
     "UnknownExport",
     "WasiConfig",
+    "WasmException",
     "WasmFrame",
     "WasmTrap",
     "WorkerCrashed",
@@ -87,6 +93,7 @@ __all__ = [
     "__version__",
     "context",
     "current_context",
+    "inspect",
     "state",
     "wants_instance",
 ]
@@ -98,12 +105,14 @@ _PLACES = {
     "imports": ("wants_instance",),
     "job_context": ("Context", "context", "current_context", "state"),
     "maps.results": ("MapResults",),
+    "module": ("Inspection", "inspect"),
     "pool": ("ProcessWasmPool",),
     "stats": ("PoolStats", "WorkerStats"),
     "supervisor.events": ("PoolEvent",),
     "supervisor.lease": ("Lease",),
     "wasi": ("CompletedRun", "WasiConfig"),
     "worker.instance": ("Instance",),
+    "worker.references": ("Reference",),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 

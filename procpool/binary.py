@@ -10,6 +10,7 @@ Format: https://webassembly.github.io/spec/core/binary/ (and the GC proposal for
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 PAGE = 65536  #: bytes in a page of linear memory, unless the module says otherwise
@@ -106,11 +107,39 @@ class Import:
 
 
 @dataclass
+class Declared:
+    """The functions whose type is another than the plain one of their signature, and what it takes to name it.
+
+    Such are the members of recursive groups and those declared as subtypes, which compilers of languages with garbage
+    collection emit.  Who imports one by its signature is refused.
+    """
+
+    exports: dict[str, int] = field(default_factory=dict)  #: name -> index of its type
+    imports: set[tuple[str, str]] = field(default_factory=set)  #: (module, name)
+    entries: int = 0  #: in the type section: definitions, and groups of them
+    count: int = 0  #: types there, each member of a group for itself
+    definitions: bytes = b""  #: what is in it, without the number of entries
+
+
+@dataclass
 class Interface:
     """What a module shows to the outside.  ``exports`` keeps the order of the module."""
 
     imports: list[Import] = field(default_factory=list)
     exports: dict[str, ExternType] = field(default_factory=dict)
+    declared: Declared = field(default_factory=Declared)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The names of exported exception tags."""
+        return tuple(name for name, type_ in self.exports.items() if isinstance(type_, TagType))
+
+    @property
+    def storage(self) -> dict[str, MemoryType | TableType | GlobalType]:
+        """Memories, tables and globals by name: those that are exported, and those that are imported under other names."""
+        imported = {needed.name: needed.type for needed in self.imports}
+        both = {**imported, **self.exports}
+        return {name: type_ for name, type_ in both.items() if isinstance(type_, MemoryType | TableType | GlobalType)}
 
 
 class _Reader:
@@ -175,13 +204,19 @@ class _Reader:
         content = self.value_type()
         return GlobalType(content, bool(self.byte()))
 
-    def composite_type(self) -> FuncType | None:
-        """One type definition; None for those that are not functions."""
+    def definition(self) -> tuple[FuncType | None, bool]:
+        """One type definition, and whether its structure alone says which type it is; None for those of no function."""
         form = self.byte()
+        plain = True
         if form in (0x50, 0x4F):  # sub, sub final: supertypes first
-            for _ in range(self.unsigned()):
+            supertypes = self.unsigned()
+            for _ in range(supertypes):
                 self.unsigned()
+            plain = form == 0x4F and not supertypes
             form = self.byte()
+        return self._composite_type(form), plain
+
+    def _composite_type(self, form: int) -> FuncType | None:
         if form == 0x60:
             return FuncType(self.value_types(), self.value_types())
         for _ in range(self.unsigned() if form == 0x5F else 1):  # the fields of a struct, or the one of an array
@@ -205,8 +240,10 @@ def sections(wasm: bytes) -> list[tuple[int, int, int]]:
 def read_interface(wasm: bytes) -> Interface:
     """Read the imports and exports of a valid WebAssembly binary."""
     interface = Interface()
+    declared = interface.declared
     types: list[FuncType | None] = []
-    funcs: list[FuncType | None] = []
+    untold: set[int] = set()  # the types that a signature does not tell
+    funcs: list[int] = []  # their types
     tables: list[TableType] = []
     memories: list[MemoryType] = []
     globals_: list[GlobalType] = []
@@ -225,19 +262,27 @@ def read_interface(wasm: bytes) -> Interface:
         reader = _Reader(wasm, start, end)
         count = reader.unsigned()
         if section == 1:
+            first = reader.at
             for _ in range(count):
+                members = 1
                 if wasm[reader.at] == 0x4E:  # a recursive group stands for each of its members
                     reader.byte()
-                    types.extend(reader.composite_type() for _ in range(reader.unsigned()))
-                else:
-                    types.append(reader.composite_type())
+                    members = reader.unsigned()
+                for _ in range(members):
+                    type_, plain = reader.definition()
+                    if members > 1 or not plain:
+                        untold.add(len(types))
+                    types.append(type_)
+            declared.entries, declared.count, declared.definitions = count, len(types), wasm[first:end]
         elif section == 2:
             for _ in range(count):
                 module, name, kind = reader.name(), reader.name(), reader.byte()
                 entry: ExternType
                 if kind == 0:
-                    entry = func(reader.unsigned())
-                    funcs.append(entry)
+                    funcs.append(reader.unsigned())
+                    entry = func(funcs[-1])
+                    if funcs[-1] in untold:
+                        declared.imports.add((module, name))
                 elif kind == 1:
                     entry = reader.table()
                     tables.append(entry)
@@ -252,7 +297,7 @@ def read_interface(wasm: bytes) -> Interface:
                     tags.append(entry)
                 interface.imports.append(Import(module, name, entry))
         elif section == 3:
-            funcs.extend(types[reader.unsigned()] for _ in range(count))
+            funcs.extend(reader.unsigned() for _ in range(count))
         elif section == 4:
             for _ in range(count):
                 initialised = wasm[reader.at] == 0x40
@@ -270,11 +315,15 @@ def read_interface(wasm: bytes) -> Interface:
         elif section == 13:
             tags.extend(tag(reader) for _ in range(count))
         elif section == 7:
-            spaces = {0: funcs, 1: tables, 2: memories, 3: globals_, 4: tags}
+            spaces: dict[int, Sequence[ExternType]] = {1: tables, 2: memories, 3: globals_, 4: tags}
             for _ in range(count):
-                name, kind = reader.name(), reader.byte()
-                item = spaces[kind][reader.unsigned()]  # type: ignore[index]
-                interface.exports[name] = item or FuncType()
+                name, kind, index = reader.name(), reader.byte(), reader.unsigned()
+                if kind:
+                    interface.exports[name] = spaces[kind][index]
+                    continue
+                interface.exports[name] = func(funcs[index])
+                if funcs[index] in untold:
+                    declared.exports[name] = funcs[index]
     return interface
 
 
@@ -323,6 +372,45 @@ def _local_names(wasm: bytes, function: int) -> dict[int, str]:
                 if index == function:
                     return names
     return {}
+
+
+def unsigned(value: int) -> bytes:
+    """An unsigned LEB128, the format of all numbers in a binary."""
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def importing(wasm: bytes, declared: Declared, export: str) -> bytes:
+    """A module of ours whose first import, a function, is to be an export of such a type.
+
+    The other module's definitions are put before its own, so that both mean the same type.  Only its imports and
+    functions may refer to types, and what it imports beside the first must be no function.
+    """
+    result = bytearray(wasm[:8])
+    for section, start, end in sections(wasm):
+        reader = _Reader(wasm, start, end)
+        count = reader.unsigned()
+        content = wasm[reader.at : end]
+        if section == 1:
+            content = unsigned(declared.entries + count) + declared.definitions + content
+        elif section == 2:
+            at = reader.at
+            for _ in range(2):
+                reader.name()
+            reader.byte()
+            names = wasm[at : reader.at]
+            reader.unsigned()
+            content = unsigned(count) + names + unsigned(declared.exports[export]) + wasm[reader.at : end]
+        elif section == 3:
+            content = unsigned(count) + b"".join(unsigned(declared.count + reader.unsigned()) for _ in range(count))
+        else:
+            content = wasm[start:end]
+        result += bytes((section,)) + unsigned(len(content)) + content
+    return bytes(result)
 
 
 def _skip_constant(reader: _Reader) -> None:

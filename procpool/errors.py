@@ -28,6 +28,7 @@ __all__ = [
     "RemoteError",
     "StartupError",
     "UnknownExport",
+    "WasmException",
     "WasmFrame",
     "WasmTrap",
     "WorkerCrashed",
@@ -112,6 +113,26 @@ class WasmTrap(ProcpoolError):
             f"\n  at {f.function or '<anonymous>'} (func {f.func_index}, offset {f.offset:#x})" for f in self.frames
         )
         return head + trace
+
+
+class WasmException(WasmTrap):
+    """Raised when the called export threw an exception, by the instruction ``throw``, that nothing in the guest caught."""
+
+    def __init__(
+        self,
+        tag: str | None = None,
+        payload: tuple[int | float | str, ...] = (),
+        export: str | None = None,
+        frames: tuple[WasmFrame, ...] = (),
+    ):
+        values = f" with the payload ({', '.join(map(str, payload))})" if payload else ""
+        super().__init__(
+            f"threw {'an exception' if tag is None else f'the exception {tag!r}'}{values}", None, export, frames
+        )
+        #: the name that the module exports the exception's tag under; None if it does not
+        self.tag = tag
+        #: numbers; a v128 as hexadecimal digits; a reference, which cannot leave its worker, as the name of its type
+        self.payload = payload
 
 
 class GuestExit(ProcpoolError):

@@ -48,13 +48,14 @@ class ForegroundCommand:
             module = wasmtime.Module.deserialize_file(engine, f"/dev/fd/{compiled.artifact}")
         finally:
             os.close(compiled.artifact)
-        imports, exports = compiled.interface.imports, compiled.interface.exports
+        interface = compiled.interface
+        imports, exports = interface.imports, interface.exports
         types = {(needed.module, needed.name): needed.type for needed in imports}
         check_command(exports)
         check_threads(types, exports)
         environment = wire.Environment(resolve(imports, {}, {}, wasi=True), types, wasi=self._spec)
         limits = wire.GuestLimits(memory=memory_limit, fuel=fuel)
-        self._linkage = Linkage(engine, module, limits, environment, Running(engine))
+        self._linkage = Linkage(engine, module, limits, interface.declared, environment, Running(engine))
 
     def run(self, end: Callable[[int | WasmTrap], NoReturn]) -> NoReturn:
         """Run it, and then end this process.

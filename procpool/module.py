@@ -7,14 +7,16 @@ import fcntl
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Union
 
 import wasmtime
 
-from .binary import Interface, read_interface
-from .engine import compiling_engine
+from .binary import ExternType, FuncType, Import, Interface, read_interface
+from .engine import compiling_engine, loading_engine
 from .errors import InvalidModule
 
 Source = Union[str, bytes, bytearray, "os.PathLike[str]"]
@@ -34,6 +36,45 @@ class CompiledModule:
     size: int  #: bytes of the binary it was compiled from
 
 
+@dataclass(frozen=True)
+class Inspection:
+    """What a module imports and exports; see :func:`inspect`.  Its text is a list to read."""
+
+    imports: tuple[Import, ...]  #: in the module's order
+    exports: Mapping[str, ExternType]  #: by name, in the module's order
+    size: int  #: bytes of the binary
+
+    def __str__(self) -> str:
+        lines = [f"{self.size:,} bytes of wasm"]
+        for title, items in (
+            ("imports", [(f"{needed.module}.{needed.name}", needed.type) for needed in self.imports]),
+            ("exports", list(self.exports.items())),
+        ):
+            lines.append(f"{title}: {len(items) or 'none'}")
+            lines += [f"  {name} {type_}" if isinstance(type_, FuncType) else f"  {name}: {type_}" for name, type_ in items]
+        return "\n".join(lines)
+
+
+def inspect(source: Source) -> Inspection:
+    """What a module imports and exports, without compiling it or starting anything.
+
+    Raises:
+        InvalidModule: wasmtime refuses it; the message says where and why.
+        OSError, TypeError: as :func:`read_source`.
+    """
+    wasm = read_source(source)
+    try:
+        wasmtime.Module.validate(loading_engine(), wasm)
+    except wasmtime.WasmtimeError as error:
+        raise _refused(wasm, error) from None
+    interface = read_interface(wasm)
+    return Inspection(tuple(interface.imports), MappingProxyType(interface.exports), len(wasm))
+
+
+def _refused(wasm: bytes, error: wasmtime.WasmtimeError) -> InvalidModule:
+    return InvalidModule(f"wasmtime refuses this module of {len(wasm)} bytes: {error}")
+
+
 def read_source(source: Source) -> bytes:
     """The binary of ``source``: bytes (binary or text), WAT text, or the path of a ``.wasm`` or ``.wat`` file.
 
@@ -45,36 +86,36 @@ def read_source(source: Source) -> bytes:
         TypeError: ``source`` is none of the above.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        data, origin = bytes(source), "the given bytes"
+        data, subject = bytes(source), "the given bytes are"
     elif isinstance(source, str) and source.lstrip().startswith(("(", ";;")):
-        data, origin = source.encode(), "the given text"
+        data, subject = source.encode(), "the given text is"
     elif isinstance(source, str) and _URL.match(source):
         raise InvalidModule(f"{source!r} is a URL; download the module first, and give the file")
     elif isinstance(source, (str, os.PathLike)):
-        data, origin = Path(source).read_bytes(), f"{os.fspath(source)!r}"
+        data, subject = Path(source).read_bytes(), f"{os.fspath(source)!r} is"
     else:
         raise TypeError(f"expected a path, wasm bytes or WAT text, got {type(source).__name__}")
     if data.startswith(_MAGIC):
         if data[4:8] == b"\x0d\0\x01\0":
-            raise InvalidModule(f"{origin} is a WebAssembly component; procpool runs core modules")
+            raise InvalidModule(f"{subject} a WebAssembly component; procpool runs core modules")
         return data
     if not data.strip():
-        raise InvalidModule(f"{origin} is empty; expected a WebAssembly module")
+        raise InvalidModule(f"{subject} empty; expected a WebAssembly module")
     if data.startswith(_GZIP):
-        raise InvalidModule(f"{origin} is compressed by gzip; decompress it first (gunzip)")
+        raise InvalidModule(f"{subject} compressed by gzip; decompress it first (gunzip)")
     if data.startswith(_ELF):
         raise InvalidModule(
-            f"{origin} is native code, as wasmtime's .cwasm is, made for one version and machine; give the .wasm it was"
+            f"{subject} native code, as wasmtime's .cwasm is, made for one version and machine; give the .wasm it was"
             " made from: the pool compiles it once, and remembers"
         )
     if not data.lstrip().startswith((b"(", b";;")):
         raise InvalidModule(
-            f"{origin} is not WebAssembly: it begins with {data[:8]!r} instead of {_MAGIC!r}, and is no WAT text either"
+            f"{subject} not WebAssembly: it begins with {data[:8]!r} instead of {_MAGIC!r}, and is no WAT text either"
         )
     try:
         return bytes(wasmtime.wat2wasm(data))
     except wasmtime.WasmtimeError as error:
-        raise InvalidModule(f"{origin} is not valid WAT: {error}") from None
+        raise InvalidModule(f"{subject} not valid WAT: {error}") from None
 
 
 def compile_module(source: Source, cache: bool = True, fuel: bool = False, stack: int | None = None) -> CompiledModule:
@@ -89,7 +130,7 @@ def compile_module(source: Source, cache: bool = True, fuel: bool = False, stack
         with wasmtime.Module(compiling_engine(cache, fuel, stack), wasm) as module:
             compiled = module.serialize()
     except wasmtime.WasmtimeError as error:
-        raise InvalidModule(f"wasmtime refuses this module of {len(wasm)} bytes: {error}") from None
+        raise _refused(wasm, error) from None
     return CompiledModule(read_interface(wasm), anonymous_file(compiled), len(wasm))
 
 

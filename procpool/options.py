@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from . import wire
 from .checks import boolean, choice, count, is_int, positive, seconds, shown
+from .imports import OnMissing
 from .wasi import WasiConfig
 
 #: The most workers a pool can have: rows of the shared board, 64 bytes each.
@@ -57,6 +58,10 @@ def checked_timeout(timeout: object, name: str = "timeout") -> float | None:
     return None if limit == math.inf else limit
 
 
+#: what to do in a new instance: call an export, the same with arguments, or a function that gets the instance
+Start = str | tuple[Any, ...] | Callable[[Any], object]
+
+
 @dataclass(frozen=True, kw_only=True)
 class PoolOptions:
     """All that a pool is told but the module: the keywords of :class:`ProcessWasmPool`, which says what each is for.
@@ -72,6 +77,7 @@ class PoolOptions:
     instances: int = 1  #: per process
     imports: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     rename_imports: Mapping[Any, Any] = field(default_factory=dict)
+    on_missing_import: OnMissing = None
     isolation: Isolation = "pooled"
     prewarm: int = 1  #: instances per process that are there from the start and never expire
     recycle_memory: int | None = None  #: bytes of grown memory beyond which an instance is not used again
@@ -79,7 +85,7 @@ class PoolOptions:
     min_workers: int | None = None  #: processes to keep when there is little to do; None to keep all
     initializer: Callable[..., object] | None = None
     initargs: Sequence[Any] = ()
-    start: Sequence[str] | None = None  #: exports to call once in a new instance; None for the usual one
+    start: Sequence[Start] | None = None  #: what to do once in a new instance; None for the usual
     wasi: WasiConfig | None = None
     balance: Balance = "least_busy"
     retries: int = 0  #: how often a job is run again whose worker died
@@ -114,6 +120,8 @@ class PoolOptions:
         if self.max_tasks_per_worker != math.inf:
             positive("max_tasks_per_worker", self.max_tasks_per_worker)  # type: ignore[arg-type]  # anything may be there
         boolean("cache", self.cache)
+        if self.on_missing_import is not None and not callable(self.on_missing_import):
+            choice("on_missing_import", self.on_missing_import, "trap", "zero")
         for name, function in (("initializer", self.initializer), ("on_event", self.on_event)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be callable, got {shown(function)}")

@@ -25,7 +25,7 @@ from .codec import Codec
 from .columns import ColumnCodec
 from .deadline import Deadline
 from .errors import BadArguments, BadWasi, CallTimeout, UnknownExport
-from .imports import Imports, Renames, resolve
+from .imports import Imports, OnMissing, Renames, resolve
 from .job_context import capture, deadline_of
 from .maps.callable_map import CallableMap
 from .maps.course import Course, MapsUnderWay
@@ -41,6 +41,7 @@ from .options import (
     Isolation,
     OnFull,
     PoolOptions,
+    Start,
     StartMethod,
     checked_timeout,
     checked_workers,
@@ -91,6 +92,10 @@ class ProcessWasmPool(Executor):
         imports: what the module imports: ``{"env": {"log": function}}``.  Functions run in the workers; they travel by
             cloudpickle.  A number serves an imported global, and a MemoryType or TableType has one made per instance.
         rename_imports: import's module name (or (module, name)) -> the name under which ``imports`` gives it.
+        on_missing_import: what serves imports that nothing is given for.  By default the module is refused, with all of
+            them named.  ``"trap"``: a function whose call fails; ``"zero"``: one that returns zeros and nulls; with both,
+            memories and tables of the type imported, and globals that are zero or null.  Or a function of yours that gets
+            the :class:`Import` and returns what ``imports`` would give for it.
         isolation: ``"pooled"`` reuses an instance until a call of it fails; ``"fresh"`` makes a new one for every call.
         prewarm: how many of a worker's instances are made before it is ready; the others when they are first used.
         recycle_memory: bytes; an instance one of whose exported memories has grown beyond this, and beyond what it began
@@ -100,8 +105,9 @@ class ProcessWasmPool(Executor):
         min_workers: start with so many, add one when all are busy and jobs wait, and go back when they are not needed.
         initializer: called with ``initargs`` in each worker before it is ready; what it puts into ``procpool.state`` is
             there for host functions and callables.
-        start: exports to call once in each new instance; by default ``_initialize``, if there is one.  A start that exits
-            with code 0 has succeeded.
+        start: what to do once in each new instance, in turn: call an export (``"name"``), call it with arguments
+            (``("name", 1, 2)``), or call a function of yours with the :class:`Instance`.  By default ``_initialize``, if
+            there is one.  A start that exits with code 0 has succeeded.
         wasi: gives the module WASI, and what :meth:`run` starts from; see :class:`WasiConfig`.
         balance: ``"least_busy"`` gives a job to the worker used last of those with nothing to do, whose caches are warm;
             ``"round_robin"`` to each in turn.
@@ -159,6 +165,7 @@ class ProcessWasmPool(Executor):
         instances: int = 1,
         imports: Imports | None = None,
         rename_imports: Renames | None = None,
+        on_missing_import: OnMissing = None,
         isolation: Isolation = "pooled",
         prewarm: int = 1,
         recycle_memory: int | None = None,
@@ -166,7 +173,7 @@ class ProcessWasmPool(Executor):
         min_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: Sequence[Any] = (),
-        start: Sequence[str] | None = None,
+        start: Sequence[Start] | None = None,
         wasi: WasiConfig | None = None,
         balance: Balance = "least_busy",
         retries: int = 0,
@@ -191,6 +198,7 @@ class ProcessWasmPool(Executor):
             instances=instances,
             imports={} if imports is None else imports,
             rename_imports={} if rename_imports is None else rename_imports,
+            on_missing_import=on_missing_import,
             isolation=isolation,
             prewarm=prewarm,
             recycle_memory=recycle_memory,
@@ -234,11 +242,14 @@ class ProcessWasmPool(Executor):
             on_failure.callback(os.close, compiled.artifact)
             #: what the module exports, by name: signatures of functions, and memories, tables and globals
             self.exports: MappingType[str, ExternType] = MappingProxyType(compiled.interface.exports)
+            self._storage = compiled.interface.storage
             #: what it imports
             self.imports: tuple[Import, ...] = tuple(compiled.interface.imports)
-            found = resolve(self.imports, options.imports, options.rename_imports, options.wasi is not None)
+            found = resolve(
+                self.imports, options.imports, options.rename_imports, options.wasi is not None, options.on_missing_import
+            )
             functions = self._index_functions()
-            first = self._start_exports(options.start)
+            first = self._start_steps(options.start)
             types = {(needed.module, needed.name): needed.type for needed in self.imports}
             check_threads(types, self.exports)
             self._wasi = options.wasi
@@ -247,7 +258,16 @@ class ProcessWasmPool(Executor):
             self._visible = bool(found)  # whether Python code runs with a call
             guest = options.guest(cloudpickle.dumps(environment), bool(self.imports))
             limits = options.guest_limits()
-            inheritance = Inheritance(compiled.artifact, functions, limits, guest, options.instances, MAX_WORKERS, reserved)
+            inheritance = Inheritance(
+                compiled.artifact,
+                functions,
+                compiled.interface,
+                limits,
+                guest,
+                options.instances,
+                MAX_WORKERS,
+                reserved,
+            )
             on_failure.pop_all()  # they are the inheritance's now
             on_failure.callback(inheritance.close)
             self._dispatcher = Dispatcher(inheritance, options)
@@ -261,14 +281,18 @@ class ProcessWasmPool(Executor):
             self._dispatcher.terminate()
             raise
 
-    def _start_exports(self, given: Sequence[str] | None) -> tuple[str, ...]:
-        """What to call in each new instance."""
+    def _start_steps(self, given: Sequence[Start] | None) -> tuple[wire.Step, ...]:
+        """What to do in each new instance."""
         if given is None:
-            return ("_initialize",) if self.exports.get("_initialize") == FuncType() else ()
-        for name in given:
-            if self.exports.get(name) != FuncType():
-                raise UnknownExport(f"start names {name!r}, and the module exports no function () -> () of that name")
-        return tuple(given)
+            given = ("_initialize",) if self.exports.get("_initialize") == FuncType() else ()
+        return tuple(step if callable(step) else self._start_call(step) for step in given)
+
+    def _start_call(self, step: str | tuple[Any, ...]) -> tuple[str, FuncType, bytes]:
+        name, *args = step if step and isinstance(step, tuple) else (step,)
+        type_ = self.exports.get(name) if isinstance(name, str) else None
+        if not isinstance(type_, FuncType):
+            raise UnknownExport(f"start names {shown(name)}, and the module exports no function of that name")
+        return name, type_, Codec(f"start: {name}", type_).pack(tuple(args))
 
     def _index_functions(self) -> tuple[tuple[str, FuncType], ...]:
         exported: list[tuple[str, FuncType]] = []
@@ -706,7 +730,7 @@ class ProcessWasmPool(Executor):
     def _ask(self) -> tuple[Lease, Request]:
         """A lease that has not begun, and the job that asks for its instance."""
         self._check_open()
-        lease = Lease(self._dispatcher, self._direct, self._callables, self.exports, self._visible, self._timeout)
+        lease = Lease(self._dispatcher, self._direct, self._callables, self._storage, self._visible, self._timeout)
         return lease, Request()
 
     def put(self, lease: Lease, discard: bool = False) -> None:

@@ -102,6 +102,7 @@ def test_limits(tmp_path: Path) -> None:
 def test_wrong_requests(args: list[Any], words: str) -> None:
     done = run(*args)
     assert done.returncode == 2 and words in done.stderr.decode() and not done.stdout
+    assert done.stderr.count(b"\n") == 1 and b"imports=" not in done.stderr
 
 
 # -- threads -----------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def test_sources(form: str, tmp_path: Path, nothing_left: None) -> None:
     ("source", "error", "words"),
     [
         (b"", InvalidModule, "empty"),
-        (b"MZ\x90\0 not wasm", InvalidModule, "is not WebAssembly"),
+        (b"MZ\x90\0 not wasm", InvalidModule, "are not WebAssembly"),
         (KERNELS.read_bytes()[:200], InvalidModule, "refuses"),
         (b"\0asm\x02\0\0\0", InvalidModule, "version"),
         (b"\0asm\x0d\0\x01\0", InvalidModule, "component"),

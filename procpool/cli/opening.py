@@ -41,7 +41,7 @@ def opened(options: argparse.Namespace, workers: int | None = None, stdout: str 
 
 def not_to_be_had(module: str, error: MissingImport) -> BadRequest:
     """Why a module that wants more than WASI cannot be used."""
-    fact = str(error).partition("; give it as")[0]  # what follows is about Python's keywords
+    fact = " ".join(str(error).partition("\nGive it as")[0].split())  # what follows is about Python's keywords
     return BadRequest(f"{module}: {fact}; the command line has only WASI to give, so call it from Python, with imports")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..errors import BadArguments
 from ..supervisor.dispatcher import Dispatcher
 from ..supervisor.jobs.batch import item_bytes, most_items, segment_of
 from ..supervisor.jobs.call import Export
@@ -18,6 +19,8 @@ from .sources import PackedData, Piece, Source
 #: The most items of Python objects per chunk.  What a chunk costs is then lost in what packing its items costs, and the
 #: parent comes round to the workers often enough.
 MOST_OBJECTS = 16384
+#: The most parameters and results together.  wasm allows 1,000 parameters, and the driver takes one for each, and three.
+MOST_COLUMNS = 997
 #: How much of a buffer a chunk of an array fills, in bytes.  Measured: 1 MiB and 4 MiB are both slower.
 ARRAY_CHUNK_BYTES = 2 << 20
 
@@ -59,6 +62,12 @@ class ExportMap(Course[Run]):
         owner: object,
         most: int = MOST_OBJECTS,
     ) -> None:
+        signature = export.codec.signature
+        columns = len(signature.params) + len(signature.results)
+        if columns > MOST_COLUMNS:
+            raise BadArguments(
+                f"{export.name} takes and returns {columns} values, and a map can do with {MOST_COLUMNS}; use submit"
+            )
         workers = max(dispatcher.scheduler.lanes, 1)
         super().__init__(dispatcher, options, source.total, 2 * workers + 2, owner)
         self._export = export

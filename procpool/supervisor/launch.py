@@ -19,7 +19,7 @@ from multiprocessing import spawn
 from typing import Protocol
 
 from .. import wire
-from ..binary import FuncType
+from ..binary import FuncType, Interface
 from ..errors import PoolClosed, StartupError
 from ..module import anonymous_file
 
@@ -45,6 +45,7 @@ class Inheritance:
         self,
         artifact: int,
         exports: tuple[tuple[str, FuncType], ...],
+        interface: Interface,
         limits: wire.GuestLimits,
         guest: wire.Guest,
         instances: int,
@@ -91,6 +92,9 @@ class Inheritance:
                 self._payloads,
                 lifeline,
                 exports,
+                interface.declared,
+                interface.storage,
+                interface.tags,
                 limits,
                 values,
                 instances,

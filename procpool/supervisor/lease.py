@@ -46,7 +46,7 @@ class Lease:
 
     Attributes:
         exports: the exported functions by name, as callables.
-        globals: the exported globals by name; those that are mutable can be assigned.
+        globals: the globals, exported or imported, by name; those that are mutable can be assigned.
         memory: the exported memory named ``memory``: slices read and write.
     """
 
@@ -124,13 +124,13 @@ class Lease:
         return self.memory_named("memory")
 
     def memory_named(self, name: str) -> Memory:
-        """An exported memory.
+        """A memory, exported or imported.
 
         Raises:
-            LookupError: the module exports no such memory.
+            LookupError: the module has no such memory.
         """
         if not isinstance(name, str) or not isinstance(self._types.get(name), MemoryType):
-            raise LookupError(f"the module exports no memory {shown(name)}")
+            raise LookupError(f"the module exports no memory {shown(name)}, and imports none of that name")
         return Memory(self, name)
 
     def grow(self, pages: int, name: str = "memory") -> int:
@@ -275,17 +275,43 @@ class Lease:
         with self._use():
             return self._ask(operation, *args)
 
-    def _transfer(self, operation: str, name: str, start: int, data: memoryview) -> None:
-        """Move bytes between ``data`` and the memory from ``start`` on."""
+    def _window(self, size: int) -> memoryview:
+        """Where bytes of the memory are put down for the other side."""
+        return self._held().port.arena[wire.ARENA_HEAD : wire.ARENA_HEAD + size]
+
+    def _read(self, name: str, start: int | None, stop: int | None, single: bool) -> bytearray:
+        """Bytes of a memory, in one exchange if they fit into the window.  See `Access.read` for what is exchanged."""
         with self._use():
+            self._window(0)  # the worker maps it when it has been made; until then the file may be too short
+            answer = self._ask("read", name, start, stop, single)
+            first, last = self._within(name, start, stop, single, answer)
+            data = bytearray(last - first)
             for at in range(0, len(data), TRANSFER):
+                piece = min(TRANSFER, len(data) - at)
+                if at:
+                    self._ask("read", name, first + at, first + at + piece, False)
+                data[at : at + piece] = self._window(piece)
+        return data
+
+    def _write(self, name: str, start: int | None, stop: int | None, single: bool, data: memoryview) -> None:
+        with self._use():
+            self._window(min(TRANSFER, len(data)))[:] = data[:TRANSFER]
+            answer = self._ask("write", name, start, stop, single, len(data))
+            first, last = self._within(name, start, stop, single, answer)
+            if last - first != len(data):  # it has written nothing
+                raise ValueError(f"{len(data)} bytes do not fit into the {last - first} of [{first}:{last}]")
+            for at in range(TRANSFER, len(data), TRANSFER):
                 piece = data[at : at + TRANSFER]
-                window = self._held().port.arena[wire.ARENA_HEAD : wire.ARENA_HEAD + len(piece)]
-                if operation == "write":
-                    window[:] = piece
-                self._ask(operation, name, start + at, start + at + len(piece))
-                if operation == "read":
-                    piece[:] = window
+                self._window(len(piece))[:] = piece
+                self._ask("write", name, first + at, first + at + len(piece), False, len(piece))
+
+    def _within(
+        self, name: str, start: int | None, stop: int | None, single: bool, answer: tuple[int, int] | int
+    ) -> tuple[int, int]:
+        if isinstance(answer, int):
+            where = f"address {start}" if single else f"[{'' if start is None else start}:{'' if stop is None else stop}]"
+            raise IndexError(f"{where} is outside of the {answer} bytes of {name!r}")
+        return answer
 
 
 def _take_back(dispatcher: Dispatcher, lane: Lane) -> None:
@@ -317,34 +343,25 @@ class Memory:
         return size
 
     def __getitem__(self, where: slice | int) -> bytes | int:
-        start, stop, single = self._bounds(where)
-        data = bytearray(stop - start)
-        self._lease._transfer("read", self._name, start, memoryview(data))
+        start, stop, single = _bounds(where)
+        data = self._lease._read(self._name, start, stop, single)
         return data[0] if single else bytes(data)
 
     def __setitem__(self, where: slice | int, data: Any) -> None:
-        start, stop, single = self._bounds(where)
+        start, stop, single = _bounds(where)
         source = memoryview(bytes((data,)) if single else data).cast("B")
-        if len(source) != stop - start:
-            raise ValueError(f"{len(source)} bytes do not fit into the {stop - start} of [{start}:{stop}]")
-        self._lease._transfer("write", self._name, start, source)
+        self._lease._write(self._name, start, stop, single, source)
 
-    def _bounds(self, where: slice | int) -> tuple[int, int, bool]:
-        if not isinstance(where, slice):
-            at = operator.index(where)
-            size = len(self)
-            if not -size <= at < size:
-                raise IndexError(f"address {at} is outside of the {size} bytes of {self._name!r}")
-            return at % size, at % size + 1, True
-        if where.step not in (None, 1):
-            raise ValueError("a memory is sliced without a step")
-        # Unlike a sequence's, bounds beyond the end are a mistake: they are addresses.
-        size = len(self)
-        start = 0 if where.start is None else operator.index(where.start)
-        stop = size if where.stop is None else operator.index(where.stop)
-        if not 0 <= start <= stop <= size:
-            raise IndexError(f"[{start}:{stop}] is outside of the {size} bytes of {self._name!r}")
-        return start, stop, False
+
+def _bounds(where: slice | int) -> tuple[int | None, int | None, bool]:
+    """As they were given; the worker compares them with the memory's size."""
+    if not isinstance(where, slice):
+        at = operator.index(where)
+        return at, at + 1, True
+    if where.step not in (None, 1):
+        raise ValueError("a memory is sliced without a step")
+    start, stop = (None if bound is None else operator.index(bound) for bound in (where.start, where.stop))
+    return start, stop, False
 
 
 class _LeasedExports(Mapping[str, Callable[..., Any]]):

@@ -293,13 +293,14 @@ class Population:
         """
         self._bad_starts += 1
         self._start_at = monotonic() + min(BACKOFF_FIRST * 2**self._bad_starts, BACKOFF_MOST)
-        self._journal.note("start_failed", None, f"a worker could not be started ({self._bad_starts} in a row): {error}")
+        why = error.args[0] if isinstance(error, RemoteError) else str(error)
+        self._journal.note("start_failed", None, f"a worker could not be started ({self._bad_starts} in a row): {why}")
         if any(lane.port.state == READY for process in self.present.values() for lane in self.lanes(process)):
             return
         if isinstance(error, (OSError, StartupError)) and self._worked and not self._closing:
             return
         if self._bad_starts >= GIVE_UP_AFTER or not isinstance(error, (OSError, WorkerCrashed)):
-            failure = StartupError(f"no worker can be started: {error}")
+            failure = StartupError(f"no worker can be started: {why}")
             failure.__cause__ = error
             self.broken = failure
             self._journal.note("broken", None, f"the pool is closed: {failure}")
@@ -509,6 +510,7 @@ class Population:
 
 
 def _last_line(traceback: str) -> str:
-    """The line of a traceback that says what was raised."""
+    """The line of a traceback that says what was raised; its message may have more lines."""
     lines = [line for line in traceback.splitlines() if line and not line.startswith(" ")]
-    return lines[-1] if lines else traceback
+    named = [line for line in lines if line.partition(":")[0].replace(".", "_").isidentifier()]
+    return (named or lines or [traceback])[-1]

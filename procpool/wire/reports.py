@@ -11,13 +11,14 @@ import json
 import logging
 import pickle
 import struct
+import sys
 import threading
 import traceback
 from typing import Any
 
 import cloudpickle
 
-from ..errors import GuestExit, RemoteError, WasmFrame, WasmTrap
+from ..errors import GuestExit, RemoteError, WasmException, WasmFrame, WasmTrap
 from .frames import EXIT, RAISED, TRAP, UNFIT
 from .values import NeedsCode, loads_plain
 
@@ -41,7 +42,8 @@ def shortened(text: str, most: int = MOST_TEXT) -> str:
 
 
 def trap_to_bytes(trap: WasmTrap) -> bytes:
-    return json.dumps([shortened(trap.message), trap.code, trap.frames]).encode()
+    thrown = (trap.tag, trap.payload) if isinstance(trap, WasmException) else None
+    return json.dumps([shortened(trap.message), trap.code, trap.frames, thrown]).encode()
 
 
 def exception_to_bytes(error: BaseException) -> bytes:
@@ -51,6 +53,8 @@ def exception_to_bytes(error: BaseException) -> bytes:
     """
     try:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        if sys.version_info < (3, 11):  # which shows no notes
+            text += "".join(f"{note}\n" for note in getattr(error, "__notes__", ()))
     except BaseException:  # it has a say in how it is shown
         text = f"{type(error).__name__}, which cannot be shown\n"
     text = shortened(text)
@@ -145,9 +149,14 @@ def report_of(status: int, payload: bytes, export: str | None) -> Report:
             if type(told) is int:
                 return GuestExit(told)
         else:
-            message, code, frames = told
-            if type(message) is str and (code is None or type(code) is str):
-                return WasmTrap(message, code, export, tuple(WasmFrame(*frame) for frame in frames))
+            message, code, frames, thrown = told
+            trace = tuple(WasmFrame(*frame) for frame in frames)
+            if thrown is not None:
+                tag, payload = thrown
+                if (tag is None or type(tag) is str) and all(type(value) in _PLAIN for value in payload):
+                    return WasmException(tag, tuple(payload), export, trace)
+            elif type(message) is str and (code is None or type(code) is str):
+                return WasmTrap(message, code, export, trace)
     except (ValueError, TypeError, RecursionError):
         pass
     raise ValueError(f"a worker sent {bytes(payload[:80])!r} as the payload for the status {status}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..binary import FuncType
+from ..binary import Declared, ExternType, FuncType
 
 
 class GuestLimits(NamedTuple):
@@ -29,6 +30,10 @@ class Guest(NamedTuple):
     log_levels: tuple[tuple[str, int], ...] = ()  #: of the parent's loggers
 
 
+#: an export to call with packed arguments, or a function that gets the instance
+Step = tuple[str, FuncType, bytes] | Callable[[Any], object]
+
+
 class Environment(NamedTuple):
     """What the user's own code adds to a worker; unpickled in each, since importing may start threads."""
 
@@ -37,7 +42,7 @@ class Environment(NamedTuple):
     initializer: Any = None
     initargs: tuple[Any, ...] = ()
     wasi: Any = None  #: WasiConfig
-    start: tuple[str, ...] = ()  #: exports to call once in every new instance
+    start: tuple[Step, ...] = ()  #: what to do once in every new instance
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,9 @@ class Settings:
     payloads: int  #: all workers' payload slots, likewise
     lifeline: int  #: read end of a pipe whose write end only the parent has
     exports: tuple[tuple[str, FuncType], ...]  #: the functions, in the order of their indexes
+    declared: Declared
+    storage: Mapping[str, ExternType]  #: memories, tables and globals by name: those exported, and those imported else
+    tags: tuple[str, ...]  #: those exported
     limits: GuestLimits
     slots: int  #: the largest number of values any of them takes or returns
     instances: int  #: per process

@@ -23,8 +23,8 @@ class Access:
         self._fresh = fresh
         self._operations: dict[str, Callable[..., Any]] = {
             "size": lambda name: len(surface.memory_named(name)),
-            "read": self._read,
-            "write": self._write,
+            "read": self.read,
+            "write": self.write,
             "grow": lambda name, pages: surface.grow(pages, name),
             "get": surface.globals.__getitem__,
             "set": surface.globals.__setitem__,
@@ -35,13 +35,51 @@ class Access:
         """Run one."""
         return self._operations[operation](*args)
 
-    def _read(self, name: str, start: int, stop: int) -> None:
-        self._arena.transfer[: stop - start] = self._surface.memory_named(name)[start:stop]
+    def read(self, name: str, start: int | None, stop: int | None, single: bool) -> tuple[int, int] | int:
+        """Put down the bytes from ``start``, as many as there is room for.
 
-    def _write(self, name: str, start: int, stop: int) -> None:
-        self._surface.memory_named(name)[start:stop] = self._arena.transfer[: stop - start]
+        Args:
+            name: of the memory.
+            start, stop: addresses; None for its ends.
+            single: one byte is meant, and its address may count from the end.
+
+        Returns:
+            The addresses from and to which it would be, had it room; or the size of the memory, if they are outside.
+        """
+        memory = self._surface.memory_named(name)
+        found = _within(len(memory), start, stop, single)
+        if found is None:
+            return len(memory)
+        piece = memory[found[0] : min(found[1], found[0] + len(self._arena.transfer))]
+        self._arena.transfer[: len(piece)] = piece
+        return found
+
+    def write(self, name: str, start: int | None, stop: int | None, single: bool, size: int) -> tuple[int, int] | int:
+        """Take up the bytes for the memory from ``start`` on, if ``size`` of them are just what fits in there.
+
+        The arguments and what is returned are those of `read`.
+        """
+        memory = self._surface.memory_named(name)
+        found = _within(len(memory), start, stop, single)
+        if found is None:
+            return len(memory)
+        if found[1] - found[0] == size:
+            piece = self._arena.transfer[:size]
+            memory[found[0] : found[0] + len(piece)] = piece
+        return found
 
     def _end(self, discard: bool) -> None:
         """The lease ends."""
         if discard or self._fresh or self._instances.calls.failed or self._instances.outgrown():
             self._instances.discard()
+
+
+def _within(size: int, start: int | None, stop: int | None, single: bool) -> tuple[int, int] | None:
+    """The addresses meant, if a memory of that size has them.
+
+    Unlike a sequence's, bounds of a slice beyond the end are a mistake: they are addresses.
+    """
+    first, last = 0 if start is None else start, size if stop is None else stop
+    if single and first < 0:
+        first, last = first + size, last + size
+    return (first, last) if 0 <= first <= last <= size else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import wasmtime
 
 from .. import wire
-from ..binary import FuncType
+from ..binary import Declared, FuncType, importing
 from ..columns import WIDTH
 
 
@@ -54,17 +54,24 @@ def driver_text(signature: FuncType) -> str:
 
 
 class Drivers:
-    """Compiled drivers by signature; each is compiled on first use."""
+    """Compiled drivers; each is compiled on first use."""
 
-    def __init__(self, engine: wasmtime.Engine) -> None:
+    def __init__(self, engine: wasmtime.Engine, declared: Declared) -> None:
         self._engine = engine
-        self._modules: dict[FuncType, wasmtime.Module] = {}
+        self._declared = declared
+        #: by signature, or by the name of the export where that does not tell its type
+        self._modules: dict[FuncType | str, wasmtime.Module] = {}
 
     def link(
-        self, store: wasmtime.Store, signature: FuncType, export: wasmtime.Func, memory: wasmtime.Memory
+        self, store: wasmtime.Store, name: str, signature: FuncType, export: wasmtime.Func, memory: wasmtime.Memory
     ) -> wasmtime.Instance:
         """A driver for that very export."""
-        module = self._modules.get(signature)
+        key = name if name in self._declared.exports else signature
+        module = self._modules.get(key)
         if module is None:
-            module = self._modules[signature] = wasmtime.Module(self._engine, driver_text(signature))
+            module = self._modules[key] = wasmtime.Module(self._engine, self._driver(name, signature))
         return wasmtime.Instance(store, module, [export, memory])
+
+    def _driver(self, name: str, signature: FuncType) -> bytes:
+        wasm = bytes(wasmtime.wat2wasm(driver_text(signature)))
+        return importing(wasm, self._declared, name) if name in self._declared.exports else wasm

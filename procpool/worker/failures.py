@@ -5,7 +5,8 @@ from __future__ import annotations
 import wasmtime
 
 from .. import wire
-from ..errors import GuestExit, WasmFrame, WasmTrap
+from ..errors import GuestExit, WasmException, WasmFrame, WasmTrap
+from .ffi import Thrown
 
 
 def failure(error: BaseException) -> bytes:
@@ -30,6 +31,9 @@ def as_trap(error: BaseException) -> WasmTrap | None:
     if isinstance(error, wasmtime.Trap):
         code = error.trap_code
         frames = tuple(WasmFrame(f.func_name, f.func_index, f.module_offset) for f in error.frames)
+        thrown: Thrown | None = getattr(error, "thrown", None)
+        if thrown is not None:
+            return WasmException(thrown.tag, thrown.payload, None, frames)
         # The message without the backtrace that wasmtime puts in front, which travels as frames.
         message = error.message.rpartition("wasm trap: ")[2].strip()
         return WasmTrap(message, code.name if code else None, None, frames)

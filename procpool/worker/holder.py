@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import wasmtime
 
 from .. import wire
-from ..binary import FuncType
+from ..binary import FuncType, MemoryType
 from ..codec import SLOT
 from ..errors import GuestExit
 from . import ffi
@@ -44,6 +44,8 @@ class InstanceHolder:
         self._linkage = linkage
         self._streams = streams
         self._exports = settings.exports
+        self._tags = settings.tags
+        self._memory_names = [name for name, type_ in settings.storage.items() if isinstance(type_, MemoryType)]
         self._limits = settings.limits
         self._start = linkage.environment.start
         self._wasi = linkage.environment.wasi
@@ -51,13 +53,15 @@ class InstanceHolder:
         # A driver takes an argument per column, and three of its own.
         self._slots = ffi.Slots(2 * settings.slots + 3)
         self._arena = arena
-        self._drivers = Drivers(linkage.engine)
+        self._drivers = Drivers(linkage.engine, settings.declared)
         self.calls = linkage.calls
         self.threaded = linkage.threaded
         self._memory: wasmtime.Memory | None = None
         self._store: wasmtime.Store | None = None
         self._instance: wasmtime.Instance | None = None
         self._group: ThreadGroup | None = None
+        self._exceptions: ffi.Exceptions | None = None
+        self._own: dict[str, Any] = {}  # the imports that were made for the instance, by name
         self._initial: dict[str, int] = {}  # sizes of the memories of a new instance, by name, where that matters
         #: the exports bound so far, by index; the job loop looks here first
         self.bound: dict[int, Function] = {}
@@ -79,9 +83,10 @@ class InstanceHolder:
         try:
             self._store = self._linkage.new_store(None if wasi is None else wasi())
             most = self._wasi.max_threads if self._wasi is not None else MAX_THREADS
-            self._instance, self._group = self._linkage.instantiate(self._store, wasi, most)
-            for name in self._start:
-                self._run_start(name)
+            self._instance, self._group = self._linkage.instantiate(self._store, wasi, most, self._own)
+            self._exceptions = ffi.Exceptions(self._store, self._instance, self._tags)
+            for step in self._start:
+                self._run(step)
         except BaseException:
             self.discard()
             raise
@@ -91,11 +96,16 @@ class InstanceHolder:
         if self._limits.recycle is not None:
             self._initial = {name: memory.data_len(self._store) for name, memory in self._memories()}
 
-    def _run_start(self, name: str) -> None:
-        """Call an export once in a new instance.  One that exits with success has succeeded."""
+    def _run(self, step: wire.Step) -> None:
+        """Do one thing in a new instance.  One that exits with success has succeeded."""
         assert self._store is not None and self._instance is not None
         try:
-            ffi.bind(self._store, self._instance, name, FuncType(), self._slots, self.calls)()
+            if callable(step):
+                step(self._linkage.surface)
+            else:
+                name, signature, arguments = step
+                self._slots.bytes[: len(arguments)] = arguments
+                self._bind(self._instance, name, signature).run()
         except (wasmtime.ExitTrap, GuestExit) as error:
             if error.code:
                 raise
@@ -132,39 +142,27 @@ class InstanceHolder:
                 self._memory = self._arena.memory(self._store)
                 self._linkage.limit_memory(self._store)
             name, signature = self._exports[index]
-            export = ffi.export(self._store, self._instance, name)
-            linked = self._drivers.link(self._store, signature, export, self._memory)
+            export = ffi.find(self._store, self._instance, name)
+            linked = self._drivers.link(self._store, name, signature, export, self._memory)
             driver = self._bound_drivers[index] = self._bind(linked, "run", signature_of_driver(signature))
         return driver
 
-    def exported(self, name: str, kind: type[Any]) -> tuple[wasmtime.Store, Any]:
-        """The instance's export of that name, and the store to use it with.
-
-        Raises:
-            LookupError: it has no such export of that kind.
-        """
+    def extern(self, name: str) -> tuple[wasmtime.Store, Any]:
+        """The store, and the instance's export of that name, or else the import that was made for it; None if neither."""
         if not self.calls.making:
             self.warm()
         assert self._store is not None
         if self._instance is not None:
-            found = self._instance.exports(self._store).get(name)
+            found = ffi.find(self._store, self._instance, name)
         else:  # a host function called by the start function
             found = ffi.caller_export(self.calls.caller, name)
-        if not isinstance(found, kind):
-            raise LookupError(f"the module exports no {kind.__name__.lower()} {name!r}")
-        return self._store, found
+        return self._store, self._own.get(name) if found is None else found
 
-    def shared_memory(self, name: str) -> memoryview | None:
-        """The bytes of an exported memory that is shared between threads; None if it is an ordinary one."""
-        self.warm()
-        assert self._store is not None and self._instance is not None
-        found = self._instance.exports(self._store).get(name)
-        return self._group.memory_view() if self._group is not None and isinstance(found, wasmtime.SharedMemory) else None
-
-    def _memories(self) -> list[tuple[str, wasmtime.Memory]]:
-        assert self._store is not None and self._instance is not None
-        exports = self._instance.exports(self._store)
-        return [(name, export) for name, export in exports.items() if isinstance(export, wasmtime.Memory)]
+    def _memories(self) -> Iterator[tuple[str, wasmtime.Memory]]:
+        for name in self._memory_names:
+            _, memory = self.extern(name)
+            if isinstance(memory, wasmtime.Memory):
+                yield name, memory
 
     # -- getting rid of it ---------------------------------------------------------------------------------------------
 
@@ -180,10 +178,12 @@ class InstanceHolder:
         """Throw the instance away: the next use makes a new one."""
         self.bound.clear()
         self._bound_drivers.clear()
+        self._own.clear()
         group, self._group = self._group, None
         if group is not None:
             group.close()
         store, self._store, self._instance, self._memory = self._store, None, None, None
+        self._exceptions = None
         if store is not None:
             store.close()
 
@@ -196,6 +196,6 @@ class InstanceHolder:
 
     def _bind(self, instance: wasmtime.Instance, name: str, signature: FuncType) -> Function:
         assert self._store is not None
-        run = ffi.bind(self._store, instance, name, signature, self._slots, self.calls)
+        run = ffi.bind(self._store, instance, name, signature, self._slots, self.calls, self._exceptions)
         slots = self._slots.bytes
         return Function(slots[: len(signature.params) * SLOT], run, slots[: len(signature.results) * SLOT])

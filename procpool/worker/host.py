@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
-from ..binary import FuncType
+from ..binary import SCALARS, FuncType
+from ..checks import shown
 from ..codec import Codec
 from ..errors import BadArguments
 
@@ -30,8 +33,13 @@ class HostCalls:
         self.caller: Any = None  #: then, the caller of the host function that runs, as ffi.py knows it
         self.failed = False  #: a guest call has failed since the instance was made; if somebody caught that, it is dirty
 
-    def keep(self, error: BaseException) -> None:
-        """A host function has raised; the guest traps for it."""
+    def keep(self, error: BaseException, function: HostFunction) -> None:
+        """A host function has raised; the guest traps for it.  The exception says from now on which import it was for."""
+        note = f"raised by the host function for {function.module}.{function.name}"
+        with contextlib.suppress(Exception):  # it may have no room for more, or be of a class that minds
+            notes = getattr(error, "__notes__", [])
+            if note not in notes:
+                error.__notes__ = [*notes, note]  # type: ignore[attr-defined]  # as add_note does, which 3.10 lacks
         self._raised[threading.get_ident()] = error
 
     def take(self) -> BaseException | None:
@@ -48,9 +56,17 @@ class HostFunction:
         self.name = name
         self.signature = signature
         self._function = function
-        #: a codec whose parameters are the function's results: it checks and packs what the function returned
-        self._returned = Codec(f"{module}.{name}", FuncType(params=signature.results))
-        self.taken = Codec(f"{module}.{name}", FuncType(results=signature.params))
+        self.references = not SCALARS.issuperset(signature.params + signature.results)  #: it takes or returns some
+
+    @cached_property
+    def taken(self) -> Codec:
+        """Reads its arguments, if it takes no references."""
+        return Codec(f"{self.module}.{self.name}", FuncType(results=self.signature.params))
+
+    @cached_property
+    def _returned(self) -> Codec:
+        """A codec whose parameters are the function's results: it checks and packs what the function returned."""
+        return Codec(f"{self.module}.{self.name}", FuncType(params=self.signature.results))
 
     def bound(self, instance: Any) -> Callable[..., Any]:
         """What to call with the arguments: with ``wants_instance``, the instance goes first."""
@@ -85,22 +101,32 @@ class HostFunction:
         Raises:
             TypeError, OverflowError: it does not fit; names the function, what it returned, and the type expected.
         """
-        results = self.signature.results
-        if not results:
-            if result is None:
-                return b""
-            raise TypeError(self._misfit(result, "nothing, so it must return None"))
-        values = (result,) if len(results) == 1 else result
-        if not isinstance(values, (tuple, list)) or len(values) != len(results):
-            raise TypeError(self._misfit(result, f"a tuple of {len(results)} ({', '.join(results)})"))
+        values = self.values(result)
         try:
             return self._returned.pack(tuple(values))
         except BadArguments as error:
-            kind = OverflowError if isinstance(error, OverflowError) else TypeError
-            raise kind(self._misfit(result, ", ".join(results))) from None
+            raise self.misfit(result, ", ".join(self.signature.results), error) from None
 
-    def _misfit(self, result: Any, expected: str) -> str:
-        return (
-            f"the host function {self.module}.{self.name} returned {result!r} ({type(result).__name__}); its import"
+    def values(self, result: Any) -> Sequence[Any]:
+        """A returned value as one for each result.
+
+        Raises:
+            TypeError: there are more or fewer.
+        """
+        results = self.signature.results
+        if not results:
+            if result is None:
+                return ()
+            raise self.misfit(result, "nothing, so it must return None")
+        values = (result,) if len(results) == 1 else result
+        if not isinstance(values, (tuple, list)) or len(values) != len(results):
+            raise self.misfit(result, f"a tuple of {len(results)} ({', '.join(results)})")
+        return values
+
+    def misfit(self, result: Any, expected: str, cause: BaseException | None = None) -> Exception:
+        """What to raise for a result that does not fit: an OverflowError if that is why, else a TypeError."""
+        kind = OverflowError if isinstance(cause, OverflowError) else TypeError
+        return kind(
+            f"the host function {self.module}.{self.name} returned {shown(result)} ({type(result).__name__}); its import"
             f" {self.signature} expects {expected}"
         )

@@ -9,9 +9,9 @@ from typing import Any
 
 import wasmtime
 
-from ..binary import SCALARS, FuncType
+from ..binary import ExternType, FuncType, GlobalType
 from ..checks import count, shown
-from ..codec import Codec, converted
+from ..codec import Codec
 from . import ffi
 from .holder import InstanceHolder
 
@@ -24,13 +24,18 @@ class Instance:
 
     Attributes:
         exports: the exported functions by name, as callables that take and return what ``pool.call`` does.
-        globals: the exported globals by name; those that are mutable can be assigned.
+        globals: the globals, exported or imported, by name; those that are mutable can be assigned.
     """
 
-    def __init__(self, instances: InstanceHolder, exports: tuple[tuple[str, FuncType], ...]) -> None:
+    def __init__(
+        self,
+        instances: InstanceHolder,
+        exports: tuple[tuple[str, FuncType], ...],
+        storage: Mapping[str, ExternType],
+    ) -> None:
         self._instances = instances
         self._exported = exports
-        self.globals: MutableMapping[str, Any] = _InstanceGlobals(instances)
+        self.globals: MutableMapping[str, Any] = _InstanceGlobals(instances, storage)
 
     # Made when first asked for: a worker that only runs exports has no use for them, and a module may have thousands.
 
@@ -78,17 +83,16 @@ class Instance:
         return self.memory_named("memory")
 
     def memory_named(self, name: str) -> memoryview:
-        """The bytes of an exported memory, without a copy.
+        """The bytes of a memory, exported or imported, without a copy.
 
         Take it anew after a call that may have grown the memory: growth can move it.
 
         Raises:
-            LookupError: the module exports no such memory.
+            LookupError: the module has no such memory.
         """
-        shared = self._instances.shared_memory(name) if self._instances.threaded else None
-        if shared is not None:
-            return shared
-        store, memory = self._instances.exported(name, wasmtime.Memory)
+        store, memory = self._memory(name)
+        if isinstance(memory, wasmtime.SharedMemory):
+            return ffi.view(memory.data_ptr(), memory.data_len())
         return ffi.view(memory.data_ptr(store), memory.data_len(store))
 
     def grow(self, pages: int, name: str = "memory") -> int:
@@ -96,16 +100,22 @@ class Instance:
 
         Raises:
             MemoryError: its maximum or ``memory_limit`` does not allow that.
-            LookupError: the module exports no such memory.
+            LookupError: the module has no such memory.
             ValueError: ``pages`` is no int from 0.
         """
         pages = min(count("pages", pages, 0), MOST_PAGES)  # of a larger number wasmtime would take the last 64 bits
-        store, memory = self._instances.exported(name, wasmtime.Memory)
+        store, memory = self._memory(name)
         try:
-            before: int = memory.grow(store, pages)
+            before: int = memory.grow(pages) if isinstance(memory, wasmtime.SharedMemory) else memory.grow(store, pages)
         except wasmtime.WasmtimeError as error:
             raise MemoryError(f"cannot grow {name!r} by {pages} pages: {error}") from None
         return before
+
+    def _memory(self, name: str) -> tuple[wasmtime.Store, Any]:
+        store, memory = self._instances.extern(name)
+        if not isinstance(memory, (wasmtime.Memory, wasmtime.SharedMemory)):
+            raise LookupError(f"the module exports no memory {name!r}, and imports none of that name")
+        return store, memory
 
     def _callable(self, name: str) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
@@ -116,22 +126,26 @@ class Instance:
 
 
 class _InstanceGlobals(MutableMapping[str, Any]):
-    def __init__(self, instances: InstanceHolder) -> None:
+    def __init__(self, instances: InstanceHolder, types: Mapping[str, ExternType]) -> None:
         self._instances = instances
+        self._types = types
 
     def __getitem__(self, name: str) -> Any:
-        store, found = self._instances.exported(name, wasmtime.Global)
-        return found.value(store)
+        return ffi.get_global(*self._found(name))
 
     def __setitem__(self, name: str, value: Any) -> None:
-        store, found = self._instances.exported(name, wasmtime.Global)
-        kind = str(found.type(store).content)
-        if kind in SCALARS:
-            value = converted(f"the global {name!r}", value, kind)
+        found = self._found(name)
         try:
-            found.set_value(store, value)
+            ffi.set_global(*found, value)
         except wasmtime.WasmtimeError as error:
             raise TypeError(f"cannot set the global {name!r} to {shown(value)}: {error}") from None
+
+    def _found(self, name: str) -> tuple[wasmtime.Store, wasmtime.Global, str, str]:
+        store, found = self._instances.extern(name)
+        type_ = self._types.get(name)
+        if not isinstance(found, wasmtime.Global) or not isinstance(type_, GlobalType):
+            raise LookupError(f"the module exports no global {name!r}, and imports none of that name")
+        return store, found, f"the global {name!r}", type_.content
 
     def __delitem__(self, name: str) -> None:
         raise TypeError("an instance's globals cannot be deleted")

@@ -9,7 +9,7 @@ from typing import Any
 import wasmtime
 
 from .. import wire
-from ..binary import FuncType, MemoryType
+from ..binary import Declared, FuncType, MemoryType
 from ..wasi import THREAD_SPAWN
 from . import ffi
 from .channels import Running
@@ -29,6 +29,7 @@ class Linkage:
         engine: wasmtime.Engine,
         module: wasmtime.Module,
         limits: wire.GuestLimits,
+        declared: Declared,
         environment: wire.Environment,
         running: Running,
     ) -> None:
@@ -36,6 +37,7 @@ class Linkage:
         self.module = module
         self.environment = environment
         self.limits = limits
+        self._declared = declared
         self._running = running
         self.calls = HostCalls()
         self.surface: Any = None  #: what host functions get that want the calling instance
@@ -45,7 +47,7 @@ class Linkage:
         self.on_stuck: Callable[[BaseException], object] | None = None
         self._callbacks: list[Any] = []  # what the linker refers to by address
         self._compiled: dict[str, wasmtime.Module] = {}
-        self._instantiate: Callable[[wasmtime.Store], wasmtime.Instance] | None = None
+        self._instantiate: Callable[[wasmtime.Store, dict[str, Any]], wasmtime.Instance] | None = None
         self.threaded = THREAD_SPAWN in environment.types or any(
             isinstance(type_, MemoryType) and type_.shared for type_ in environment.types.values()
         )
@@ -63,6 +65,7 @@ class Linkage:
             Interrupted: the job that it is for is being interrupted.
         """
         store = wasmtime.Store(self.engine)
+        ffi.mark(store)
         # Any raise of the epoch from now on stops it; without a deadline it would trap at once.
         store.set_epoch_deadline(1)
         self._running.check()
@@ -79,9 +82,19 @@ class Linkage:
             store.set_limits(memory_size=self.limits.memory, table_elements=self.limits.memory // _ELEMENT_BYTES)
 
     def instantiate(
-        self, store: wasmtime.Store, wasi: Callable[[], wasmtime.WasiConfig] | None, max_threads: int
+        self,
+        store: wasmtime.Store,
+        wasi: Callable[[], wasmtime.WasiConfig] | None,
+        max_threads: int,
+        own: dict[str, Any],
     ) -> tuple[wasmtime.Instance, ThreadGroup | None]:
         """An instance, and the group of its threads if the module has such.
+
+        Args:
+            store: for it alone.
+            wasi: what makes the configuration of a thread.
+            max_threads: how many there may be.
+            own: gets the imports that were made for it, by name, before anything of it runs.
 
         Raises:
             wasmtime.Trap, wasmtime.WasmtimeError: it cannot be made, or its start function trapped.
@@ -93,11 +106,11 @@ class Linkage:
             if self.threaded:
                 group = ThreadGroup(self, wasi, max_threads)
                 try:
-                    return group.instantiate(store), group
+                    return group.instantiate(store, own), group
                 except BaseException:
                     group.close()
                     raise
-            return (self._instantiate or self._prepare())(store), None
+            return (self._instantiate or self._prepare())(store, own), None
         except BaseException:
             cause = self.calls.take()
             if cause is not None:
@@ -118,17 +131,18 @@ class Linkage:
             type_ = self.environment.types[module, name]
             if isinstance(type_, FuncType):
                 function = HostFunction(module, name, type_, value)
-                callbacks.append(ffi.define(linker, function, self.surface, calls))
+                declared = (module, name) in self._declared.imports
+                callbacks.append(ffi.define(linker, self.module, function, self.surface, calls, declared))
             else:
                 made.append(Made(module, name, type_, value))
         return linker, callbacks, made
 
-    def _prepare(self) -> Callable[[wasmtime.Store], wasmtime.Instance]:
+    def _prepare(self) -> Callable[[wasmtime.Store, dict[str, Any]], wasmtime.Instance]:
         linker, self._callbacks, made = self.new_linker(self.calls)
-        if not made:
-            self._instantiate = linker.instantiate_pre(self.module).instantiate
-            return self._instantiate
-        linker.allow_shadowing = True
-
-        self._instantiate = functools.partial(instantiate_with, linker, made, self.module)
+        if made:
+            linker.allow_shadowing = True
+            self._instantiate = functools.partial(instantiate_with, linker, made, self.module)
+        else:
+            prepared = linker.instantiate_pre(self.module)
+            self._instantiate = lambda store, _own: prepared.instantiate(store)
         return self._instantiate

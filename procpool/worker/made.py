@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import wasmtime
 
 from ..binary import GlobalType, MemoryType, TableType
+from . import ffi
 
 
 class Made(NamedTuple):
@@ -16,26 +17,32 @@ class Made(NamedTuple):
     module: str
     name: str
     type: Any
-    value: Any  #: what the user gave: a type to make one of, or a number
+    value: Any  #: what the user gave: a type to make one of, or what a global holds
 
 
 def instantiate_with(
-    linker: wasmtime.Linker, made: Sequence[Made], module: wasmtime.Module, store: wasmtime.Store
+    linker: wasmtime.Linker, made: Sequence[Made], module: wasmtime.Module, store: wasmtime.Store, own: dict[str, Any]
 ) -> wasmtime.Instance:
-    """An instance with new ones.  The linker must allow shadowing."""
+    """An instance with new ones, which are put into ``own`` by their names before it begins to run.
+
+    The linker must allow shadowing.
+    """
     for each in made:
-        linker.define(store, each.module, each.name, _new(store, each.type, each.value))
+        own[each.name] = _new(store, module, each)
+        linker.define(store, each.module, each.name, own[each.name])
     return linker.instantiate(store, module)
 
 
-def _new(store: wasmtime.Store, type_: Any, value: Any) -> Any:
+def _new(store: wasmtime.Store, module: wasmtime.Module, each: Made) -> Any:
     """A new memory, table or global for one instance to import."""
-    if isinstance(value, MemoryType):
-        return wasmtime.Memory(store, wasmtime.MemoryType(wasmtime.Limits(value.minimum, value.maximum)))
-    if isinstance(value, TableType):
-        element = wasmtime.ValType.funcref() if value.element == "funcref" else wasmtime.ValType.externref()
+    type_, value = each.type, each.value
+    if isinstance(type_, MemoryType):
+        limits = wasmtime.Limits(value.minimum, value.maximum)
+        return wasmtime.Memory(store, wasmtime.MemoryType(limits, is_64=type_.is_64))
+    if isinstance(type_, TableType):
+        if type_.element not in ("funcref", "externref"):
+            return ffi.new_table(store, module, each.module, each.name, type_.element)
+        element = wasmtime.ValType.funcref() if type_.element == "funcref" else wasmtime.ValType.externref()
         return wasmtime.Table(store, wasmtime.TableType(element, wasmtime.Limits(value.minimum, value.maximum)), None)
     assert isinstance(type_, GlobalType)
-    content = getattr(wasmtime.ValType, type_.content)()
-    number = getattr(wasmtime.Val, type_.content)(value)
-    return wasmtime.Global(store, wasmtime.GlobalType(content, type_.mutable), number)
+    return ffi.new_global(store, module, each.module, each.name, type_.content, value)

@@ -164,9 +164,9 @@ def _furnish(
     payloads = Payloads(settings.payloads, row, settings.payload_bytes)
     running = Running(blueprint.engine)
     streams = Streams(blueprint.engine, replies, settings.lifeline)
-    linkage = Linkage(blueprint.engine, blueprint.module, settings.limits, environment, running)
+    linkage = Linkage(blueprint.engine, blueprint.module, settings.limits, settings.declared, environment, running)
     instances = InstanceHolder(linkage, settings, arena, streams)
-    surface = linkage.surface = Instance(instances, settings.exports)
+    surface = linkage.surface = Instance(instances, settings.exports, settings.storage)
     first = row * wire.BOARD_ROW
     room = Room(
         waiting=Waiting(jobs_fd),

@@ -63,6 +63,7 @@ class ThreadGroup:
         self.error: BaseException | None = None  #: what ended the group, if not the main thread did
         self.memory: wasmtime.SharedMemory | None = None
         self._memory_type = MemoryType(0)  # what the module says of it
+        self._memory_name = "memory"
         self._wasi_store: wasmtime.Store | None = None
         self._keep: list[Any] = []
         self._linker, callbacks, made = linkage.new_linker(linkage.calls)
@@ -75,17 +76,20 @@ class ThreadGroup:
             self._define_proxies(wasi)
         if THREAD_SPAWN in linkage.environment.types:
             spawn = HostFunction(*THREAD_SPAWN, FuncType(("i32",), ("i32",)), self._spawn)
-            self._keep.append(ffi.define(self._linker, spawn, None, linkage.calls))
+            self._keep.append(self._define(spawn))
         store.close()
         linkage.groups.add(self)
 
     # -- making --------------------------------------------------------------------------------------------------------
 
+    def _define(self, function: HostFunction) -> Any:
+        return ffi.define(self._linker, self._linkage.module, function, None, self._linkage.calls, declared=False)
+
     def _define_memory(self, store: wasmtime.Store) -> None:
         for (module, name), type_ in self._linkage.environment.types.items():
             if not _is_shared(type_):
                 continue
-            self._memory_type = type_
+            self._memory_type, self._memory_name = type_, name
             given = self._linkage.environment.imports.get((module, name), type_)
             least, most = int(given.minimum), int(given.maximum or type_.maximum or 0)
             if self._linkage.limits.memory is not None:  # wasmtime's own limiter does not count shared memories
@@ -115,11 +119,13 @@ class ThreadGroup:
         for number, (module, name, type_) in enumerate(wanted):
             proxy = _Proxy(store, instance, f"f{number}", type_, lock)
             function = HostFunction(module, name, type_, proxy.call)
-            self._keep.append(ffi.define(self._linker, function, None, self._linkage.calls))
+            self._keep.append(self._define(function))
 
-    def instantiate(self, store: wasmtime.Store) -> wasmtime.Instance:
-        """The instance of one thread."""
-        return instantiate_with(self._linker, self._made, self._linkage.module, store)
+    def instantiate(self, store: wasmtime.Store, own: dict[str, Any]) -> wasmtime.Instance:
+        """The instance of one thread; ``own`` gets its imports, and the memory that all share."""
+        if self.memory is not None:
+            own[self._memory_name] = self.memory
+        return instantiate_with(self._linker, self._made, self._linkage.module, store, own)
 
     def watched(self, run: Callable[[], None]) -> Callable[[], None]:
         """A call of the main thread that fails if another thread has, also if the guest came back before it noticed."""
@@ -163,7 +169,7 @@ class ThreadGroup:
             try:
                 if self._closing:  # maybe since before the store took its deadline from the epoch: it would not hear of it
                     return
-                instance = self.instantiate(store)
+                instance = self.instantiate(store, {})
                 slots = ffi.Slots(2)
                 signature = FuncType(("i32", "i32"))
                 run = ffi.bind(store, instance, "wasi_thread_start", signature, slots, self._linkage.calls)
@@ -257,11 +263,6 @@ class ThreadGroup:
             run()
 
         return wake
-
-    def memory_view(self) -> memoryview:
-        """The bytes of the shared memory."""
-        assert self.memory is not None
-        return ffi.view(self.memory.data_ptr(), self.memory.data_len())
 
 
 class _Proxy:

@@ -115,7 +115,7 @@ def run_start(linkage: Linkage, wasi: Callable[[], wasmtime.WasiConfig], max_thr
     store = group = None
     try:
         store = linkage.new_store(wasi())
-        instance, group = linkage.instantiate(store, wasi, max_threads)
+        instance, group = linkage.instantiate(store, wasi, max_threads, {})
         ffi.bind(store, instance, "_start", FuncType(), ffi.Slots(1), linkage.calls)()
         if group is not None and group.error is not None:
             raise group.error

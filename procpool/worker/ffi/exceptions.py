@@ -1,0 +1,65 @@
+"""Exceptions of the guest's that nothing there has caught."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import wasmtime
+
+from ...codec import SLOT
+from .externs import find
+from .names import RAW, c
+
+_SCALARS = {0: "i32", 1: "i64", 2: "f32", 3: "f64"}  # kinds of a `wasmtime_val_t`
+_VECTOR, _FUNCTION, _EXTERN, _COLLECTED, _EXCEPTION = 4, 5, 6, 7, 8
+_REFERENCES = {_FUNCTION: "funcref", _EXTERN: "externref", _COLLECTED: "anyref", _EXCEPTION: "exnref"}
+
+
+class Thrown(NamedTuple):
+    """What was thrown."""
+
+    tag: str | None  #: the name that the module exports its tag under
+    payload: tuple[int | float | str, ...]  #: a vector as hexadecimal digits, a reference as the name of its type
+
+
+class Exceptions:
+    """Takes the exception that ended a call out of its store."""
+
+    def __init__(self, store: wasmtime.Store, instance: wasmtime.Instance, tags: Sequence[str]) -> None:
+        self._store = store
+        self._instance = instance
+        self._tags = tags
+
+    def take(self) -> Thrown | None:
+        """The exception, if there is one."""
+        if not RAW:
+            return None
+        context, thrown = self._store._context(), c.wasmtime_exnref_t()
+        if not c.wasmtime_context_take_exception(context, ctypes.byref(thrown)):
+            return None
+        try:
+            count = c.wasmtime_exnref_field_count(context, ctypes.byref(thrown))
+            return Thrown(self._tag(context, thrown), tuple(_field(context, thrown, at) for at in range(count)))
+        finally:
+            c.wasmtime_exnref_unroot(ctypes.byref(thrown))
+
+    def _tag(self, context: Any, thrown: Any) -> str | None:
+        tag = c.wasmtime_tag_t()
+        c.wasmtime_exnref_tag(context, ctypes.byref(thrown), ctypes.byref(tag))
+        for name in self._tags:
+            if c.wasmtime_tag_eq(context, ctypes.byref(find(self._store, self._instance, name)._tag), ctypes.byref(tag)):
+                return name
+        return None
+
+
+def _field(context: Any, thrown: Any, at: int) -> int | float | str:
+    held = c.wasmtime_val_t()
+    c.wasmtime_exnref_field(context, ctypes.byref(thrown), at, ctypes.byref(held))
+    if held.kind in _SCALARS:
+        return getattr(held.of, _SCALARS[held.kind])  # type: ignore[no-any-return]
+    if held.kind == _VECTOR:
+        return ctypes.string_at(ctypes.addressof(held.of), SLOT).hex()
+    c.wasmtime_val_unroot(ctypes.byref(held))
+    return _REFERENCES.get(held.kind, "reference")

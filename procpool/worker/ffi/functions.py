@@ -1,0 +1,124 @@
+"""Calls of exports on raw slots."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import wasmtime
+
+from ...binary import FuncType
+from ...codec import Codec
+from ..host import HostCalls
+from .exceptions import Exceptions
+from .externs import find
+from .names import RAW, c, tell_why_not
+
+if RAW:
+    _call: Any = ctypes.CFUNCTYPE(
+        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p
+    )(("wasmtime_func_call_unchecked", c.dll))
+
+
+class Slots:
+    """A reusable block of raw values: arguments go in, results come out at the same place."""
+
+    def __init__(self, count: int) -> None:
+        self._memory = (ctypes.c_uint64 * (2 * max(count, 1)))()
+        self.address = ctypes.addressof(self._memory)
+        self.bytes = memoryview(self._memory).cast("B")
+
+
+def bind(
+    store: wasmtime.Store,
+    instance: wasmtime.Instance,
+    name: str,
+    signature: FuncType,
+    slots: Slots,
+    calls: HostCalls,
+    exceptions: Exceptions | None = None,
+) -> Callable[[], None]:
+    """A callable that calls the export with the arguments in ``slots`` and leaves its results there.
+
+    What ends the call has an attribute ``thrown``, if ``exceptions`` found that it was one of the guest's.
+
+    Raises (the callable):
+        wasmtime.Trap, wasmtime.WasmtimeError: the call failed.
+        Whatever a host function raised that it called.
+    """
+    if RAW:
+        return _bind_raw(store, instance, name, signature, slots, calls, exceptions)
+    return _bind_public(store, instance, name, signature, slots, calls)
+
+
+def _bind_raw(
+    store: wasmtime.Store,
+    instance: wasmtime.Instance,
+    name: str,
+    signature: FuncType,
+    slots: Slots,
+    calls: HostCalls,
+    exceptions: Exceptions | None,
+) -> Callable[[], None]:
+    func = find(store, instance, name)._func
+    trap = ctypes.c_void_p()
+    invoke = functools.partial(
+        _call,
+        ctypes.cast(store._context(), ctypes.c_void_p),
+        ctypes.c_void_p(ctypes.addressof(func)),
+        ctypes.c_void_p(slots.address),
+        ctypes.c_size_t(max(len(signature.params), len(signature.results))),
+        ctypes.c_void_p(ctypes.addressof(trap)),
+    )
+
+    # The default arguments keep the memory behind the raw addresses alive as long as the callable.
+    def run(invoke: Any = invoke, trap: Any = trap, _alive: Any = (func, store, slots)) -> None:
+        error = invoke()
+        if error is not None:
+            cause = calls.take()
+            failure = wasmtime.WasmtimeError._from_ptr(ctypes.cast(error, ctypes.POINTER(c.wasmtime_error_t)))
+            raise cause or failure
+        if trap:
+            cause = calls.take()
+            pointer = ctypes.cast(trap.value, ctypes.POINTER(c.wasm_trap_t))
+            trap.value = None
+            raised = wasmtime.Trap._from_ptr(pointer)
+            thrown = None if exceptions is None else exceptions.take()
+            if thrown is not None:
+                raised.thrown = thrown  # type: ignore[attr-defined]
+            raise cause or raised
+
+    return run
+
+
+def _bind_public(
+    store: wasmtime.Store,
+    instance: wasmtime.Instance,
+    name: str,
+    signature: FuncType,
+    slots: Slots,
+    calls: HostCalls,
+) -> Callable[[], None]:
+    tell_why_not()
+    if "v128" in signature.params + signature.results:
+        raise NotImplementedError(f"{name}: wasmtime's public Python API cannot pass v128 values")
+    func = find(store, instance, name)
+    params = Codec(name, FuncType(results=signature.params))
+    results = Codec(name, FuncType(params=signature.results))
+
+    def run() -> None:
+        try:
+            values = func(store, *params.unpack_all(slots.bytes))
+        except BaseException as error:
+            cause = calls.take()
+            if cause is None or cause is error:
+                raise
+            raise cause from None
+        if len(signature.results) == 1:
+            values = (values,)
+        packed = results.pack(tuple(values or ()))
+        slots.bytes[: len(packed)] = packed
+
+    return run

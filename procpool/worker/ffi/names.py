@@ -1,0 +1,106 @@
+"""The private names of wasmtime-py that are used here, and whether this release has them."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import operator
+import os
+from typing import Any
+
+import wasmtime
+
+from ...codec import SLOT
+
+logger = logging.getLogger("procpool")
+
+#: What is used here of wasmtime-py beside its public names.
+_PRIVATE_NAMES = (
+    "Func._from_raw",
+    "Global._from_raw",
+    "Store._context",
+    "Table._from_raw",
+    "Trap._from_ptr",
+    "WasmtimeError._from_ptr",
+    "_extern.wrap_extern",
+    "_ffi.dll.wasmtime_func_call_unchecked",
+    "_ffi.dll.wasmtime_linker_define_func_unchecked",
+    "_ffi.dll.wasmtime_trap_new",
+    "_ffi.wasm_externtype_as_functype",
+    "_ffi.wasm_externtype_as_globaltype",
+    "_ffi.wasm_externtype_as_tabletype",
+    "_ffi.wasm_importtype_type",
+    "_ffi.wasm_trap_t",
+    "_ffi.wasmtime_anyref_from_raw",
+    "_ffi.wasmtime_anyref_t",
+    "_ffi.wasmtime_anyref_to_raw",
+    "_ffi.wasmtime_anyref_unroot",
+    "_ffi.wasmtime_caller_context",
+    "_ffi.wasmtime_caller_export_get",
+    "_ffi.wasmtime_caller_t",
+    "_ffi.wasmtime_error_t",
+    "_ffi.wasmtime_extern_t",
+    "_ffi.wasmtime_context_get_data",
+    "_ffi.wasmtime_context_set_data",
+    "_ffi.wasmtime_externref_data",
+    "_ffi.wasmtime_externref_from_raw",
+    "_ffi.wasmtime_externref_new",
+    "_ffi.wasmtime_externref_t",
+    "_ffi.wasmtime_externref_to_raw",
+    "_ffi.wasmtime_externref_unroot",
+    "_ffi.wasmtime_func_from_raw",
+    "_ffi.wasmtime_func_t",
+    "_ffi.wasmtime_func_to_raw",
+    "_ffi.wasmtime_global_get",
+    "_ffi.wasmtime_global_new",
+    "_ffi.wasmtime_global_set",
+    "_ffi.wasmtime_global_t",
+    "_ffi.wasmtime_instance_export_get",
+    "_ffi.wasmtime_linker_define",
+    "_ffi.wasmtime_table_new",
+    "_ffi.wasmtime_table_t",
+    "_ffi.wasmtime_val_raw_t",
+    "_ffi.wasmtime_context_take_exception",
+    "_ffi.wasmtime_exnref_t",
+    "_ffi.wasmtime_exnref_tag",
+    "_ffi.wasmtime_exnref_field",
+    "_ffi.wasmtime_exnref_field_count",
+    "_ffi.wasmtime_exnref_unroot",
+    "_ffi.wasmtime_tag_t",
+    "_ffi.wasmtime_tag_eq",
+    "_ffi.wasmtime_val_unroot",
+    "_ffi.wasmtime_val_t",
+)
+
+
+def _reason_against_raw() -> str | None:
+    """Why the private names cannot be used; None if they can."""
+    if os.environ.get("PROCPOOL_PUBLIC_API"):
+        return "PROCPOOL_PUBLIC_API is set"
+    missing = []
+    for name in _PRIVATE_NAMES:
+        try:
+            operator.attrgetter(name)(wasmtime)
+        except AttributeError:
+            missing.append(f"wasmtime.{name}")
+    if missing:
+        return f"this release of wasmtime-py lacks {', '.join(missing)}"
+    if ctypes.sizeof(wasmtime._ffi.wasmtime_val_raw_t) != SLOT:
+        return f"this release of wasmtime-py has values of another size than {SLOT} bytes"
+    return None
+
+
+_why_not = _reason_against_raw()
+RAW = _why_not is None  #: they are all there, and may be used
+_untold = [] if _why_not is None else [_why_not]  # emptied by whoever tells it; workers are forked with it full
+
+c: Any = getattr(wasmtime, "_ffi", None)  #: wasmtime's C functions and structures
+
+
+def tell_why_not() -> None:
+    """Say once in this process that the public API is used, and why."""
+    try:
+        why = _untold.pop()
+    except IndexError:
+        return
+    logger.warning("procpool: calls take some 15 us more each, by wasmtime's public API: %s", why)

@@ -1,0 +1,179 @@
+"""Modules as the world ships them: what they import, how they want to be set up, and what is said when something lacks."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from conftest import KERNELS
+
+import procpool
+from procpool import BadArguments, FuncType, Import, InvalidModule, MissingImport, ProcessWasmPool, UnknownExport
+
+NEEDY = """(module
+  (import "env" "f" (func $f (param i32 i64) (result f64)))
+  (import "env" "memory" (memory 1 2))
+  (import "wasi_snapshot_preview1" "proc_exit" (func (param i32)))
+  (import "g" "g" (global $g i32))
+  (import "g" "t" (table 1 funcref))
+  (global $set (mut i32) (i32.const 0))
+  (func (export "f") (result f64) (call $f (i32.const 1) (i64.const 2)))
+  (func (export "g") (result i32) (global.get $g))
+  (func (export "init") (param i32 i32) (result i32)
+    (global.set $set (i32.add (global.get $set) (i32.mul (local.get 0) (local.get 1)))) (i32.const 1))
+  (func (export "set") (result i32) (global.get $set)))"""
+
+
+def test_all_that_is_missing_is_named_with_what_to_paste() -> None:
+    with pytest.raises(MissingImport) as refused:
+        ProcessWasmPool(NEEDY)
+    text = str(refused.value)
+    for part in (
+        "env.f, a function (i32, i64) -> (f64)",
+        "env.memory",
+        "proc_exit",
+        "g.g, a global i32",
+        "g.t",
+        "WasiConfig",
+    ):
+        assert part in text
+    pasted: dict[str, Any] = {}
+    exec(
+        text[text.index("imports={") :], vars(procpool).copy() | {n: getattr(procpool, n) for n in procpool.__all__}, pasted
+    )
+    with ProcessWasmPool(NEEDY, workers=1, imports=pasted["imports"]) as pool:
+        assert pool.call("f") == 0.0
+
+
+def test_missing_imports_that_trap() -> None:
+    with ProcessWasmPool(NEEDY, workers=1, on_missing_import="trap") as pool:
+        assert pool.call("g") == 0
+        with pytest.raises(MissingImport, match=re.escape("its import env.f (i32, i64) -> (f64)")):
+            pool.call("f")
+        assert pool.call("set") == 0
+
+
+def test_missing_imports_that_are_zero() -> None:
+    with ProcessWasmPool(NEEDY, workers=1, on_missing_import="zero", imports={"g": {"g": 7}}) as pool:
+        assert (pool.call("f"), pool.call("g")) == (0.0, 7)
+
+
+def test_missing_imports_that_a_function_serves() -> None:
+    asked: list[Import] = []
+
+    def serve(needed: Import) -> Any:
+        asked.append(needed)
+        if isinstance(needed.type, FuncType):
+            return lambda *args: 2.5 if needed.name == "f" else None
+        return 3 if needed.name == "g" else needed.type
+
+    with ProcessWasmPool(NEEDY, workers=1, on_missing_import=serve) as pool:
+        assert (pool.call("f"), pool.call("g")) == (2.5, 3)
+    assert [needed.name for needed in asked] == ["f", "memory", "proc_exit", "g", "t"]
+
+
+def test_a_tag_has_no_stand_in() -> None:
+    with pytest.raises(MissingImport, match="nothing can stand in for"):
+        ProcessWasmPool('(module (import "env" "t" (tag (param i32))))', on_missing_import="zero")
+    with pytest.raises(ValueError, match="on_missing_import must be one of"):
+        ProcessWasmPool(NEEDY, on_missing_import="ignore")  # type: ignore[arg-type]
+
+
+def twice(instance: Any) -> None:
+    instance.call("init", 10, instance.call("set"))
+
+
+def test_an_instance_is_set_up_before_it_is_used() -> None:
+    steps = ("init", 3, 4), "set", twice
+    for isolation in ("pooled", "fresh"):
+        with ProcessWasmPool(NEEDY, workers=1, isolation=isolation, on_missing_import="zero", start=steps) as pool:
+            for _ in range(3):
+                assert pool.call("set") == 12 + 120
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "words"),
+    [
+        ("nope", UnknownExport, "no function of that name"),
+        ("memory", UnknownExport, "no function of that name"),
+        (5, UnknownExport, "no function of that name"),
+        (("init", 1), BadArguments, "takes 2 arguments"),
+        (("init", 1, "x"), BadArguments, "argument 1 is 'x'"),
+        ((), UnknownExport, "no function of that name"),
+    ],
+)
+def test_a_start_that_cannot_be(step: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        ProcessWasmPool(NEEDY, on_missing_import="zero", start=[step])
+
+
+def fails(instance: Any) -> None:
+    raise RuntimeError("not today")
+
+
+def test_a_start_that_raises_fails_the_construction() -> None:
+    with pytest.raises(RuntimeError, match="not today"):
+        ProcessWasmPool(NEEDY, workers=1, on_missing_import="zero", start=[fails])
+
+
+def test_an_error_says_which_import_the_host_function_served() -> None:
+    given = {"f": lambda a, b: {}[a], "memory": procpool.MemoryType(1, 2)}
+    with ProcessWasmPool(NEEDY, workers=1, imports={"env": given}, on_missing_import="zero") as pool:
+        for _ in range(2):
+            with pytest.raises(KeyError) as raised:
+                pool.call("f")
+            assert "raised by the host function for env.f" in str(raised.value.__cause__)
+
+
+def test_inspecting_starts_nothing() -> None:
+    found = procpool.inspect(NEEDY)
+    assert [needed.name for needed in found.imports] == ["f", "memory", "proc_exit", "g", "t"]
+    assert found.exports["init"] == FuncType(("i32", "i32"), ("i32",))
+    assert "env.f (i32, i64) -> (f64)" in str(found) and "imports: 5" in str(found)
+    assert procpool.inspect(KERNELS).size == KERNELS.stat().st_size
+    with pytest.raises(InvalidModule, match="type mismatch"):
+        procpool.inspect("(module (func (result i32)))")
+    with pytest.raises(InvalidModule, match="the given bytes are not WebAssembly"):
+        procpool.inspect(b"nothing of the sort")
+
+
+def test_a_map_over_too_many_columns_is_refused_and_a_call_is_not() -> None:
+    module = f'(module (func (export "f") (param {"i32 " * 998}) (result i32) (local.get 997)))'
+    with ProcessWasmPool(module, workers=1) as pool:
+        assert pool.call("f", *range(998)) == 997
+        with pytest.raises(BadArguments, match="999 values, and a map can do with 997"):
+            list(pool.map("f", *([[1]] * 998)))
+    module = f'(module (func (export "f") (param {"i32 " * 996}) (result i32) (local.get 995)))'
+    with ProcessWasmPool(module, workers=1) as pool:
+        assert list(pool.map("f", *([[7, 8]] * 996))) == [7, 8]
+
+
+def test_a_module_that_cannot_be_linked_says_why_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    module = '(module (import "env" "t" (table 1 2 (ref func))))'
+    with pytest.raises(Exception, match=r"could not|cannot|null|refused|element"):
+        ProcessWasmPool(module, workers=1, imports={"env": {"t": procpool.TableType("(ref func)", 1, 2)}})
+    assert all("\n" not in record.getMessage() for record in caplog.records)
+
+
+def test_a_lease_reads_a_slice_in_one_exchange() -> None:
+    with ProcessWasmPool('(module (memory (export "memory") 200))', workers=1) as pool, pool.instance() as lease:
+        size = 200 * 65536
+        assert len(lease.memory) == size
+        lease.memory[:] = bytes(range(256)) * (size // 256)
+        assert lease.memory[size - 3 :] == b"\xfd\xfe\xff"
+        assert lease.memory[: size - 1] == (bytes(range(256)) * (size // 256))[:-1]
+        assert (lease.memory[-1], lease.memory[0], lease.memory[5:5]) == (255, 0, b"")
+        lease.memory[-1] = 9
+        assert lease.memory[size - 1] == 9
+        for where in (size, -size - 1):
+            with pytest.raises(IndexError, match=f"address {where} is outside of the {size} bytes of 'memory'"):
+                lease.memory[where]
+        for part in (slice(-5, None), slice(5, 4), slice(0, size + 1), slice(size + 1, None)):
+            with pytest.raises(IndexError, match=f"is outside of the {size} bytes"):
+                lease.memory[part]
+        with pytest.raises(ValueError, match=re.escape("3 bytes do not fit into the 4 of [0:4]")):
+            lease.memory[0:4] = b"abc"
+        with pytest.raises(ValueError, match="do not fit"):
+            lease.memory[0 : size - 1] = bytes(size)
+        assert lease.memory[0:4] == bytes(range(4))
