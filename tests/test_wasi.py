@@ -93,7 +93,7 @@ def test_the_pools_configuration_is_checked_at_construction(tmp_path: Path, noth
     if os.getuid():
         with pytest.raises(BadWasi, match="asked to be writable"):
             ProcessWasmPool(COMMAND, wasi=WasiConfig(preopens={"/": (locked, "rw")}))
-    with pytest.raises(MissingImport, match=r"wasi_snapshot_preview1.*wasi=WasiConfig"):
+    with pytest.raises(MissingImport, match=r"(?s)wasi_snapshot_preview1.*wasi=WasiConfig"):
         ProcessWasmPool(COMMAND)
 
 
