@@ -60,7 +60,7 @@ from .supervisor.jobs.shipped import ShippedCall, Shipper
 from .supervisor.launch import Inheritance, reserve_stdio
 from .supervisor.lease import Lease, Request
 from .supervisor.leasing import Leasing
-from .wasi import CAPTURE, THREAD_SPAWN, CompletedRun, Preopens, Stdin, Stream, WasiConfig
+from .wasi import CAPTURE, INHERIT, CompletedRun, Preopens, Stdin, Stream, WasiConfig, check_command, check_threads
 from .worktime import PoolReport, account
 
 if TYPE_CHECKING:
@@ -274,8 +274,7 @@ class ProcessWasmPool(Executor):
             functions = self._index_functions()
             first = self._start_steps(options.start)
             types = {(needed.module, needed.name): needed.type for needed in self.imports}
-            if THREAD_SPAWN in types and self.exports.get("wasi_thread_start") != FuncType(("i32", "i32")):
-                raise BadWasi("the module imports wasi.thread-spawn and exports no wasi_thread_start(i32, i32)")
+            check_threads(types, self.exports)
             self._wasi = options.wasi
             spec = None if self._wasi is None else self._wasi.spec()
             environment = wire.Environment(found, types, options.initializer, tuple(options.initargs), spec, first)
@@ -659,8 +658,7 @@ class ProcessWasmPool(Executor):
         base = self._wasi
         if base is None:
             raise BadWasi("give the pool wasi=WasiConfig() to run the module as a command")
-        if self.exports.get("_start") != FuncType():
-            raise UnknownExport("the module is no command: it exports no _start; is it a library, to be called?")
+        check_command(self.exports)
         for name, given in (("env", env), ("preopens", preopens)):
             if given is not None and not isinstance(given, MappingType):
                 raise BadWasi(f"{name} must be a mapping, got {shown(given)}")
@@ -681,6 +679,8 @@ class ProcessWasmPool(Executor):
         boolean("check", check)
         boolean("text", text)
         self._check_open()
+        if isinstance(config.stdin, str) and config.stdin == INHERIT and self._options.instances > 1:
+            raise BadWasi("stdin='inherit' needs instances=1: a process has one standard input, whatever runs in it")
         lines = {n: stream for n, stream in ((1, config.stdout), (2, config.stderr)) if callable(stream)}
         context = capture(self._visible, limit, deadline.limit)
         return CommandRun(config.spec(), text, check, lines, limit, context)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Union
 
+from .binary import ExternType, FuncType
 from .checks import is_int, shown
-from .errors import BadWasi, RunFailed
+from .errors import BadWasi, RunFailed, UnknownExport
 
 #: The modules whose functions wasmtime provides.
 MODULES = ("wasi_snapshot_preview1", "wasi_unstable")
@@ -32,12 +35,13 @@ class Spec(NamedTuple):
     args: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
     stdin: bytes | None
-    stdin_path: str | None
+    stdin_path: str | None  #: absolute, or "inherit"
     stdout: str | None  #: "capture", "inherit", "lines", a path as "file:...", None to drop it
     stderr: str | None
     preopens: tuple[tuple[str, str, bool], ...]  #: host path, guest path, whether it may be written
     max_output: int
     max_threads: int
+    program: int  #: pid of the program, whose streams may be inherited
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,10 @@ class WasiConfig:
     Args:
         args: the arguments, the program's name first.
         env: the environment.
-        stdin: bytes, the path of a file, ``"inherit"``, or None for an empty one.
+        stdin: bytes, the path of a file, ``"inherit"``, or None for an empty one.  ``"inherit"`` is the program's own.  At
+            a terminal the command reads the keyboard as a part of the program: Ctrl-D ends its input, Ctrl-Z stops both,
+            and Ctrl-C raises KeyboardInterrupt where the program waits, which ends the command.  A file is read from
+            where the program has come to, and the program's place in it stays.
         stdout, stderr: ``"capture"`` (for the result of :meth:`ProcessWasmPool.run`), ``"inherit"``, the path of a file to
             write, a function called with each line as it comes, or None to drop what is printed.  The function runs in
             a thread for such code, one line after the other.
@@ -88,6 +95,7 @@ class WasiConfig:
             tuple(_preopen(guest, host) for guest, host in (self.preopens or {}).items()),
             self.max_output,
             self.max_threads,
+            os.getpid(),
         )
 
 
@@ -129,7 +137,10 @@ def _stdin(stdin: Any) -> tuple[bytes | None, str | None]:
     if isinstance(stdin, (bytes, bytearray, memoryview)):
         return bytes(stdin), None
     if isinstance(stdin, str) and stdin == INHERIT:
-        return None, f"/proc/{os.getpid()}/fd/0"
+        with contextlib.suppress(OSError):  # closed: then it is empty
+            if stat.S_ISSOCK(os.fstat(0).st_mode):
+                raise BadWasi("stdin='inherit': the standard input is a socket, which no other process can open")
+        return None, INHERIT
     if not isinstance(stdin, (str, os.PathLike)):
         raise BadWasi(f"stdin must be bytes, a path, 'inherit' or None, got {shown(stdin)}")
     path = os.path.abspath(os.fspath(stdin))
@@ -163,6 +174,26 @@ def _preopen(guest: Any, host: Any) -> tuple[str, str, bool]:
     if mode == "rw" and not os.access(path, os.W_OK):
         raise BadWasi(f"preopen {shown(guest)}: {path!r} is asked to be writable and is not")
     return path, _text("preopen", guest), mode == "rw"
+
+
+def check_command(exports: Mapping[str, ExternType]) -> None:
+    """Whether a module with those exports is a command.
+
+    Raises:
+        UnknownExport: it is not.
+    """
+    if exports.get("_start") != FuncType():
+        raise UnknownExport("the module is no command: it exports no _start; is it a library, to be called?")
+
+
+def check_threads(imports: Mapping[tuple[str, str], Any], exports: Mapping[str, ExternType]) -> None:
+    """Whether a module with those imports, by (module, name), has what wasi-threads wants of it.
+
+    Raises:
+        BadWasi: it spawns threads and cannot start any.
+    """
+    if THREAD_SPAWN in imports and exports.get("wasi_thread_start") != FuncType(("i32", "i32")):
+        raise BadWasi("the module imports wasi.thread-spawn and exports no wasi_thread_start(i32, i32)")
 
 
 @dataclass(frozen=True)

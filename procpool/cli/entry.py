@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from .._version import __version__
 from ..errors import ProcpoolError
+from ..supervisor.launch import reserve_stdio
 from . import bench, call, completion, inspect, map, run
 from .failures import INTERRUPTED, complain, exit_code
 from .options import Commands
@@ -39,9 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _have_streams() -> None:
     """Where there is no standard output or error because who started us has closed it, drop what is printed."""
-    for name in ("stdout", "stderr"):
+    reserve_stdio()  # or a file of ours could become a stream of a program that we run
+    for fd, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # until the end
+            setattr(sys, name, open(fd, "w", closefd=False))  # noqa: SIM115  # until the end
 
 
 def _drop_output() -> None:

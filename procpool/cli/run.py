@@ -3,84 +3,188 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import NoReturn
 
-from ..errors import CallTimeout, WasmTrap
+from ..errors import CallTimeout, MissingImport, WasmTrap
+from ..foreground import ForegroundCommand
 from ..pool import ProcessWasmPool
-from ..wasi import WasiConfig
-from .failures import BadRow, complain
-from .options import Commands, running_options
+from ..wasi import CompletedRun, WasiConfig
+from .failures import GUEST_FAILED, BadRequest, complain, told
+from .opening import not_to_be_had
+from .options import Commands, guest_options, running_options
 from .progress import Progress
+from .wording import duration, plural
+
+#: Exit codes: those of a shell for a program that aborts, and of `timeout` for one that takes too long.
+TRAPPED, TIMED_OUT = 134, 124
 
 
 def add_to(commands: Commands) -> None:
     """Add the command to the parser's."""
     run = commands.add_parser(
         "run",
-        parents=[running_options()],
+        parents=[running_options(), guest_options()],
         help="run a WASI command",
         usage="procpool run [options] MODULE [-- ARG...]\n       procpool run [options] --each FILE... -- MODULE [ARG...]",
-        description="Run a WASI command: streams, exit code and Ctrl-C are the program's own.",
+        description=(
+            "Run a WASI command as if it were a program: streams, exit code and reaction to signals are its own.\n"
+            "With --each, run it once per file, on all workers."
+        ),
     )
-    run.add_argument("--dir", action="append", default=[], metavar="HOST::GUEST[:ro]", help="a directory it may use")
-    run.add_argument("--env", action="append", default=[], metavar="K=V", help="a variable of its environment")
+    run.add_argument(
+        "--dir",
+        type=_preopen,
+        action="append",
+        default=[],
+        metavar="HOST[::GUEST][:rw]",
+        help="a directory that it may read; with :rw at the end, also write",
+    )
     run.add_argument("--each", nargs="+", metavar="FILE", help="one run per file, with that as its standard input")
-    run.add_argument("--output-dir", type=Path, metavar="DIR", help="with --each: a file in DIR for each output")
+    run.add_argument(
+        "--output-dir",
+        type=Path,
+        metavar="DIR",
+        help="with --each: write each output to a file in DIR, named as its input is below the directory that all have in "
+        "common (a/1.txt and b/1.txt become DIR/a/1.txt and DIR/b/1.txt)",
+    )
     run.add_argument("command", metavar="MODULE", nargs=argparse.REMAINDER, help="the module, and its arguments")
     run.set_defaults(run=_run)
 
 
-def _run(options: argparse.Namespace) -> int | None:
-    command = [word for at, word in enumerate(options.command) if word != "--" or "--" in options.command[:at]]
-    if not command:
-        raise BadRow("run: name a module")
-    module, *args = command
-    preopens = dict(_preopen(text) for text in options.dir)
-    env = dict(text.partition("=")[::2] for text in options.env)
-    wasi = WasiConfig(args=[module, *args], env=env, preopens=preopens)
-    if options.each:
-        with ProcessWasmPool(module, options.workers, wasi=wasi) as pool:
-            return _run_each(pool, options)
-    with ProcessWasmPool(module, 1, wasi=wasi) as pool:
-        try:
-            return pool.run(stdin="inherit", stdout="inherit", stderr="inherit", timeout=options.timeout).returncode
-        except WasmTrap as trap:
-            return complain(trap, 134)
-        except CallTimeout as timeout:
-            return complain(timeout, 124)
-
-
 def _preopen(text: str) -> tuple[str, tuple[str, str]]:
+    """``HOST[::GUEST][:ro|:rw]`` as an entry of preopens."""
+    mode = "ro"
+    if text.endswith((":ro", ":rw")):
+        text, mode = text[:-3], text[-2:]
     host, _, guest = text.partition("::")
-    if guest.endswith((":ro", ":rw")):
-        return guest[:-3], (host, guest[-2:])
-    return guest or host, (host, "rw")
+    return guest or host, (host, mode)
 
 
-def _run_each(pool: ProcessWasmPool, options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int:
+    module, args = _command(options.command)
+    if options.output_dir is not None and not options.each:
+        raise BadRequest("run: --output-dir goes with --each")
+    wasi = WasiConfig(
+        args=[module, *args],
+        env=dict(given for given in options.env if given is not None),
+        preopens=dict(options.dir),
+    )
+    try:
+        return _run_each(module, wasi, options) if options.each else _run_as_program(module, wasi, options)
+    except MissingImport as error:
+        raise not_to_be_had(module, error) from None
+
+
+def _command(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The module and its arguments.  A ``--`` on either side of the module is ours, any other the program's."""
+    if words[:1] == ["--"]:
+        words = words[1:]
+    if not words:
+        raise BadRequest("run: name a module")
+    module, *args = words
+    return module, args[1:] if args[:1] == ["--"] else args
+
+
+# -- one run -----------------------------------------------------------------------------------------------------------
+
+
+def _run_as_program(module: str, wasi: WasiConfig, options: argparse.Namespace) -> NoReturn:
+    _usual_signals()
+    command = ForegroundCommand(module, wasi, memory_limit=options.memory_limit, fuel=options.fuel)
+    if options.timeout is not None:
+        limit = threading.Timer(min(options.timeout, threading.TIMEOUT_MAX), _out_of_time, [module, options.timeout])
+        limit.daemon = True
+        limit.start()
+    command.run(_end)
+
+
+def _usual_signals() -> None:
+    """React to signals as programs usually do.  A handler of Python's would not run while wasm does."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else we were started to ignore it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
+def _out_of_time(module: str, timeout: float) -> NoReturn:
+    """In a thread: the program may be in wasm or in a host call, and only the end of the process ends both."""
+    os._exit(complain(CallTimeout(f"{module} ran longer than {timeout:g} s and was stopped"), TIMED_OUT))
+
+
+def _end(outcome: int | WasmTrap) -> NoReturn:
+    """Without the interpreter's own end: there may be threads in wasm, which it cannot stop."""
+    os._exit(outcome if isinstance(outcome, int) else complain(outcome, TRAPPED))
+
+
+# -- one run per file --------------------------------------------------------------------------------------------------
+
+
+def _run_each(module: str, wasi: WasiConfig, options: argparse.Namespace) -> int:
     """One run per input, across the workers; outputs in order of the inputs."""
-    if options.output_dir is not None:
-        options.output_dir.mkdir(parents=True, exist_ok=True)
-    blobs = (Path(name).read_bytes() for name in options.each)
+    inputs: list[str] = options.each
+    for name in inputs:
+        if os.path.isdir(name) or not os.access(name, os.R_OK):
+            raise BadRequest(f"run: --each {name}: {'it is a directory' if os.path.isdir(name) else 'it cannot be read'}")
+    outputs = [None] * len(inputs) if options.output_dir is None else _outputs(inputs, options.output_dir)
     failed, started = 0, perf_counter()
-    with Progress(len(options.each)) as advance:
-        for name, done in zip(
-            options.each, pool.run_map(blobs, timeout=options.timeout, return_exceptions=True), strict=True
-        ):
+    progress = Progress(len(inputs), "runs")
+    with (
+        ProcessWasmPool(module, options.workers, wasi=wasi, memory_limit=options.memory_limit, fuel=options.fuel) as pool,
+        progress as advance,
+    ):
+        blobs = (Path(name).read_bytes() for name in inputs)
+        runs = pool.run_map(blobs, timeout=options.timeout, return_exceptions=True)
+        for name, output, done in zip(inputs, outputs, runs, strict=True):
             advance(1)
-            if isinstance(done, BaseException) or done.returncode:
-                failed += 1
-                what = done if isinstance(done, BaseException) else f"exited with code {done.returncode}"
-                print(f"procpool: {Path(name).name}: {what}", file=sys.stderr)
-            if isinstance(done, BaseException):
-                continue
-            sys.stderr.buffer.write(done.stderr)
-            if options.output_dir is None:
-                sys.stdout.buffer.write(done.stdout)
-            else:
-                (options.output_dir / Path(name).name).write_bytes(done.stdout)
+            failed += isinstance(done, BaseException) or done.returncode != 0
+            with progress.aside():
+                _tell(name, output, done)
+        workers = len(pool.stats().workers)
     seconds = perf_counter() - started
-    print(f"{len(options.each)} runs in {seconds:.3f} s on {len(pool.stats().workers)} workers", file=sys.stderr)
-    return 1 if failed else 0
+    print(f"{plural(len(inputs), 'run')} in {duration(seconds)} on {plural(workers, 'worker')}", file=sys.stderr)
+    return GUEST_FAILED if failed else 0
+
+
+def _tell(name: str, output: Path | None, done: CompletedRun | BaseException) -> None:
+    """Put what one run has printed where it belongs, and say how it failed."""
+    if isinstance(done, BaseException):
+        complain(f"{name}: {told(done)}", GUEST_FAILED)
+        return
+    sys.stderr.buffer.write(done.stderr)
+    sys.stderr.flush()
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_bytes(done.stdout)
+    else:
+        sys.stdout.buffer.write(done.stdout)
+        sys.stdout.flush()
+    if done.returncode:
+        complain(f"{name}: exited with code {done.returncode}", GUEST_FAILED)
+
+
+def _outputs(inputs: Sequence[str], directory: Path) -> list[Path]:
+    """Where the output for each input goes: to its path below the directory that all inputs have in common.
+
+    Raises:
+        BadRequest: two outputs would go to one file, or one to an input.
+    """
+    paths = [Path(os.path.abspath(name)) for name in inputs]
+    common = os.path.commonpath([path.parent for path in paths])
+    outputs = [directory / path.relative_to(common) for path in paths]
+    taken = {path.resolve(): name for path, name in zip(paths, inputs, strict=True)}
+    seen: set[Path] = set()
+    for name, output in zip(inputs, outputs, strict=True):
+        if output in seen:
+            raise BadRequest(f"run: --each {name}: given twice, and both outputs would be written to {output}")
+        seen.add(output)
+        if output.resolve() in taken:
+            raise BadRequest(
+                f"run: --each {taken[output.resolve()]}: the output would be written over it; choose another DIR"
+            )
+    return outputs

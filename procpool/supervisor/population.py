@@ -408,6 +408,8 @@ class Population:
             return
         if not ready:
             self._start_failed(error or self._why_not_ready(process, exitcode))
+        elif exitcode == wire.EXIT_SPENT:
+            self._journal.note("recycled", process.pid, f"worker {process.pid} could serve no other and is replaced")
         elif not process.killed:
             self._journal.note("crashed", process.pid, f"{process.title} died (exit code {exitcode}) and is replaced")
 

@@ -78,6 +78,9 @@ LAUNCH_EVENT = struct.Struct("<BxxxxxxxQq")
 
 #: The exit code of a worker that was sent what no parent sends (EX_SOFTWARE).
 EXIT_CORRUPT = 70
+#: The exit code of a worker that has ended a job well and can run no other.
+EXIT_SPENT = 71
+
 #: The exit code of a worker that found no room for what it needs to begin (EX_TEMPFAIL).
 EXIT_SCARCE = 75
 

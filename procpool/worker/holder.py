@@ -18,8 +18,8 @@ from .arena import Arena
 from .driver import Drivers, signature_of_driver
 from .host import HostCalls
 from .linkage import Linkage
+from .streams import Streams
 from .threads import ThreadGroup
-from .wasi_run import configuring
 
 logger: logging.Logger = logging.getLogger("procpool")
 
@@ -41,8 +41,9 @@ class InstanceHolder:
     There is one instance at a time.  It is made on first use and reused until :meth:`discard`.
     """
 
-    def __init__(self, linkage: Linkage, settings: wire.Settings, arena: Arena) -> None:
+    def __init__(self, linkage: Linkage, settings: wire.Settings, arena: Arena, streams: Streams) -> None:
         self._linkage = linkage
+        self._streams = streams
         self._exports = settings.exports
         self._tags = settings.tags
         self._memory_names = [name for name, type_ in settings.storage.items() if isinstance(type_, MemoryType)]
@@ -79,7 +80,7 @@ class InstanceHolder:
         if self._instance is not None:
             return
         opened: list[int] = []
-        wasi = None if self._wasi is None else configuring(self._linkage, self._wasi, opened)
+        wasi = None if self._wasi is None else self._streams.configuring(self._wasi, opened)
         try:
             self._store = self._linkage.new_store(None if wasi is None else wasi())
             most = self._wasi.max_threads if self._wasi is not None else MAX_THREADS

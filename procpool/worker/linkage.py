@@ -9,13 +9,12 @@ from typing import Any
 import wasmtime
 
 from .. import wire
-from ..binary import FuncType, MemoryType
+from ..binary import Declared, FuncType, MemoryType
 from ..wasi import THREAD_SPAWN
 from . import ffi
 from .channels import Running
 from .host import HostCalls, HostFunction
 from .made import Made, instantiate_with
-from .streams import Streams
 from .threads import ThreadGroup
 
 #: A table element takes a pointer.
@@ -29,24 +28,23 @@ class Linkage:
         self,
         engine: wasmtime.Engine,
         module: wasmtime.Module,
-        settings: wire.Settings,
+        limits: wire.GuestLimits,
+        declared: Declared,
         environment: wire.Environment,
-        streams: Streams,
         running: Running,
     ) -> None:
         self.engine = engine
         self.module = module
         self.environment = environment
-        self.limits: wire.GuestLimits = settings.limits
-        self._declared = settings.declared
-        self.streams = streams
+        self.limits: wire.GuestLimits = limits
+        self._declared = declared
         self._running = running
         self.calls: HostCalls = HostCalls()
         self.surface: Any = None  #: what host functions get that want the calling instance
         self.groups: set[ThreadGroup] = set()  #: of threads that live
         self.doomed = False  #: threads are left that nothing but the end of the process can end
         #: told by a thread that has ended its group, when the main thread does not notice: it sits in a host call
-        self.on_stuck: Callable[[BaseException], None] | None = None
+        self.on_stuck: Callable[[BaseException], object] | None = None
         self._callbacks: list[Any] = []  # what the linker refers to by address
         self._compiled: dict[str, wasmtime.Module] = {}
         self._instantiate: Callable[[wasmtime.Store, dict[str, Any]], wasmtime.Instance] | None = None

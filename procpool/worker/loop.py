@@ -157,7 +157,7 @@ class Loop:
                 replies.flush()
                 flushed = now
                 if self._commands.doomed:  # the answer is on its way, and jobs behind it have not begun
-                    os._exit(0)
+                    os._exit(wire.EXIT_SPENT)
 
     def _span(self, kind: int, export: int) -> AbstractContextManager[None]:
         """The tracing of a job, if its caller traces."""

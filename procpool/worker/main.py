@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import pickle
@@ -36,7 +35,6 @@ from .wasi_run import CommandRunner
 
 #: Stack that Python needs beside wasm's, in bytes.
 _STACK_BESIDE_WASM = 4 << 20
-_F_SETSIG = 10  # Linux's fcntl.h; the fcntl module does not name it
 
 
 class Blueprint:
@@ -62,31 +60,6 @@ class Blueprint:
     def again(cls, other: Blueprint) -> Blueprint:
         """The same with an engine of its own; the code is mapped once more, so it takes no more memory."""
         return cls(other.settings, other.board)
-
-
-def die_with_parent(lifeline: int, owner: int) -> None:
-    """Have the kernel kill ``owner`` (a pid, or minus a process group) when the parent's end of ``lifeline`` closes.
-
-    No thread or handler of ours has to run for it, so it also ends a worker that holds the GIL in a stuck host
-    function.  Where the system has no F_SETSIG, the control socket's end of file does the same a little less firmly.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    # Opened anew, because the owner belongs to the open file and others hold the inherited one.
-    watch = os.open(f"/dev/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK)
-    fcntl.fcntl(watch, _F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(watch, fcntl.F_SETOWN, owner)
-    fcntl.fcntl(watch, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
-    # It may have closed before we asked to be told; then nothing more would come.
-    if readable(watch):
-        os.kill(owner, signal.SIGKILL)
-
-
-def readable(fd: int) -> bool:
-    """Whether there is something to read, or will never be anything."""
-    poll = select.poll()  # unlike `select.select`, it takes any number
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def keep(*fds: int) -> None:
@@ -192,9 +165,9 @@ def _furnish(
     arena = Arena(settings.arenas, row)
     payloads = Payloads(settings.payloads, row, settings.payload_bytes)
     running = Running(blueprint.engine)
-    streams = Streams(blueprint.engine, replies)
-    linkage = Linkage(blueprint.engine, blueprint.module, settings, environment, streams, running)
-    instances = InstanceHolder(linkage, settings, arena)
+    streams = Streams(blueprint.engine, replies, settings.lifeline)
+    linkage = Linkage(blueprint.engine, blueprint.module, settings.limits, settings.declared, environment, running)
+    instances = InstanceHolder(linkage, settings, arena, streams)
     surface = linkage.surface = Instance(instances, settings.exports, settings.storage)
     first = row * wire.BOARD_ROW
     room = Room(
@@ -204,7 +177,7 @@ def _furnish(
         replies_fd=replies_fd,
         instances=instances,
         functions=ShippedFunctions(surface, payloads),
-        commands=CommandRunner(linkage, payloads, replies),
+        commands=CommandRunner(linkage, payloads, replies, streams),
         access=Access(instances, surface, arena, settings.guest.fresh),
         arena=arena,
         board=blueprint.board[first : first + wire.BOARD_ROW],

@@ -8,7 +8,8 @@ import signal
 import sys
 from typing import NoReturn
 
-from .main import Blueprint, die_with_parent, readable, run_worker, usual_signals
+from .lifeline import die_with_parent, readable
+from .main import Blueprint, run_worker, usual_signals
 
 _PR_SET_PDEATHSIG = 1  # Linux's sys/prctl.h
 

@@ -11,6 +11,7 @@ import os
 import pickle
 import select
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import wasmtime
@@ -18,17 +19,34 @@ import wasmtime
 from .. import wire
 from ..errors import OutputLimit
 from ..wasi import CAPTURE, INHERIT, Spec
+from . import inherited
 from .channels import Replies
 
 _OUT, _ERR = 1, 2
 
 
+def surroundings(spec: Spec) -> wasmtime.WasiConfig:
+    """wasmtime's configuration of all that a command sees but its streams.
+
+    Raises:
+        wasmtime.WasmtimeError: a directory has gone since it was checked.
+    """
+    config = wasmtime.WasiConfig()
+    config.argv = list(spec.args)
+    config.env = list(spec.env)
+    for host, guest, writable in spec.preopens:
+        config.preopen_dir(host, guest, writable)
+    return config
+
+
 class Streams:
     """What the command that runs has printed.  One command at a time."""
 
-    def __init__(self, engine: wasmtime.Engine, replies: Replies) -> None:
+    def __init__(self, engine: wasmtime.Engine, replies: Replies, lifeline: int) -> None:
         self._engine = engine
         self._replies = replies
+        self._lifeline = lifeline
+        self._inherited = False  # the program's standard input is ours
         self._lock = threading.Lock()  # over all below, and every read of the pipes: so chunks stay in order
         self._reads: dict[int, int] = {}  # stream -> read end
         self._paths: dict[int, str] = {}
@@ -44,10 +62,10 @@ class Streams:
         Raises:
             OSError, wasmtime.WasmtimeError: a file or directory has gone since it was checked.
         """
-        config = wasmtime.WasiConfig()
-        config.argv = list(spec.args)
-        config.env = list(spec.env)
+        config = surroundings(spec)
         close: list[int] = []
+        if INHERIT in (spec.stdin_path, spec.stdout, spec.stderr):
+            inherited.join(spec.program, self._lifeline)
         if spec.stdin is not None:
             fd = os.memfd_create("stdin")
             close.append(fd)
@@ -55,13 +73,27 @@ class Streams:
             while view:
                 view = view[os.write(fd, view) :]
             config.stdin_file = f"/proc/self/fd/{fd}"
+        elif spec.stdin_path == INHERIT:
+            if not self._inherited:
+                inherited.take_stdin(spec.program)
+                self._inherited = True
+            # wasmtime reads this one only when the guest does, and a file ahead: that would take keys meant for others.
+            config.inherit_stdin()
         elif spec.stdin_path is not None:
             config.stdin_file = spec.stdin_path
         self._direct(config, "stdout", _OUT, spec.stdout)
         self._direct(config, "stderr", _ERR, spec.stderr)
-        for host, guest, writable in spec.preopens:
-            config.preopen_dir(host, guest, writable)
         return config, close
+
+    def configuring(self, spec: Spec, close: list[int]) -> Callable[[], wasmtime.WasiConfig]:
+        """A maker of configurations, one for each store; what they open by descriptor is added to ``close``."""
+
+        def make() -> wasmtime.WasiConfig:
+            config, opened = self.configure(spec)
+            close.extend(opened)
+            return config
+
+        return make
 
     def _direct(self, config: Any, name: str, stream: int, to: str | None) -> None:
         if to == INHERIT:

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from .. import wire
-from .main import Blueprint, die_with_parent, run_worker, usual_signals
+from .lifeline import die_with_parent
+from .main import Blueprint, run_worker, usual_signals
 from .title import show_as
 
 

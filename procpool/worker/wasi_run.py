@@ -12,24 +12,26 @@ import wasmtime
 from .. import wire
 from ..binary import FuncType
 from ..errors import GuestExit
-from ..wasi import Spec
+from ..wasi import INHERIT, Spec
 from ..wire import values
 from . import ffi
 from .channels import Replies
 from .failures import as_trap, failure
 from .linkage import Linkage
 from .payloads import Payloads
+from .streams import Streams
 
 
 class CommandRunner:
     """Runs one at a time."""
 
-    def __init__(self, linkage: Linkage, payloads: Payloads, replies: Replies) -> None:
+    def __init__(self, linkage: Linkage, payloads: Payloads, replies: Replies, streams: Streams) -> None:
         self._linkage = linkage
+        self._streams = streams
         self._replies = replies
         self._answering = threading.Lock()
         self._payloads = payloads
-        self._slots = ffi.Slots(1)
+        self._spent = False
         self.stopped: bool = False  #: the last one left the epoch raised, so no other instance of this engine can be used
         self.printed: tuple[bytes | None, bytes | None] = None, None  #: by the last one
 
@@ -41,12 +43,11 @@ class CommandRunner:
             Whatever a host function raised that it called.
         """
         spec, taken = values.load(payload, self._payloads.slot)
-        streams = self._linkage.streams
         code: int | None = None
         trap: bytes | None = None
         self.stopped = False
         self.printed = None, None
-        streams.begin(spec)
+        self._streams.begin(spec)
         self._linkage.on_stuck = functools.partial(self._answer_instead, taken)
         try:
             code = self._run(spec)
@@ -59,14 +60,14 @@ class CommandRunner:
             # Never given back if the command has been answered for already: the process is ending.
             self._answering.acquire()
             self._answering.release()
-            self.printed = streams.end()
-        streams.check()
+            self.printed = self._streams.end()
+        self._streams.check()
         return self._payloads.result((code, trap, *self.printed), taken)
 
     def _answer_instead(self, taken: int, error: BaseException) -> None:
         """In a thread of the command, which has ended it: the main thread sits in a host call, so answer for it."""
         self._answering.acquire()
-        printed = self._linkage.streams.end()
+        printed = self._streams.end()
         code, trap = error.code if isinstance(error, GuestExit) else None, _trap_bytes(error)
         if code is None and trap is None:
             self._replies.flush(failure(error))
@@ -76,50 +77,59 @@ class CommandRunner:
 
     @property
     def doomed(self) -> bool:
-        """Whether a command has left threads behind that only the end of this process can end."""
-        return self._linkage.doomed
+        """Whether this process can run no other.
+
+        A command has left threads in it that nothing else ends, or has read the standard input: wasmtime has one of that
+        per process, and what it knows of it (read ahead, at its end) would be true for no later command.
+        """
+        return self._linkage.doomed or self._spent
 
     def tell(self) -> None:
         """Control thread: send what the running command has printed; it is being interrupted."""
-        self._linkage.streams.tell()
+        self._streams.tell()
+        if self._spent:  # it would leave anyhow, and until then read keys that are meant for others by now
+            os._exit(wire.EXIT_SPENT)
         for group in list(self._linkage.groups):
             group.interrupt()
 
     def _run(self, spec: Spec) -> int:
-        linkage, close = self._linkage, list[int]()
-        wasi = configuring(linkage, spec, close)
-        store = group = None
+        opened = list[int]()
+        self._spent = spec.stdin_path == INHERIT
         try:
-            store = linkage.new_store(wasi())
-            instance, group = linkage.instantiate(store, wasi, spec.max_threads, {})
-            ffi.bind(store, instance, "_start", FuncType(), self._slots, linkage.calls)()
-            if group is not None and group.error is not None:
-                raise group.error
-            return 0
-        except (wasmtime.ExitTrap, GuestExit) as error:
-            return error.code
+            return run_start(self._linkage, self._streams.configuring(spec, opened), spec.max_threads)
         finally:
-            if group is not None:
-                group.close()
-                self.stopped = True
-            if store is not None and not linkage.doomed:
-                store.close()
-            for fd in close:
+            self.stopped = self._linkage.threaded
+            for fd in opened:
                 os.close(fd)
+
+
+def run_start(linkage: Linkage, wasi: Callable[[], wasmtime.WasiConfig], max_threads: int) -> int:
+    """Run a command in an instance of its own; its exit code.
+
+    If the module has threads, the epoch of the linkage's engine is left raised.
+
+    Raises:
+        wasmtime.Trap, wasmtime.WasmtimeError: it trapped, or cannot be made.
+        Whatever a host function raised that it called.
+    """
+    store = group = None
+    try:
+        store = linkage.new_store(wasi())
+        instance, group = linkage.instantiate(store, wasi, max_threads, {})
+        ffi.bind(store, instance, "_start", FuncType(), ffi.Slots(1), linkage.calls)()
+        if group is not None and group.error is not None:
+            raise group.error
+        return 0
+    except (wasmtime.ExitTrap, GuestExit) as error:
+        return error.code
+    finally:
+        if group is not None:
+            group.close()
+        if store is not None and not linkage.doomed:
+            store.close()
 
 
 def _trap_bytes(error: BaseException) -> bytes | None:
     """A trap as it travels; None for any other exception."""
     found = as_trap(error)
     return None if found is None else wire.trap_to_bytes(found)
-
-
-def configuring(linkage: Linkage, spec: Spec, close: list[int]) -> Callable[[], wasmtime.WasiConfig]:
-    """A maker of configurations, one for each store; what they open by descriptor is added to ``close``."""
-
-    def make() -> wasmtime.WasiConfig:
-        config, opened = linkage.streams.configure(spec)
-        close.extend(opened)
-        return config
-
-    return make

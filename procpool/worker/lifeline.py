@@ -1,0 +1,36 @@
+"""How a worker dies with the program that has it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import sys
+
+_F_SETSIG = 10  # Linux's fcntl.h; the fcntl module does not name it
+
+
+def die_with_parent(lifeline: int, owner: int) -> None:
+    """Have the kernel kill ``owner`` (a pid, or minus a process group) when the parent's end of ``lifeline`` closes.
+
+    No thread or handler of ours has to run for it, so it also ends a worker that holds the GIL in a stuck host
+    function.  Where the system has no F_SETSIG, the control socket's end of file does the same a little less firmly.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    # Opened anew, because the owner belongs to the open file and others hold the inherited one.
+    watch = os.open(f"/dev/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(watch, _F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(watch, fcntl.F_SETOWN, owner)
+    fcntl.fcntl(watch, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    # It may have closed before we asked to be told; then nothing more would come.
+    if readable(watch):
+        os.kill(owner, signal.SIGKILL)
+
+
+def readable(fd: int) -> bool:
+    """Whether there is something to read, or will never be anything."""
+    poll = select.poll()  # unlike `select.select`, it takes any number
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))

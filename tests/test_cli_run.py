@@ -1,0 +1,194 @@
+"""`procpool run`: its options, its arguments, and many runs at once.  Terminals are in test_terminal.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import FIXTURES, KERNELS
+from test_threads import READING
+
+COMMAND = FIXTURES / "command.wasm"
+PRIMES = FIXTURES / "primes.wasm"
+
+GROWING = """(module
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (func (export "_start") (call $exit (i32.eq (memory.grow (i32.const 15)) (i32.const -1)))))"""
+
+
+#: A command that wants a host function.
+WANTING = '(module (import "env" "log" (func)) (func (export "_start")))'
+
+
+def run(*args: Any, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "procpool", "run", *map(str, args)]
+    done = subprocess.run(command, capture_output=True, timeout=120, cwd=options.pop("cwd", FIXTURES.parent), **options)
+    assert b"Traceback" not in done.stderr
+    return done
+
+
+# -- what the program sees ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        ([], []),
+        (["a", "b"], ["a", "b"]),
+        (["--", "a", "--", "b"], ["a", "--", "b"]),
+        (["a", "--", "b"], ["a", "--", "b"]),
+        (["--", "--timeout", "5"], ["--timeout", "5"]),
+        (["-x", "--each"], ["-x", "--each"]),
+    ],
+)
+def test_arguments(given: list[str], seen: list[str]) -> None:
+    assert run(COMMAND, *given).stdout.decode().splitlines() == [f"arg {word}" for word in [str(COMMAND), *seen]]
+
+
+def test_environment() -> None:
+    env = {"PATH": "/bin", "COLUMNS": "132", "SECRET": "x"}
+    done = run("--env", "A=1=2", "--env", "EMPTY=", "--env", "COLUMNS", "--env", "UNSET", COMMAND, env=env)
+    assert done.stdout.decode().splitlines()[1:] == ["env A=1=2", "env EMPTY=", "env COLUMNS=132"]
+
+
+@pytest.mark.parametrize(
+    ("option", "guest", "writable"),
+    [
+        ("{}", "{}", False),
+        ("{}:ro", "{}", False),
+        ("{}:rw", "{}", True),
+        ("{}::/d", "/d", False),
+        ("{}::/d:ro", "/d", False),
+        ("{}::/d:rw", "/d", True),
+    ],
+)
+def test_directories_are_read_only_unless_said(option: str, guest: str, writable: bool, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("123")
+    option, guest = option.format(tmp_path), guest.format(tmp_path)
+    assert run("--dir", option, COMMAND, "--", "walk", guest).stdout == f"{guest}/f 3\n".encode()
+    done = run("--dir", option, COMMAND, "--", "write", f"{guest}/new", "text")
+    assert (done.returncode, (tmp_path / "new").exists()) == ((0, True) if writable else (1, False))
+
+
+def test_limits(tmp_path: Path) -> None:
+    growing = tmp_path / "growing.wat"
+    growing.write_text(GROWING)
+    assert [run(growing).returncode, run("--memory-limit", 1 << 20, growing).returncode] == [0, 0]
+    assert run("--memory-limit", 15 << 16, growing).returncode == 1
+    done = run("--fuel", 10_000_000, COMMAND, "--", "spin")
+    assert done.returncode == 134 and b"fuel" in done.stderr
+    assert run("--fuel", 10_000_000, COMMAND, "--", "exit", "3").returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([], "name a module"),
+        ([KERNELS], "no command"),
+        (["missing.wasm"], "missing.wasm"),
+        (["--dir", "/nonexistent", COMMAND], "is no directory"),
+        (["--env", "=1", COMMAND], "--env"),
+        (["--memory-limit", "some", COMMAND], "--memory-limit"),
+        ([FIXTURES / "host.wat"], "no command"),
+        ([WANTING], "call it from Python"),
+        (["--fuel", "0", COMMAND], "--fuel"),
+        (["--output-dir", "x", COMMAND], "--each"),
+    ],
+)
+def test_wrong_requests(args: list[Any], words: str) -> None:
+    done = run(*args)
+    assert done.returncode == 2 and words in done.stderr.decode() and not done.stdout
+    assert done.stderr.count(b"\n") == 1 and b"imports=" not in done.stderr
+
+
+# -- threads -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "printed"),
+    [(["4", "100000"], 0, b"9592\n"), (["3", "10", "exit"], 7, b""), (["3", "10", "trap"], 134, b"")],
+)
+def test_threads(args: list[str], code: int, printed: bytes) -> None:
+    done = run(PRIMES, "--", *args)
+    assert (done.returncode, done.stdout) == (code, printed)
+
+
+@pytest.mark.parametrize(("reader", "main", "code"), [(0, "(call $block)", 5), (1, "", 0)])
+def test_a_thread_that_reads_for_ever_holds_up_no_exit(reader: int, main: str, code: int, tmp_path: Path) -> None:
+    if reader:  # until the reader reads
+        main = "(loop $wait (br_if $wait (i32.eqz (i32.atomic.load (i32.const 0)))))"
+    module = tmp_path / "reading.wat"
+    module.write_text(READING.format(reader=reader, main=main))
+    command = [sys.executable, "-m", "procpool", "run", str(module)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=FIXTURES.parent) as process:
+        assert process.wait(120) == code  # before the pipe is closed
+
+
+# -- many runs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("a/1.txt", "a/2.txt", "b/1.txt", "b/c/1.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"text of {name}")
+    return tmp_path
+
+
+def each(tree: Path, inputs: list[str], output: str = "out", *args: str) -> subprocess.CompletedProcess[bytes]:
+    words = args or ("upper",)
+    return run(
+        "--output-dir", output, "--each", *inputs, "--", COMMAND, *words, cwd=tree, env={"PYTHONPATH": str(FIXTURES.parent)}
+    )
+
+
+def files(directory: Path) -> dict[str, str]:
+    return {str(path.relative_to(directory)): path.read_text() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [
+        (["a/1.txt", "b/1.txt"], ["a/1.txt", "b/1.txt"]),
+        (["a/1.txt", "a/2.txt"], ["1.txt", "2.txt"]),
+        (["a/1.txt"], ["1.txt"]),
+        (["./b/1.txt", "b/../b/c/1.txt"], ["1.txt", "c/1.txt"]),
+        (["{}/a/1.txt", "b/1.txt"], ["a/1.txt", "b/1.txt"]),
+    ],
+)
+def test_outputs_are_kept_apart(inputs: list[str], outputs: list[str], tree: Path) -> None:
+    done = each(tree, [name.format(tree) for name in inputs])
+    assert done.returncode == 0, done.stderr
+    written = files(tree / "out")
+    texts = [f"TEXT OF {(tree / name.format(tree)).resolve().relative_to(tree)}".upper() for name in inputs]
+    assert written == dict(zip(outputs, texts, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "words"),
+    [
+        (["a/1.txt", "./a/1.txt"], "out", "--each ./a/1.txt: given twice"),
+        (["a/1.txt", "a/2.txt"], "a", "--each a/1.txt: the output would be written over it"),
+        (["a/1.txt", "b/1.txt"], ".", "--each a/1.txt: the output would be written over it"),
+        (["a/1.txt", "a/missing"], "out", "--each a/missing: it cannot be read"),
+        (["a/1.txt", "a"], "out", "--each a: it is a directory"),
+    ],
+)
+def test_what_would_lose_data_is_refused_before_anything_runs(
+    inputs: list[str], output: str, words: str, tree: Path
+) -> None:
+    before = files(tree)
+    done = each(tree, inputs, output)
+    assert done.returncode == 2 and words in done.stderr.decode()
+    assert files(tree) == before and not (tree / "out").exists()
+
+
+def test_failures_name_their_file(tree: Path) -> None:
+    done = each(tree, ["a/1.txt", "b/1.txt"], "out", "exit", "3")
+    assert done.returncode == 1
+    assert b"a/1.txt: exited with code 3" in done.stderr and b"b/1.txt: exited with code 3" in done.stderr
