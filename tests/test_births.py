@@ -15,6 +15,7 @@ from bounded import environment, run, run_script
 from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, eventually, gone, worker_pids
 
 from procpool import PoolClosed, ProcessWasmPool, wire
+from procpool.binary import Interface
 from procpool.module import anonymous_file, compile_module
 from procpool.supervisor.launch import LAUNCHERS, Inheritance, SpawnLauncher
 
@@ -24,7 +25,7 @@ linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ne
 
 
 def make_inheritance(slots: int = 4) -> Inheritance:
-    return Inheritance(compile_module(KERNELS).artifact, (), wire.GuestLimits(), wire.Guest(), 1, slots)
+    return Inheritance(compile_module(KERNELS).artifact, (), Interface(), wire.GuestLimits(), wire.Guest(), 1, slots)
 
 
 # -- the files that all inherit ----------------------------------------------------------------------------------------
@@ -116,13 +117,14 @@ def test_a_forked_child_closes_what_another_thread_was_using(nothing_left: None)
 SCARCE = f"""
 import os, resource, sys, time
 from procpool import ProcessWasmPool, StartupError, wire
+from procpool.binary import Interface
 from procpool.module import anonymous_file
 from procpool.supervisor.launch import LAUNCHERS, Inheritance, reserve_stdio
 
 def inheritance():
     artifact = anonymous_file(b"")
     try:
-        return Inheritance(artifact, (), wire.GuestLimits(), wire.Guest(), 1, 4)
+        return Inheritance(artifact, (), Interface(), wire.GuestLimits(), wire.Guest(), 1, 4)
     except BaseException:
         os.close(artifact)
         raise

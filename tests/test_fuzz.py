@@ -33,7 +33,7 @@ class Bare:
         import cloudpickle
 
         guest = wire.Guest(environment=cloudpickle.dumps(environment))
-        self.inheritance = Inheritance(compiled.artifact, functions, wire.GuestLimits(), guest, 1, 4)
+        self.inheritance = Inheritance(compiled.artifact, functions, compiled.interface, wire.GuestLimits(), guest, 1, 4)
         self.inheritance.arena(0)
         jobs_theirs, self.jobs = os.pipe()
         self.replies, replies_theirs = os.pipe()
