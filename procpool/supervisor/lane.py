@@ -84,7 +84,7 @@ class Lane:
     def __init__(self, port: Port) -> None:
         self.port = port  #: the worker's descriptors and memory, for those who need them; the lane hands on the memory
         #: how long submitted jobs and items of batches took, by the worker's own clock; recorded by who hears it
-        self.durations = Durations()
+        self.durations: Durations = Durations()
         self._inflight: deque[Job] = deque()  # in the order sent
         self._first = 0  # number of the first in flight, or of the next one if there is none
         self._next = 0  # number of the next one

@@ -50,7 +50,7 @@ class Timesheet:
     """
 
     def __init__(self, instances: int) -> None:
-        self.durations = Durations()
+        self.durations: Durations = Durations()
         self._instances = instances
         self._accounts: dict[int, Account] = {}
 
