@@ -1227,7 +1227,7 @@ class ProcessWasmPool(Executor):
 
     def _repr_html_(self) -> str:
         """For notebooks: the workers as a table."""
-        from .shown.html import pool_html
+        from .display.html import pool_html
 
         return pool_html(repr(self), None if self._dispatcher.forked else observe(self._dispatcher))
 

@@ -58,7 +58,7 @@ class PoolStats:
 
     def _repr_html_(self) -> str:
         """For notebooks."""
-        from .shown.html import stats_html
+        from .display.html import stats_html
 
         return stats_html(self)
 

@@ -89,7 +89,7 @@ class PoolReport:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        from .shown.picture import report_picture
+        from .display.picture import report_picture
 
         return report_picture(self)
 
@@ -98,7 +98,7 @@ class PoolReport:
 
     def _repr_html_(self) -> str:
         """For notebooks."""
-        from .shown.html import report_html
+        from .display.html import report_html
 
         return report_html(self)
 

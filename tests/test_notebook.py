@@ -12,7 +12,7 @@ from conftest import DEADLINE, FIXTURES, KERNELS
 from nbclient import NotebookClient
 
 from procpool import ProcessWasmPool
-from procpool.shown.html import pool_html, stats_html
+from procpool.display.html import pool_html, stats_html
 from procpool.stats import PoolStats, WorkerStats
 
 

@@ -17,8 +17,8 @@ from .failures import BadRequest
 from .measuring import Bench, Figures
 from .opening import opened, signature
 from .options import Commands, export_options, guest_options, running_options, seconds
+from .output import as_json, shown
 from .progress import Progress
-from .shown import as_json, shown
 from .wording import duration, plural, rate
 
 DESCRIPTION = """\

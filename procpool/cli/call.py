@@ -8,7 +8,7 @@ from .arguments import numbers
 from .failures import BadRequest
 from .opening import opened, signature
 from .options import Commands, export_options, guest_options, running_options
-from .shown import as_json, shown
+from .output import as_json, shown
 
 
 def add_to(commands: Commands) -> None:

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from ..pool import ProcessWasmPool
 from .failures import BadRequest
+from .output import Outcome
 from .rows import Reading, Row
-from .shown import Outcome
 
 
 class Input(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 from ..binary import ExternType, FuncType, GlobalType, MemoryType, TableType
 from ..module import inspect
 from .options import Commands, module_options
-from .shown import as_json
+from .output import as_json
 
 
 def add_to(commands: Commands) -> None:

@@ -17,11 +17,11 @@ from .fields import Fields
 from .inputs import FileRows, Input, Ranges
 from .opening import opened, signature
 from .options import Commands, counted, export_options, guest_options, running_options
+from .output import Csv, JsonLines, Outcome, Output, Text
 from .parser import word
 from .progress import Lines, Progress
 from .reduction import REDUCTIONS, Reduction
 from .rows import FORMATS, Reading, open_rows, read_rows
-from .shown import Csv, JsonLines, Outcome, Output, Text
 from .speedup import Sample
 from .wording import plural, rate
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 from .failures import BadRequest
-from .shown import Outcome, shown
+from .output import Outcome, shown
 
 Reduce = Literal["sum", "min", "max"]
 REDUCTIONS: tuple[Reduce, ...] = get_args(Reduce)
