@@ -343,3 +343,32 @@ def test_an_initializer_that_dies_fails_the_construction(nothing_left: None) -> 
 
     with pytest.raises(procpool.StartupError, match="exited with code 3"):
         ProcessWasmPool(FIXTURES / "kernels.wasm", workers=1, initializer=initializer)
+
+
+def _count_looks() -> None:
+    """An initializer: have the worker count how often the imports of a module are listed."""
+    import wasmtime
+
+    listed = wasmtime.Module.imports
+    procpool.state.looks = 0
+
+    def imports(module: wasmtime.Module) -> Any:
+        procpool.state.looks += 1
+        return listed.fget(module)  # type: ignore[attr-defined]
+
+    wasmtime.Module.imports = property(imports)  # type: ignore[assignment]
+
+
+def test_imports_are_listed_once_however_many_globals_and_instances_there_are() -> None:
+    """Listed for each global of each instance, 400 globals made a call of a fresh instance take a second."""
+    many = 20
+    text = "".join(f'(import "env" "g{n}" (global i32))' for n in range(many))
+    with ProcessWasmPool(
+        f'(module {text} (func (export "last") (result i32) (global.get {many - 1})))',
+        workers=1,
+        isolation="fresh",
+        imports={"env": {f"g{n}": n for n in range(many)}},
+        initializer=_count_looks,
+    ) as pool:
+        assert [pool.call("last", timeout=DEADLINE) for _ in range(3)] == [many - 1] * 3
+        assert pool.submit(lambda instance: procpool.state.looks).result(DEADLINE) == 1

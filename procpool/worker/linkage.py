@@ -37,6 +37,7 @@ class Linkage:
         self.module = module
         self.environment = environment
         self.limits: wire.GuestLimits = limits
+        self.types: ffi.ImportTypes = ffi.ImportTypes(module)
         self._declared = declared
         self._running = running
         self.calls: HostCalls = HostCalls()
@@ -132,9 +133,9 @@ class Linkage:
             if isinstance(type_, FuncType):
                 function = HostFunction(module, name, type_, value)
                 declared = (module, name) in self._declared.imports
-                callbacks.append(ffi.define(linker, self.module, function, self.surface, calls, declared))
+                callbacks.append(ffi.define(linker, self.types, function, self.surface, calls, declared))
             else:
-                made.append(Made(module, name, type_, value))
+                made.append(Made(module, name, type_, value, self.types.of(module, name)))
         return linker, callbacks, made
 
     def _prepare(self) -> Callable[[wasmtime.Store, dict[str, Any]], wasmtime.Instance]:

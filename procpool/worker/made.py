@@ -18,6 +18,7 @@ class Made(NamedTuple):
     name: str
     type: Any
     value: Any  #: what the user gave: a type to make one of, or what a global holds
+    declared: Any  #: its type just as the module declares it; see `ffi.ImportTypes`
 
 
 def instantiate_with(
@@ -28,12 +29,12 @@ def instantiate_with(
     The linker must allow shadowing.
     """
     for each in made:
-        own[each.name] = _new(store, module, each)
+        own[each.name] = _new(store, each)
         linker.define(store, each.module, each.name, own[each.name])
     return linker.instantiate(store, module)
 
 
-def _new(store: wasmtime.Store, module: wasmtime.Module, each: Made) -> Any:
+def _new(store: wasmtime.Store, each: Made) -> Any:
     """A new memory, table or global for one instance to import."""
     type_, value = each.type, each.value
     if isinstance(type_, MemoryType):
@@ -41,8 +42,8 @@ def _new(store: wasmtime.Store, module: wasmtime.Module, each: Made) -> Any:
         return wasmtime.Memory(store, wasmtime.MemoryType(limits, is_64=type_.is_64))
     if isinstance(type_, TableType):
         if type_.element not in ("funcref", "externref"):
-            return ffi.new_table(store, module, each.module, each.name, type_.element)
+            return ffi.new_table(store, each.declared, f"the table {each.module}.{each.name}", type_.element)
         element = wasmtime.ValType.funcref() if type_.element == "funcref" else wasmtime.ValType.externref()
         return wasmtime.Table(store, wasmtime.TableType(element, wasmtime.Limits(value.minimum, value.maximum)), None)
     assert isinstance(type_, GlobalType)
-    return ffi.new_global(store, module, each.module, each.name, type_.content, value)
+    return ffi.new_global(store, each.declared, f"the global {each.module}.{each.name}", type_.content, value)

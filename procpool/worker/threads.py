@@ -86,7 +86,7 @@ class ThreadGroup:
     # -- making --------------------------------------------------------------------------------------------------------
 
     def _define(self, function: HostFunction) -> Any:
-        return ffi.define(self._linker, self._linkage.module, function, None, self._linkage.calls, declared=False)
+        return ffi.define(self._linker, self._linkage.types, function, None, self._linkage.calls, declared=False)
 
     def _define_memory(self, store: wasmtime.Store) -> None:
         for (module, name), type_ in self._linkage.environment.types.items():
