@@ -118,6 +118,26 @@ def test_references_come_and_go_in_host_functions() -> None:
         assert list(pool.map("round", range(1, 5))) == [101, 102, 103, 104]
 
 
+def test_an_externref_of_the_guests_own_is_not_taken_for_null() -> None:
+    module = """(module
+      (import "env" "see" (func $see (param externref) (result i32)))
+      (global (export "own") (mut externref) (ref.null extern))
+      (type $box (struct (field i32)))
+      (func (export "box") (result i32) (call $see (extern.convert_any (struct.new $box (i32.const 7)))))
+      (func (export "small") (result i32) (call $see (extern.convert_any (ref.i31 (i32.const 7)))))
+      (func (export "set") (global.set 0 (extern.convert_any (ref.i31 (i32.const 7)))))
+      (func (export "null") (result i32) (call $see (ref.null extern))))"""
+    with ProcessWasmPool(module, workers=1, imports={"env": {"see": lambda seen: 0 if seen is None else 1}}) as pool:
+        assert pool.call("null") == 0
+        for name in ("box", "small"):
+            with pytest.raises(TypeError, match="cannot hold an externref that the guest has made"):
+                pool.call(name)
+        with pool.instance() as lease:
+            lease.call("set")
+            with pytest.raises(TypeError, match="cannot hold an externref that the guest has made"):
+                lease.globals["own"]
+
+
 def test_what_the_guest_let_go_of_is_let_go_of() -> None:
     with ProcessWasmPool(REFERENCES, workers=1, imports=imports()) as pool:
         pool.call("round", 1)
