@@ -372,3 +372,15 @@ def test_imports_are_listed_once_however_many_globals_and_instances_there_are() 
     ) as pool:
         assert [pool.call("last", timeout=DEADLINE) for _ in range(3)] == [many - 1] * 3
         assert pool.submit(lambda instance: procpool.state.looks).result(DEADLINE) == 1
+
+
+def test_an_instance_that_is_being_made_says_so(nothing_left: None) -> None:
+    """It was made anew, to call it, until the interpreter's stack was full."""
+
+    @procpool.wants_instance
+    def early(instance: Any) -> None:
+        instance.call("f")
+
+    module = """(module (import "env" "early" (func $early)) (func (export "f")) (start $early))"""
+    with pytest.raises(RuntimeError, match="the instance is being made"):
+        ProcessWasmPool(module, workers=1, imports={"env": {"early": early}})

@@ -21,6 +21,7 @@ from procpool import (
     StartupError,
     WasiConfig,
     WasmTrap,
+    wants_instance,
 )
 
 PRIMES = FIXTURES / "primes.wasm"
@@ -260,6 +261,28 @@ def test_what_a_host_function_raises_in_a_thread_is_what_the_caller_gets(
                         pool.run(["x"], stdin=stdin, timeout=DEADLINE)
     finally:
         os.close(keep)
+
+
+def test_a_host_function_in_a_thread_gets_what_the_threads_share_and_nothing_of_the_main_one(nothing_left: None) -> None:
+    """Two threads in one store at once are undefined: a sound program's calls failed with "call stack exhausted"."""
+
+    @wants_instance
+    def check(instance: Any, what: int) -> None:
+        if what == 1:
+            instance.memory[64:68] = b"seen"  # what `spawn_and_wait` would wait for is no longer so
+            raise GuestExit(instance.memory[65])
+        elif what == 2:
+            instance.call("spawn", 0)
+        else:
+            instance.globals["none"]
+
+    with ProcessWasmPool(CHECKING, workers=1, imports={"env": {"check": check}}, wasi=WasiConfig()) as pool:
+        with pytest.raises(GuestExit, match=str(ord("e"))):
+            pool.call("spawn_and_wait", 1, timeout=DEADLINE)
+        for what in (2, 3):
+            with pytest.raises(RuntimeError, match="called by another thread"):
+                pool.call("spawn_and_wait", what, timeout=DEADLINE)
+        assert pool.stats().crashed == pool.stats().killed == 0
 
 
 def test_a_thread_that_fails_when_nobody_calls_fails_no_callers_job(

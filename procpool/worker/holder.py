@@ -25,6 +25,11 @@ logger: logging.Logger = logging.getLogger("procpool")
 
 #: Live threads of an instance, where no WasiConfig says otherwise.
 MAX_THREADS = 64
+#: A store is for one thread at a time, and the main thread may be in it now.
+_NOT_ITS_OWN = (
+    "this host function was called by another thread of the guest than the main one, whose instance it cannot use; what"
+    " the threads share is there: the imported memory, by the name of its import"
+)
 
 
 class Function(NamedTuple):
@@ -76,9 +81,12 @@ class InstanceHolder:
         Raises:
             wasmtime.Trap, wasmtime.WasmtimeError: it cannot be made, or its start function trapped.
             Whatever a host function raised that the start function called.
+            RuntimeError: it is being made, and its start function has called who wants it.
         """
         if self._instance is not None:
             return
+        if self.calls.making:
+            raise RuntimeError("the instance is being made: until its start function is done, no export can be called")
         opened: list[int] = []
         wasi = None if self._wasi is None else self._streams.configuring(self._wasi, opened)
         try:
@@ -120,7 +128,13 @@ class InstanceHolder:
     # -- using it ------------------------------------------------------------------------------------------------------
 
     def function(self, index: int) -> Function:
-        """The export of that index, bound to the instance."""
+        """The export of that index, bound to the instance.
+
+        Raises:
+            RuntimeError: the instance is another thread's, or being made.
+        """
+        if self.threaded and self._linkage.in_thread:
+            raise RuntimeError(_NOT_ITS_OWN)
         function = self.bound.get(index)
         if function is None:
             self.warm()
@@ -149,7 +163,16 @@ class InstanceHolder:
         return driver
 
     def extern(self, name: str) -> tuple[wasmtime.Store, Any]:
-        """The store, and the instance's export of that name, or else the import that was made for it; None if neither."""
+        """The store, and the instance's export of that name, or else the import that was made for it; None if neither.
+
+        Raises:
+            RuntimeError: the instance is another thread's, and what is asked for is no memory that they share.
+        """
+        if self.threaded and self._linkage.in_thread:
+            shared = self._own.get(name)
+            if self._store is None or not isinstance(shared, wasmtime.SharedMemory):
+                raise RuntimeError(_NOT_ITS_OWN)
+            return self._store, shared
         if not self.calls.making:
             self.warm()
         assert self._store is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,7 @@ class Linkage:
         self.calls: HostCalls = HostCalls()
         self.surface: Any = None  #: what host functions get that want the calling instance
         self.groups: set[ThreadGroup] = set()  #: of threads that live
+        self.threads: set[int] = set()  #: identifiers of those that groups have started
         self.doomed = False  #: threads are left that nothing but the end of the process can end
         #: told by a thread that has ended its group, when the main thread does not notice: it sits in a host call
         self.on_stuck: Callable[[BaseException], object] | None = None
@@ -52,6 +54,11 @@ class Linkage:
         self.threaded: bool = THREAD_SPAWN in environment.types or any(
             isinstance(type_, MemoryType) and type_.shared for type_ in environment.types.values()
         )
+
+    @property
+    def in_thread(self) -> bool:
+        """Whether the calling thread is one that a group has started, and so not the main one of its instance."""
+        return threading.get_ident() in self.threads
 
     def compiled(self, text: str) -> wasmtime.Module:
         """A module of our own, compiled when it is first needed."""

@@ -165,6 +165,7 @@ class ThreadGroup:
 
     def _run(self, number: int, argument: int, gate: threading.Lock) -> None:
         """One thread's life."""
+        self._linkage.threads.add(threading.get_ident())
         try:
             gate.acquire()
             threading.Event().wait(START_DELAY)
@@ -184,6 +185,7 @@ class ThreadGroup:
         except BaseException as error:
             self._fail(error)
         finally:
+            self._linkage.threads.discard(threading.get_ident())  # before it ends, for the next may be given the same
             with self._lock:
                 self._threads.pop(number, None)
             with self._changed:
