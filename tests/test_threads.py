@@ -271,7 +271,7 @@ def test_a_host_function_in_a_thread_gets_what_the_threads_share_and_nothing_of_
         if what == 1:
             instance.memory[64:68] = b"seen"  # what `spawn_and_wait` would wait for is no longer so
             raise GuestExit(instance.memory[65])
-        elif what == 2:
+        if what == 2:
             instance.call("spawn", 0)
         else:
             instance.globals["none"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -187,6 +188,28 @@ class InstanceHolder:
             _, memory = self.extern(name)
             if isinstance(memory, wasmtime.Memory):
                 yield name, memory
+
+    # -- giving way to another ---------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def giving_way(self) -> Iterator[Callable[[wasmtime.Store, dict[str, Any], wasmtime.Instance | None], None]]:
+        """Meanwhile, Python code sees another instance of the module, which somebody else makes, and not ours.
+
+        Gives what to tell of it: its store, the imports made for it, and the instance when it is made.
+        """
+        ours = self._store, self._own, self._instance, self._exceptions, self._group, self.bound
+        failed = self.calls.failed
+
+        def show(store: wasmtime.Store, own: dict[str, Any], instance: wasmtime.Instance | None) -> None:
+            self._store, self._own, self._instance = store, own, instance
+            self._exceptions = None if instance is None else ffi.Exceptions(store, instance, self._tags)
+            self._group, self.bound = None, {}
+
+        try:
+            yield show
+        finally:
+            self._store, self._own, self._instance, self._exceptions, self._group, self.bound = ours
+            self.calls.failed = failed  # a command that fails leaves ours as it was
 
     # -- getting rid of it ---------------------------------------------------------------------------------------------
 
