@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -342,3 +343,23 @@ def test_a_host_function_of_a_command_sees_the_commands_own_instance(nothing_lef
         for _ in range(2):
             assert pool.run(["command"], timeout=DEADLINE).returncode == 99
         assert pool.call("get", 9) == 33, "what calls use is as it was"
+
+
+def _inputs(instance: Any) -> int:
+    """In a worker: how many commands' inputs it has open."""
+    return sum("memfd:stdin" in os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink())
+
+
+def test_a_command_that_cannot_begin_leaves_no_descriptor(nothing_left: None, tmp_path: Path) -> None:
+    with ProcessWasmPool(COMMAND, workers=1, wasi=WasiConfig()) as pool:
+        for n in range(3):
+            directory = tmp_path / str(n)
+            directory.mkdir()
+            with ThreadPoolExecutor() as threads:
+                with pool.instance():  # the only one: until it is given back, the command waits
+                    run = threads.submit(pool.run, ["x"], stdin=b"abc", stdout=directory / "out", timeout=DEADLINE)
+                    eventually(lambda: pool.stats().pending == 1, "the command to be queued")
+                    directory.rmdir()
+                with pytest.raises(WasmTrap, match="stdout"):
+                    run.result(DEADLINE)
+        assert pool.submit(_inputs).result(DEADLINE) == 0
