@@ -228,7 +228,8 @@ class ThreadGroup:
         if self._threads:
             self._linkage.engine.increment_epoch()
             # Those that sit in a host call can be ended by nothing but the end of the process.
-            self._linkage.doomed = not self._wake_until(lambda: not self._threads)
+            if not self._wake_until(lambda: not self._threads):
+                self._linkage.doomed = True
         self._linkage.calls.ended = None
         if self._wasi_store is not None and not self._linkage.doomed:
             self._wasi_store.close()
