@@ -384,3 +384,21 @@ def test_an_instance_that_is_being_made_says_so(nothing_left: None) -> None:
     module = """(module (import "env" "early" (func $early)) (func (export "f")) (start $early))"""
     with pytest.raises(RuntimeError, match="the instance is being made"):
         ProcessWasmPool(module, workers=1, imports={"env": {"early": early}})
+
+
+def test_a_call_within_a_call_gives_the_outer_one_no_fuel(nothing_left: None) -> None:
+    """A guest that got its host to call it now and then ran for as long as it liked."""
+
+    @procpool.wants_instance
+    def back(instance: Any) -> None:
+        instance.call("nothing")
+
+    module = """(module
+      (import "env" "back" (func $back))
+      (func (export "nothing"))
+      (func (export "for_ever") (loop (call $back) (br 0))))"""
+    with (
+        ProcessWasmPool(module, workers=1, fuel=10_000, imports={"env": {"back": back}}) as pool,
+        pytest.raises(WasmTrap, match="all fuel consumed"),
+    ):
+        pool.call("for_ever", timeout=DEADLINE)

@@ -121,6 +121,18 @@ class InstanceHolder:
                 raise
             self.calls.failed = False
 
+    @contextlib.contextmanager
+    def fuelled_anew(self) -> Iterator[None]:
+        """Fuel for a call within another, perhaps, which goes on afterwards with what it had left."""
+        store = self._store
+        assert store is not None
+        left = store.get_fuel()
+        self.refuel()
+        try:
+            yield
+        finally:
+            store.set_fuel(left)
+
     def refuel(self) -> None:
         """Give the instance the fuel for one call."""
         if self._limits.fuel is not None and self._store is not None:
