@@ -56,7 +56,10 @@ class InvalidModule(ProcpoolError, ValueError):
 
 
 class MissingImport(ProcpoolError, ValueError):
-    """Raised at construction when the module imports something that the pool does not provide."""
+    """Raised at construction when the module imports something that the pool does not provide.
+
+    With ``on_missing_import="trap"`` it is raised by the job whose guest calls such an import.
+    """
 
 
 class BadImport(ProcpoolError, TypeError):
