@@ -172,9 +172,13 @@ def table(figures: list[Figure]) -> str:
         for figure in group:
             place = "" if figure.at is None else f" @ {figure.at:g}"
             spread = f"{shown(figure.least, figure.unit)}..{shown(figure.most, figure.unit)}"
-            ratios = "".join(f" {figure.median / base:.3g} |" for _, base in bases)
+            ratios = "".join(f" {_ratio(figure.median / base)} |" for _, base in bases)
             lines.append(f"| {figure.way}{place} | {shown(figure.median, figure.unit)} | {spread} |{ratios}")
     return "\n".join(lines) + "\n"
+
+
+def _ratio(value: float) -> str:
+    return f"{float(f'{value:.3g}'):,g}"
 
 
 def short(figures: list[Figure]) -> str:
