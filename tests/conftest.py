@@ -19,7 +19,7 @@ KERNELS = FIXTURES / "kernels.wasm"
 MISBEHAVE = FIXTURES / "misbehave.wasm"
 SHAPES = FIXTURES / "shapes.wat"
 #: Seconds after which a test stops waiting for what should have happened long ago.
-DEADLINE = 20.0
+DEADLINE = 45.0
 
 
 #: The files whose tests are marked fast: the parts that work without a process, and the first things a pool does.
@@ -36,9 +36,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure() -> None:
-    # A shell that starts the tests in the background has them ignore Ctrl-C, which everything they start would inherit.
-    # Not at import: workers import this too, for functions of the tests, and not all in their main thread.
+    # A shell that starts the tests in the background has them ignore Ctrl-C and Ctrl-\\, which everything they start would
+    # inherit.  Not at import: workers import this too, for functions of the tests, and not all in their main thread.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     # The first loop of libuv's in a process makes a pipe that stays; no test shall be taken for having left it.
     with suppress(ImportError):
         import uvloop

@@ -51,6 +51,16 @@ class Terminal:
         self._expected = found.end()
         return found
 
+    def handed_over(self) -> None:
+        """Wait until the program, a shell, has given the terminal to a job; keys are for that from then on.
+
+        It shows the job's command first, and keys pressed in between are its own.
+        """
+        deadline = monotonic() + PATIENCE
+        while os.tcgetpgrp(self._master) == self.process.pid:
+            assert monotonic() < deadline, f"no job in the foreground, with {self.seen!r} on the screen"
+            self._look(monotonic() + 0.02)
+
     def ended(self) -> int:
         """Wait for the program to end; its exit code, or minus the signal."""
         deadline = monotonic() + PATIENCE

@@ -245,7 +245,7 @@ def test_thirty_pools_leave_nothing(nothing_left: None) -> None:
 
 def test_with_few_descriptors() -> None:
     """As many workers as the limit allows serve; the lack is logged."""
-    script = USE.replace(", 2)", ", 30)", 1)
+    script = "import logging; logging.basicConfig()\n" + USE.replace(", 2)", ", 30)", 1)
     command = ["bash", "-c", 'ulimit -n 64; exec "$0" -c "$1"', sys.executable, script]
     done = run(command, cwd="/")
     assert (done.stdout, done.returncode) == ("3\n", 0), done.stderr

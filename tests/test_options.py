@@ -44,6 +44,7 @@ WRONG: list[tuple[str, list[Any], str]] = [
     ("start", ["_initialize", 1], "a sequence"),
     ("imports", [[], "env", 1], "a mapping"),
     ("rename_imports", [[], "env", 1], "a mapping"),
+    ("on_missing_import", ["ignore", "", 1, []], "'trap', 'zero'"),
     ("rlimits", [[], "AS", 1], "a mapping"),
     ("wasi", [True, {}, "wasi"], "a WasiConfig"),
     ("cache", [None, 1, "yes"], "True or False"),

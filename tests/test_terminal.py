@@ -178,6 +178,7 @@ def test_ctrl_z_and_fg(shell: Terminal, doing: str) -> None:
     assert shell.modes() == modes
     shell.type("fg\n")
     shell.expect("repl.wasm'?\r\n")
+    shell.handed_over()
     if doing:
         shell.type(CTRL_C)
         shell.expect("PROMPT ")

@@ -40,6 +40,11 @@ class Takes(NamedTuple):
         except Exception:  # a builtin that does not say, or odd annotations
             return None
 
+    def bounds(self) -> tuple[float, float]:
+        """The least and the most arguments, the instance not counted; the least is infinite if it takes no instance."""
+        beside = 0 if self.bare else 1
+        return math.inf if self.no_instance and not self.bare else self.least - beside, self.most - beside
+
     def check(self, name: str, count: int) -> None:
         """Whether it can be called with that many arguments beside an instance.
 

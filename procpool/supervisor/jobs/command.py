@@ -117,7 +117,15 @@ class CommandRun(PickledJob):
         error.stdout, error.stderr = self._shown(stdout), self._shown(stderr)
         self.fail(error)
 
-    def value(self, result: tuple[Any, ...]) -> CompletedRun:
+    def settle(self, result: tuple[Any, ...]) -> None:
+        try:
+            completed = self._completed(result)
+        except BaseException as error:
+            self.fail(error)
+        else:
+            self.succeed(completed)
+
+    def _completed(self, result: tuple[Any, ...]) -> CompletedRun:
         code, trap, stdout, stderr = result
         out, err = self._shown(stdout), self._shown(stderr)
         if trap is not None:

@@ -22,14 +22,6 @@ class PickledJob(Job):
 
     placed = True
 
-    def value(self, result: Any) -> Any:
-        """What the caller gets for what the worker returned.
-
-        Raises:
-            What the caller gets instead.
-        """
-        return result
-
     def answered(self, lane: Lane, memory: Memory, status: int, payload: bytes) -> Sequence[Job]:
         if status != wire.VALUE:
             self.report(status, payload)
@@ -41,7 +33,7 @@ class PickledJob(Job):
             if received is not None:
                 self.deliver(received)
         else:
-            self._settle(result)
+            self.settle(result)
         return ()
 
     def receive(self, lane: Lane, memory: Memory, payload: bytes) -> values.Received | None:
@@ -76,12 +68,8 @@ class PickledJob(Job):
         except BaseException as error:
             self.fail(error)
         else:
-            self._settle(result)
+            self.settle(result)
 
-    def _settle(self, result: Any) -> None:
-        try:
-            value = self.value(result)
-        except BaseException as error:
-            self.fail(error)
-        else:
-            self.succeed(value)
+    def settle(self, result: Any) -> None:
+        """End with what the worker returned, or with what that stands for."""
+        self.succeed(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -36,6 +37,10 @@ class Shipped:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.name: str = _name(function)
         self._takes = Takes.of(function)
+        #: the least and the most arguments, the instance not counted, with which `check` need not be asked
+        self.least: float
+        self.most: float
+        self.least, self.most = (0.0, math.inf) if self._takes is None else self._takes.bounds()
         self.pickle: bytes = cloudpickle.dumps(function)
         self.digest: bytes = hashlib.blake2b(self.pickle, digest_size=wire.DIGEST_BYTES).digest()
 
@@ -251,7 +256,8 @@ class ShippedCall(PickledJob):
     """
 
     def __init__(self, function: Shipped, args: tuple[Any, ...], limit: float | None, context: bytes) -> None:
-        function.check(len(args))
+        if not function.least <= len(args) <= function.most:
+            function.check(len(args))
         super().__init__(function.name, b"", limit=limit)
         self._args: values.Dumped | None = values.dump(args)
         self._function: Shipped | None = function
