@@ -75,6 +75,11 @@ def test_what_it_reads(mapped: Map, name: str, content: str, options: Sequence[s
         ("r.csv", "x,y\n10,1\n", ("--header",), "9\n"),
         ("r.jsonl", '{"x": 10, "y": 1}\n{"y": 1, "x": 20}\n', (), "9\n19\n"),
         ("r.jsonl", "[10, 1]\n", (), "9\n"),
+        # So even where names are repeated.
+        ("r.csv", "from,from\n10,1\n", ("--header",), "9\n"),
+        ("r.csv", ",\n10,1\n", ("--header",), "9\n"),
+        ("r.csv", "what,from,x,x\n1,10,5,6\n", ("--header",), "9\n"),
+        ("r.csv", "x,x,y\n5,6,10\n", ("--header", "--columns", "y,y"), "0\n"),
     ],
 )
 def test_names_and_order(mapped: Map, name: str, content: str, options: Sequence[str], printed: str) -> None:
@@ -113,6 +118,21 @@ def test_what_is_wrong_with_a_row(mapped: Map, name: str, content: str | bytes, 
     assert code == 2 and err.startswith(f"procpool: {'line' if 'line' in words[:4] else ''}") and words in err
     assert err.count("\n") == 1 and "Traceback" not in err
     assert out in ("", "3\n")  # what came before it
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "words"),
+    [
+        ("r.csv", "from,what,what\n1,2,3\n", ("--header",), "line 1 of r.csv: 2 columns are named 'what'; give each a name of its own"),
+        ("r.csv", "a,b,a\n1,2,3\n", ("--header", "--columns", "b,a"), "line 1 of r.csv: 2 columns are named 'a'"),
+        ("r.jsonl", '{"from": 1, "what": 2, "what": 3}\n', (), "line 1 of r.jsonl: the object has 'what' twice"),
+    ],
+)  # fmt: skip
+def test_a_name_that_fits_two_is_not_taken_for_one(
+    mapped: Map, name: str, content: str, options: Sequence[str], words: str
+) -> None:
+    code, out, err = mapped(NAMED, "minus", name, content, *options)
+    assert (code, out) == (2, "") and words in err and err.count("\n") == 1
 
 
 def test_a_row_that_fails_ends_it(mapped: Map) -> None:

@@ -114,7 +114,7 @@ class _Records:
         self._reader = csv.reader(file, delimiter=reading.delimiter, strict=True)
         self._fields = fields
         self._reading = reading
-        self._at: list[int] | None = None
+        self._at: Sequence[int] | None = None
         self._width = 0
         self._seen = 0
         self.line = 1
@@ -144,7 +144,7 @@ class _Records:
         names = [name.strip() for name in names]
         self._width = len(names)
         try:
-            self._at = [names.index(name) for name in self._fields.chosen(names)]
+            self._at = self._fields.chosen(names)
         except ValueError as error:
             raise BadRow(f"{self._reading.place(self.line)}: {error}") from None
 
@@ -156,6 +156,18 @@ class _Records:
         if self._seen == 1 and not self._reading.header and args and not any(any(map(str.isdigit, text)) for text in args):
             return "; if that line names the columns, give --header"
         return ""
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, whose keys JSON lets come again."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the object has {next(name for name in names if names.count(name) > 1)!r} twice")
+    return made
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_repetition)
 
 
 class _Objects:
@@ -177,7 +189,7 @@ class _Objects:
         if self.blank:
             return []
         try:
-            value = json.loads(text)
+            value = _DECODER.decode(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"it is not JSON: {error.msg} at column {error.colno}") from None
         except RecursionError:
