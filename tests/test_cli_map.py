@@ -162,9 +162,21 @@ def test_keep_going_lists_some_of_many(mapped: Map) -> None:
     assert "1000 of 1,001 rows failed" in err and len(err.splitlines()) == 23 and "and 980 more" in err
 
 
-def test_keep_going_does_not_hide_that_the_file_cannot_be_read(mapped: Map) -> None:
-    code, out, err = mapped(K, "fib", "r.csv", b"10\n" * 10_000 + b"\xff\n20\n", "--keep-going")
-    assert code == 2 and out.startswith("55\n") and "it is not text in UTF-8" in err
+@pytest.mark.parametrize(("name", "wrong"), [("r.csv", b"\xff"), ("r.csv", b'"1\xe4"'), ("r.jsonl", b'"\xff"')])
+def test_a_row_that_is_not_utf_8_fails_alone(mapped: Map, name: str, wrong: bytes) -> None:
+    content = b"10\n" * 3000 + wrong + b"\n20\n"
+    code, out, err = mapped(K, "fib", name, content)
+    assert (code, out) == (2, "55\n" * 3000)
+    assert err == f"procpool: line 3001 of {name}: it is not text in UTF-8\n"
+    code, out, err = mapped(K, "fib", name, content, "--keep-going")
+    assert (code, out) == (3, "55\n" * 3000 + "\n6765\n")
+    assert f"  line 3001 of {name}: it is not text in UTF-8\n" in err
+
+
+def test_a_header_that_cannot_be_read_is_not_passed_over(mapped: Map) -> None:
+    for header, words in ((b"\xff,b", "it is not text in UTF-8"), (b'"a"x,b', "',' expected after '\"'")):
+        code, out, err = mapped(K, "add", "r.csv", header + b"\n1,2\n3,4\n", "--header", "--keep-going")
+        assert (code, out) == (2, "") and f"line 1 of r.csv: {words}" in err
 
 
 def test_a_call_that_hangs_fails_alone(mapped: Map) -> None:

@@ -79,14 +79,30 @@ def open_rows(name: str) -> TextIO:
     """
     if name == "-" and sys.stdin is None:
         raise BadRequest("there is no standard input to read rows from; name a FILE, or give --range")
-    return open(STDIN if name == "-" else name, encoding="utf-8-sig", newline="", closefd=name != "-")
+    # What is not UTF-8 becomes surrogates, by which `_checked` knows the row that has them.
+    given = STDIN if name == "-" else name
+    return open(given, encoding="utf-8-sig", errors="surrogateescape", newline="", closefd=name != "-")
+
+
+def _checked(text: str) -> str:
+    """A piece of the file.
+
+    Raises:
+        ValueError: it was not UTF-8.
+    """
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("it is not text in UTF-8") from None
+    return text
 
 
 def read_rows(file: TextIO, reading: Reading, signature: FuncType, fields: Fields) -> Iterator[Row]:
     """The rows of a file.  Blank lines are none.
 
     Raises:
-        BadRow: the file cannot be read on from there; names the place.
+        BadRow: it has a header that cannot be read; names the place.
     """
     records = _Objects(file, fields) if reading.format == "jsonl" else _Records(file, fields, reading)
     while True:
@@ -99,8 +115,6 @@ def read_rows(file: TextIO, reading: Reading, signature: FuncType, fields: Field
                 continue
             args = list(values)
             row = Row(records.line, numbers(args, signature))
-        except UnicodeDecodeError:
-            raise BadRow(f"{reading.place(records.line)}: it is not text in UTF-8") from None
         except (ValueError, RecursionError, csv.Error) as error:
             hint = records.hint(args)
             row = Row(records.line, args, BadRow(f"{error}{hint}"))
@@ -124,15 +138,16 @@ class _Records:
         """The next row's arguments, none of them for a blank line; None at the end."""
         while True:
             self.line = self._reader.line_num + 1
-            record = next(self._reader, None)
+            if self._reading.header and self._at is None:
+                if not self._take_header():
+                    return None
+                continue
+            record = self._record()
             if record is None:
                 return None
             self.blank = not record
             if self.blank:
                 return record
-            if self._reading.header and self._at is None:
-                self._take_header(record)
-                continue
             self._seen += 1
             if self._at is None:
                 return record
@@ -140,13 +155,25 @@ class _Records:
                 raise ValueError(f"it has {len(record)} columns and the first line {self._width}")
             return [record[at] for at in self._at]
 
-    def _take_header(self, names: list[str]) -> None:
-        names = [name.strip() for name in names]
-        self._width = len(names)
+    def _record(self) -> list[str] | None:
+        record = next(self._reader, None)
+        return None if record is None else [_checked(field) for field in record]
+
+    def _take_header(self) -> bool:
+        """Read the line that names the columns; whether there is one.
+
+        Raises:
+            BadRow: it makes no sense, and so would the rows behind it.
+        """
         try:
-            self._at = self._fields.chosen(names)
-        except ValueError as error:
+            record = self._record()
+            if record:
+                names = [name.strip() for name in record]
+                self._width = len(names)
+                self._at = self._fields.chosen(names)
+        except (ValueError, csv.Error) as error:
             raise BadRow(f"{self._reading.place(self.line)}: {error}") from None
+        return record is not None
 
     def hint(self, args: Sequence[Any]) -> str:
         """What may be meant by a row that cannot be read."""
@@ -189,7 +216,7 @@ class _Objects:
         if self.blank:
             return []
         try:
-            value = _DECODER.decode(text)
+            value = _DECODER.decode(_checked(text))
         except json.JSONDecodeError as error:
             raise ValueError(f"it is not JSON: {error.msg} at column {error.colno}") from None
         except RecursionError:

@@ -16,7 +16,7 @@ from typing import NoReturn
 from ..errors import CallTimeout, MissingImport, WasmTrap
 from ..foreground import ForegroundCommand
 from ..pool import ProcessWasmPool
-from ..wasi import CompletedRun, WasiConfig
+from ..wasi import Access, CompletedRun, WasiConfig
 from .failures import GUEST_FAILED, BadRequest, complain, told
 from .opening import not_to_be_had
 from .options import Commands, guest_options, running_options
@@ -55,17 +55,16 @@ def add_to(commands: Commands) -> None:
         type=Path,
         metavar="DIR",
         help="with --each: write each output to a file in DIR, named as its input is below the directory that all have in "
-        "common (a/1.txt and b/1.txt become DIR/a/1.txt and DIR/b/1.txt); a run that fails leaves a file that is there as it was",
+        "common (a/1.txt and b/1.txt become DIR/a/1.txt and DIR/b/1.txt); a run that fails leaves the file as it was",
     )
     run.add_argument("command", metavar="MODULE", nargs=argparse.REMAINDER, help="the module, and its arguments")
     run.set_defaults(run=_run)
 
 
-def _preopen(given: str) -> tuple[str, tuple[str, str]]:
+def _preopen(given: str) -> tuple[str, tuple[str, Access]]:
     """``HOST[::GUEST][:ro|:rw]`` as an entry of preopens."""
-    text, mode = given, "ro"
-    if text.endswith((":ro", ":rw")):
-        text, mode = text[:-3], text[-2:]
+    mode: Access = "rw" if given.endswith(":rw") else "ro"
+    text = given.removesuffix(f":{mode}")
     host, named, guest = text.partition("::")
     # An empty HOST would be the current directory, of which nothing was said.
     if not host or "::" in guest or (named and not guest):
@@ -88,13 +87,13 @@ def _run(options: argparse.Namespace) -> int:
         raise not_to_be_had(module, error) from None
 
 
-def _preopens(given: Sequence[tuple[str, tuple[str, str]]]) -> dict[str, tuple[str, str]]:
+def _preopens(given: Sequence[tuple[str, tuple[str, Access]]]) -> dict[str, tuple[str, Access]]:
     """The directories by their names in the program.
 
     Raises:
         BadRequest: two would have one name.
     """
-    preopens: dict[str, tuple[str, str]] = {}
+    preopens: dict[str, tuple[str, Access]] = {}
     for guest, entry in given:
         if preopens.setdefault(guest, entry) != entry:
             raise BadRequest(f"run: --dir: two directories would be {guest!r} in the program")
