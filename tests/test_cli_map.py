@@ -196,6 +196,26 @@ def test_json(mapped: Map) -> None:
     ]
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+@pytest.mark.parametrize("output", ["--json", "--csv"])
+def test_text_that_standard_output_cannot_encode(
+    encoding: str, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    (tmp_path / "r.jsonl").write_text('["\\ud800", 2]\n["\U0001f600\xe9", 2]\n[1, 2]\n')
+    code, out, err = procpool("map", K, "add", str(tmp_path / "r.jsonl"), "--keep-going", output)
+    assert code == 3 and "2 of 3 rows failed" in err and "'\\ud800' is not an i32" in err
+    if output == "--json":
+        args = [json.loads(line)["args"] for line in out.splitlines()]
+        assert args == [["\ud800", 2], ["\U0001f600\xe9", 2], [1, 2]]
+    else:
+        smile = "\U0001f600\xe9" if encoding == "utf-8" else "\\U0001f600\\xe9"
+        assert out.startswith(
+            f"arg0,arg1,result,error\n\\ud800,2,,'\\ud800' is not an i32\n{smile},2,,'{smile}' is not an i32\n"
+        )
+        assert out.endswith("\n1,2,3,\n")
+
+
 def test_json_can_be_read_back(mapped: Map) -> None:
     lanes = "01" * 16
     _, out, _ = mapped(S, "add_lanes", "r.csv", f"{lanes},{lanes}\n", "--json")
@@ -236,6 +256,17 @@ def test_csv(mapped: Map, module: str, export: str, content: str, options: Seque
 )
 def test_reduce(mapped: Map, export: str, how: str, content: str, printed: str) -> None:
     assert mapped(K, export, "r.csv", content, "--reduce", how)[:2] == (0, printed)
+
+
+@pytest.mark.parametrize("how", ["min", "max", "sum"])
+def test_what_is_no_number_wins(mapped: Map, how: str) -> None:
+    for content in ("nan\n1\n2\n", "1\nnan\n2\n", "2\n1\nnan\n"):
+        assert mapped(K, "same_f64", "r.csv", content, "--reduce", how)[:2] == (0, "nan\n")
+    for content in ("1\ninf\n-inf\n", "-inf\ninf\n1\n"):
+        assert (
+            mapped(K, "same_f64", "r.csv", content, "--reduce", how)[1]
+            == {"min": "-inf\n", "max": "inf\n", "sum": "nan\n"}[how]
+        )
 
 
 def test_reduce_several_results_and_failures(mapped: Map) -> None:

@@ -57,6 +57,7 @@ WRONG: list[tuple[list[str], str]] = [
     ([*ADD, "--range", "0:x"], "argument --range: '0:x' is no range"),
     ([*ADD, "--range", "0:5:0"], "argument --range: '0:5:0' has a STEP of 0"),
     ([*ADD, "--range", "5:0"], "argument --range: '5:0' counts nothing; a negative STEP counts down"),
+    ([*ADD, "--range", "0:9223372036854775808"], "argument --range: '0:9223372036854775808' counts more than 9223372036854775807"),
     ([*ADD, "--range", "5:5"], "argument --range: '5:5' counts nothing"),
     ([*ADD, "--range", "0:3", "--range", "0:4"], "the --range options count to different lengths: 3, 4"),
     ([*ADD, "x.csv", "--range", "0:3"], "FILE and --range do not go together"),

@@ -39,11 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _have_streams() -> None:
-    """Where there is no standard output or error because who started us has closed it, drop what is printed."""
+    """Streams that take whatever is printed.
+
+    Where there is no standard output or error because who started us has closed it, what is printed is dropped.  What the
+    encoding has no characters for is printed as Python would write it in a string.
+    """
     reserve_stdio()  # or a file of ours could become a stream of a program that we run
     for fd, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, "w", closefd=False))  # noqa: SIM115  # until the end
+        getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:

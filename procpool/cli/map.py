@@ -60,7 +60,7 @@ def add_to(commands: Commands) -> None:
     output = map_.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print JSON lines: row, args and result or error")
     output.add_argument("--csv", action="store_true", help="print CSV: the arguments and results, with a header")
-    output.add_argument("--reduce", choices=REDUCTIONS, help="print one result: the sum, the least or the greatest")
+    output.add_argument("--reduce", choices=REDUCTIONS, help="print one result: sum, least or greatest; nan if any is nan")
     map_.add_argument("--keep-going", action="store_true", help="go on behind rows that fail, list them, and exit with 3")
     map_.add_argument("--speedup", action="store_true", help="run some rows again on one worker, and tell the speed-up")
     map_.set_defaults(run=_map)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from collections.abc import Callable
 from typing import TypeAlias, TypeVar
 
@@ -107,6 +108,8 @@ def counted(text: str) -> range:
     if not values:
         hint = "; a negative STEP counts down" if parts[0] > parts[1] else ""
         raise argparse.ArgumentTypeError(f"{text.strip()!r} counts nothing{hint}")
+    if values[sys.maxsize :]:  # more have no length
+        raise argparse.ArgumentTypeError(f"{text.strip()!r} counts more than {sys.maxsize}")
     return values
 
 

@@ -79,7 +79,7 @@ def _run(options: argparse.Namespace) -> int:
     wasi = WasiConfig(
         args=[module, *args],
         env=dict(given for given in options.env if given is not None),
-        preopens=_preopens(options.dir),
+        preopens=_apart_in_guest(options.dir),
     )
     try:
         return _run_each(module, wasi, options) if options.each else _run_as_program(module, wasi, options)
@@ -87,7 +87,7 @@ def _run(options: argparse.Namespace) -> int:
         raise not_to_be_had(module, error) from None
 
 
-def _preopens(given: Sequence[tuple[str, tuple[str, Access]]]) -> dict[str, tuple[str, Access]]:
+def _apart_in_guest(given: Sequence[tuple[str, tuple[str, Access]]]) -> dict[str, tuple[str, Access]]:
     """The directories by their names in the program.
 
     Raises:
