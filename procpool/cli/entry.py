@@ -12,13 +12,17 @@ from .._version import __version__
 from ..errors import ProcpoolError
 from ..supervisor.launch import reserve_stdio
 from . import bench, call, completion, inspect, map, run
-from .failures import INTERRUPTED, complain, exit_code
+from .failures import complain, exit_code
 from .options import Commands
 from .parser import Parser, apart
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line; returns the exit code.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed.
+    """
     _have_streams()
     logging.getLogger("procpool").addHandler(logging.NullHandler())  # what its records say, the exceptions say too
     parser, commands = _parser()
@@ -27,8 +31,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = options.run(options)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has had enough, like `head`
         _drop_output()
         return 0
