@@ -18,6 +18,7 @@ import wasmtime
 from .binary import ExternType, FuncType, Import, Interface, read_interface
 from .engine import compiling_engine, loading_engine
 from .errors import InvalidModule
+from .printable import printable
 
 ModuleSource = Union[str, bytes, bytearray, "os.PathLike[str]"]
 
@@ -51,7 +52,7 @@ class Inspection:
             ("exports", list(self.exports.items())),
         ):
             lines.append(f"{title}: {len(items) or 'none'}")
-            lines += [f"  {name} {type_}" if isinstance(type_, FuncType) else f"  {name}: {type_}" for name, type_ in items]
+            lines += [f"  {printable(name)}{'' if isinstance(type_, FuncType) else ':'} {type_}" for name, type_ in items]
         return "\n".join(lines)
 
 

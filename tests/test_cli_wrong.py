@@ -209,3 +209,44 @@ def test_env_reaches_the_guest(tmp_path: Path, capsys: pytest.CaptureFixture[str
     monkeypatch.setenv("PROCPOOL_A", "b")
     ours = ["call", "--env", "PROCPOOL_A", "--env", "PROCPOOL_B", str(tmp_path / "env.wat"), "variables"]
     assert outcome(ours, capsys) == (0, "1\n", "")
+
+
+#: Names that would clear a terminal, turn its text round, and look like a line of ours.
+UNRULY = (
+    '(module (import "e\\1b[2J" "i\\nexports: none\\e2\\80\\ae" (func))'
+    ' (memory (export "m\\c2\\9b2J") 1) (func (export "f\\1b]0;x\\07\\n  g ()")))'
+)
+
+
+def test_names_of_a_module_do_nothing_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "a\x1b[2J\n.wat"
+    Path(name).write_text(UNRULY)
+    Path("wanted.wat").write_text(UNRULY.replace('(import "e\\1b[2J" "i\\nexports: none\\e2\\80\\ae" (func))', ""))
+    code, out, err = outcome(["inspect", name], capsys)
+    assert (code, err) == (0, "") and out.splitlines()[1:] == [
+        "imports: 1",
+        r"  e\x1b[2J.i\nexports: none\u202e () -> ()",
+        "exports: 2",
+        r"  m\x9b2J: memory of 1 pages",
+        r"  f\x1b]0;x\x07\n  g () () -> ()",
+    ]
+    assert out.startswith(r"a\x1b[2J\n.wat: ")
+    for words in (
+        ["call", name, "f"],
+        ["call", "wanted.wat", "f\x1b]0;x"],
+        ["call", "wanted.wat", "m\x9b2J"],
+        ["call", "b\x1b[2J\n.wat", "f"],
+        ["map", "wanted.wat", "f\x1b]0;x\x07\n  g ()", "c\x1b[2J\n.csv"],
+        ["inspect", name, "\x1b[2J\n"],
+        ["map", "wanted.wat", "f\x1b]0;x\x07\n  g ()", "--reduce", "sum", "--range", "0:1"],
+        ["call", "wanted.wat", "f\x1b]0;x\x07\n  g ()", "1"],
+        ["bench", "wanted.wat", "f\x1b]0;x\x07\n  g ()", "1"],
+    ):
+        code, out, err = outcome(words, capsys)
+        assert (code, out) == (2, "") and err.replace("\n", "").isprintable()
+        assert err.count("\n") <= 1 + "".join(words[2:]).count("\n")  # the user's own
+    code, out, err = procpool("run", str(tmp_path / name))  # in a process of its own, for it sets signals
+    assert (code, out, err.count("\n")) == (2, "", 1) and err[:-1].isprintable()

@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from ..printable import printable
+
 EXIT_CODES = """\
 exit codes:
   0    all is well
@@ -31,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**everything)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
 
 def apart(words: Sequence[str]) -> list[str]:
