@@ -23,8 +23,8 @@ from .printable import printable
 ModuleSource = Union[str, bytes, bytearray, "os.PathLike[str]"]
 
 _MAGIC = b"\0asm"
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_GZIP = b"\x1f\x8b"
+URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+GZIP = b"\x1f\x8b"
 _ELF = b"\x7fELF"
 
 
@@ -90,7 +90,7 @@ def read_source(source: ModuleSource) -> bytes:
         data, subject = bytes(source), "the given bytes are"
     elif isinstance(source, str) and source.lstrip().startswith(("(", ";;")):
         data, subject = source.encode(), "the given text is"
-    elif isinstance(source, str) and _URL.match(source):
+    elif isinstance(source, str) and URL.match(source):
         raise InvalidModule(f"{source!r} is a URL; download the module first, and give the file")
     elif isinstance(source, (str, os.PathLike)):
         data, subject = Path(source).read_bytes(), f"{os.fspath(source)!r} is"
@@ -102,7 +102,7 @@ def read_source(source: ModuleSource) -> bytes:
         return data
     if not data.strip():
         raise InvalidModule(f"{subject} empty; expected a WebAssembly module")
-    if data.startswith(_GZIP):
+    if data.startswith(GZIP):
         raise InvalidModule(f"{subject} compressed by gzip; decompress it first (gunzip)")
     if data.startswith(_ELF):
         raise InvalidModule(

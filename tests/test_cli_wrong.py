@@ -66,6 +66,7 @@ WRONG: list[tuple[list[str], str]] = [
     ([*ADD, "--range", "0:3", "--delimiter", ";"], "--delimiter and --range do not go together"),
     ([*ADD, "--range", "0:3", "--columns", "a"], "--columns and --range do not go together"),
     ([*ADD, "--range", "0:3"], "row 1, (0): add takes 2 arguments, (i32, i32) -> (i32), got 1"),
+    ([*ADD, "https://example.com/a.csv"], "'https://example.com/a.csv' is a URL; download it first, and give the file"),
     ([*ADD, "missing.csv"], "missing.csv: No such file or directory"),
     ([*ADD, str(FIXTURES)], "fixtures: Is a directory"),
     ([*ADD, "x.json"], "x.json is named as one JSON document; rows are JSON lines: --input-format jsonl"),
@@ -116,6 +117,36 @@ def test_files_that_are_no_module(
     for command in (["call", str(tmp_path / name), "f"], ["inspect", str(tmp_path / name)]):
         code, out, err = outcome(command, capsys)
         assert (code, out) == (2, "") and words in err and name in err and err.count("\n") == 1
+
+
+def test_rows_that_are_compressed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "r.csv.gz").write_bytes(gzip.compress(b"1,2\n"))
+    code, out, err = outcome([*ADD, str(tmp_path / "r.csv.gz"), "--keep-going"], capsys)
+    assert (code, out) == (2, "") and "r.csv.gz is compressed by gzip; decompress it first" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("given", "code", "printed"), [("trap", 1, ""), ("zero", 0, "0\n")])
+def test_missing_imports(given: str, code: int, printed: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    stand_in = ["--missing-imports", given]
+    module = tmp_path / "m.wat"
+    module.write_text(
+        '(module (import "env" "log" (func $log (result i32))) (memory (export "memory") 1)'
+        ' (func (export "unused") (result i32) i32.const 7)'
+        ' (func (export "f") (result i32) call $log) (func (export "_start") (drop (call $log))))'
+    )
+    assert outcome(["call", str(module), "unused"], capsys)[0] == 2
+    assert outcome(["call", str(module), "unused", *stand_in], capsys) == (0, "7\n", "")
+    got = outcome(["call", str(module), "f", *stand_in], capsys)
+    assert got[:2] == (code, printed) and ("its import env.log" in got[2]) == (given == "trap")
+    got = outcome(["bench", str(module), "f", *stand_in, "--duration", "0.1"], capsys)
+    assert got[0] == code and ("its import env.log" in got[2]) == (given == "trap")
+    (tmp_path / "r.jsonl").write_text("[]\n[]\n")
+    got = outcome(["map", str(module), "f", str(tmp_path / "r.jsonl"), *stand_in], capsys)
+    assert got[:2] == (code, printed * 2)
+    ran = procpool("run", *stand_in, str(module))
+    assert ran[0] == (134 if given == "trap" else 0) and ("its import env.log" in ran[2]) == (given == "trap")
+    ran = procpool("run", *stand_in, "--each", str(tmp_path / "r.jsonl"), "--", str(module))
+    assert ran[0] == code and ("its import env.log" in ran[2]) == (given == "trap")
 
 
 @pytest.mark.parametrize(
@@ -180,8 +211,16 @@ def test_streams_that_are_closed_or_full() -> None:
 
     full = shell("> /dev/full")
     assert (full.returncode, full.stderr) == (2, "procpool: No space left on device\n")
+    lost = "procpool: standard output is closed, and the results are lost\n"
     closed = shell(">&-")
-    assert closed.returncode == 0 and closed.stderr.startswith("40,000 calls in ")
+    assert (closed.returncode, closed.stderr) == (1, lost)
+    command = f"{sys.executable} -m procpool call {K} add 1 2"
+    assert (shell(">&-").returncode, shell(">&-").stderr) == (1, lost)
+    command = f"{sys.executable} -m procpool inspect {K}"
+    assert (shell(">&-").returncode, shell(">&-").stderr) == (1, lost)
+    command = f"{sys.executable} -m procpool call {K} touch"
+    assert (shell(">&-").returncode, shell(">&-").stderr) == (0, "")  # it has none
+    command = f"{sys.executable} -m procpool map {K} add --range 0:40000 --range 0:40000"
     silent = shell("2>&-")
     assert silent.returncode == 0 and silent.stdout.endswith("79998\n") and "calls in" not in silent.stdout
     no_input = subprocess.run(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import sys
 
-from ..errors import CallTimeout, GuestExit, ProcpoolError, StartupError, WasmTrap, WorkerCrashed
+from ..errors import CallTimeout, GuestExit, MissingImport, ProcpoolError, StartupError, WasmTrap, WorkerCrashed
 from ..printable import printable
 
 #: Exit codes, as ``--help`` lists them.
 GUEST_FAILED, WRONG_REQUEST, SOME_FAILED = 1, 2, 3  # and INTERRUPTED, which is needed before this is imported
 
-_OF_THE_GUEST = (WasmTrap, GuestExit, CallTimeout, WorkerCrashed, StartupError)
+#: MissingImport is what a call of a stand-in raises; a module that is refused for it is a BadRequest.
+_OF_THE_GUEST = (WasmTrap, GuestExit, CallTimeout, WorkerCrashed, StartupError, MissingImport)
 #: The class of an exception in a worker, before its text.
 _CLASS = re.compile(r"\bprocpool\.errors\.\w+: ")
 #: What the library says about Python, and what that is called here.

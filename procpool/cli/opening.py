@@ -31,7 +31,9 @@ def opened(options: argparse.Namespace, workers: int | None = None, stdout: str 
     )
     limits = {"timeout": options.timeout, "fuel": options.fuel, "memory_limit": options.memory_limit}
     try:
-        pool = ProcessWasmPool(options.module, workers or options.workers, wasi=wasi, **limits)
+        pool = ProcessWasmPool(
+            options.module, workers or options.workers, wasi=wasi, on_missing_import=options.missing_imports, **limits
+        )
     except MissingImport as error:
         raise not_to_be_had(options.module, error) from None
     if options.env and not any(needed.module in MODULES for needed in pool.imports):
@@ -43,7 +45,7 @@ def opened(options: argparse.Namespace, workers: int | None = None, stdout: str 
 def not_to_be_had(module: str, error: MissingImport) -> BadRequest:
     """Why a module that wants more than WASI cannot be used."""
     fact = " ".join(str(error).partition("\nGive it as")[0].split())  # what follows is about Python's keywords
-    hint = "the command line has only WASI to give, so call it from Python, with imports"
+    hint = "the command line has only WASI to give, so call it from Python, with imports, or see --missing-imports"
     return BadRequest(f"{printable(module)}: {fact}; {hint}")
 
 

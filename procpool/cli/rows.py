@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO, get_args
 
 from ..binary import FuncType
+from ..module import GZIP, URL
 from .arguments import numbers
 from .failures import BadRequest, BadRow
 from .fields import Fields
@@ -47,6 +49,8 @@ class Reading:
         Raises:
             BadRequest: they do not fit together.
         """
+        if URL.match(name):
+            raise BadRequest(f"{name!r} is a URL; download it first, and give the file")
         suffix = Path(name).suffix.lower()
         if format is None and suffix == ".json":
             raise BadRequest(
@@ -74,14 +78,17 @@ def open_rows(name: str) -> TextIO:
     """The file of that name, as text without a byte order mark.
 
     Raises:
-        BadRequest: there is no standard input.
+        BadRequest: there is no standard input, or the file is compressed.
         OSError: the file cannot be read.
     """
     if name == "-" and sys.stdin is None:
         raise BadRequest("there is no standard input to read rows from; name a FILE, or give --range")
+    file = open(STDIN if name == "-" else name, "rb", closefd=name != "-")  # noqa: SIM115  # for the caller to close
+    if name != "-" and file.peek(len(GZIP)).startswith(GZIP):
+        file.close()
+        raise BadRequest(f"{name} is compressed by gzip; decompress it first (gunzip)")
     # What is not UTF-8 becomes surrogates, by which `_checked` knows the row that has them.
-    given = STDIN if name == "-" else name
-    return open(given, encoding="utf-8-sig", errors="surrogateescape", newline="", closefd=name != "-")
+    return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def _checked(text: str) -> str:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..errors import CallTimeout, MissingImport, WasmTrap
 from ..foreground import ForegroundCommand
@@ -110,12 +110,20 @@ def _command(words: Sequence[str]) -> tuple[str, Sequence[str]]:
     return module, args[1:] if args[:1] == ["--"] else args
 
 
+def _guest(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "memory_limit": options.memory_limit,
+        "fuel": options.fuel,
+        "on_missing_import": options.missing_imports,
+    }
+
+
 # -- one run -----------------------------------------------------------------------------------------------------------
 
 
 def _run_as_program(module: str, wasi: WasiConfig, options: argparse.Namespace) -> NoReturn:
     _usual_signals()
-    command = ForegroundCommand(module, wasi, memory_limit=options.memory_limit, fuel=options.fuel)
+    command = ForegroundCommand(module, wasi, **_guest(options))
     if options.timeout is not None:
         limit = threading.Timer(min(options.timeout, threading.TIMEOUT_MAX), _out_of_time, [module, options.timeout])
         limit.daemon = True
@@ -153,7 +161,7 @@ def _run_each(module: str, wasi: WasiConfig, options: argparse.Namespace) -> int
     failed, started = 0, perf_counter()
     progress = Progress(len(inputs), "runs")
     with (
-        ProcessWasmPool(module, options.workers, wasi=wasi, memory_limit=options.memory_limit, fuel=options.fuel) as pool,
+        ProcessWasmPool(module, options.workers, wasi=wasi, **_guest(options)) as pool,
         progress as advance,
     ):
         blobs = (Path(name).read_bytes() for name in inputs)
