@@ -163,15 +163,20 @@ def _check(needs: Import, value: Any) -> None:
     elif isinstance(type_, MemoryType):
         if not isinstance(value, MemoryType):
             refuse(f"a procpool.MemoryType, of which each instance gets one; the import is a {type_}")
-        fits = value.minimum >= type_.minimum and (type_.maximum is None or (value.maximum or 1 << 48) <= type_.maximum)
-        if value.shared != type_.shared or not fits:
+        if value.shared != type_.shared or not _within(value, type_):
             refuse(f"one that fits the import's {type_}")
     elif isinstance(type_, TableType):
         if not isinstance(value, TableType):
             refuse(f"a procpool.TableType, of which each instance gets one; the import is a {type_}")
         plain = type_.element in ("funcref", "externref")
-        fits = value.minimum >= type_.minimum and (type_.maximum is None or (value.maximum or 1 << 32) <= type_.maximum)
-        if value.element != type_.element or not (fits if plain else value == type_):
+        if value.element != type_.element or not (_within(value, type_) if plain else value == type_):
             refuse(f"one that {'fits' if plain else 'is'} the import's {type_}")
     else:
         raise BadImport(f"{where} is a {type_}, which cannot be given")
+
+
+def _within(given: MemoryType | TableType, wanted: MemoryType | TableType) -> bool:
+    """Whether what has the given limits can be made, and imported where those are wanted."""
+    if given.minimum < wanted.minimum or (given.maximum is not None and given.maximum < given.minimum):
+        return False
+    return wanted.maximum is None or (given.maximum is not None and given.maximum <= wanted.maximum)

@@ -289,3 +289,16 @@ def test_names_of_a_module_do_nothing_to_the_terminal(
         assert err.count("\n") <= 1 + "".join(words[2:]).count("\n")  # the user's own
     code, out, err = procpool("run", str(tmp_path / name))  # in a process of its own, for it sets signals
     assert (code, out, err.count("\n")) == (2, "", 1) and err[:-1].isprintable()
+
+
+def test_names_of_functions_that_trap_do_nothing_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = tmp_path / "m.wasm"  # whose name section names a function
+    named = b"x\x1b[2J\nx"
+    module.write_bytes(
+        b"\0asm\1\0\0\0" b"\1\4\1\x60\0\0" b"\3\2\1\0" b"\7\5\1\1f\0\0" b"\n\5\1\3\0\0\x0b"
+        + b"\0" + bytes([10 + len(named)]) + b"\4name\1" + bytes([3 + len(named)]) + b"\1\0" + bytes([len(named)]) + named
+    )  # fmt: skip
+    code, out, err = outcome(["call", str(module), "f"], capsys)
+    assert (code, out) == (1, "") and r"at x\x1b[2J\nx (func 0" in err and err.replace("\n", "").isprintable()

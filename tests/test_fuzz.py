@@ -217,6 +217,26 @@ def test_the_parent_takes_a_worker_that_talks_nonsense_for_crashed(name: str, no
         pool.wait_ready(DEADLINE)
 
 
+def _say_and_go_on(instance: Any, message: bytes) -> None:
+    """The same, and answer as usual after it."""
+    for fd in range(3, 100):
+        try:
+            if os.readlink(f"/proc/self/fd/{fd}").startswith("socket"):
+                os.write(fd, message)
+        except OSError:
+            pass
+
+
+def test_a_worker_is_ready_once(nothing_left: None) -> None:
+    """One that said it again was among the idle twice, and two callers used its channels at once."""
+    with ProcessWasmPool(KERNELS, workers=1, timeout=DEADLINE) as pool:
+        for status in (wire.READY, wire.UNFIT):
+            with pytest.raises(WorkerCrashed):
+                pool.submit(_say_and_go_on, wire.reply(status, wire.COUNT.pack(1))).result(DEADLINE)
+            assert pool.call("add", 1, 2) == 3
+        assert pool.stats().killed == 2
+
+
 def test_nonsense_where_a_direct_call_reads(nothing_left: None) -> None:
     """What was written to the replies pipe is found by the next call, which runs elsewhere or fails, and harms nobody."""
     with ProcessWasmPool(KERNELS, workers=1, timeout=DEADLINE) as pool:

@@ -343,3 +343,62 @@ def test_an_initializer_that_dies_fails_the_construction(nothing_left: None) -> 
 
     with pytest.raises(procpool.StartupError, match="exited with code 3"):
         ProcessWasmPool(FIXTURES / "kernels.wasm", workers=1, initializer=initializer)
+
+
+def _count_looks() -> None:
+    """An initializer: have the worker count how often the imports of a module are listed."""
+    import wasmtime
+
+    listed = wasmtime.Module.imports
+    procpool.state.looks = 0
+
+    def imports(module: wasmtime.Module) -> Any:
+        procpool.state.looks += 1
+        return listed.fget(module)  # type: ignore[attr-defined]
+
+    wasmtime.Module.imports = property(imports)  # type: ignore[assignment]
+
+
+def test_imports_are_listed_once_however_many_globals_and_instances_there_are() -> None:
+    """Listed for each global of each instance, 400 globals made a call of a fresh instance take a second."""
+    many = 20
+    text = "".join(f'(import "env" "g{n}" (global i32))' for n in range(many))
+    with ProcessWasmPool(
+        f'(module {text} (func (export "last") (result i32) (global.get {many - 1})))',
+        workers=1,
+        isolation="fresh",
+        imports={"env": {f"g{n}": n for n in range(many)}},
+        initializer=_count_looks,
+    ) as pool:
+        assert [pool.call("last", timeout=DEADLINE) for _ in range(3)] == [many - 1] * 3
+        assert pool.submit(lambda instance: procpool.state.looks).result(DEADLINE) == 1
+
+
+def test_an_instance_that_is_being_made_says_so(nothing_left: None) -> None:
+    """It was made anew, to call it, until the interpreter's stack was full."""
+
+    @procpool.wants_instance
+    def early(instance: Any) -> None:
+        instance.call("f")
+
+    module = """(module (import "env" "early" (func $early)) (func (export "f")) (start $early))"""
+    with pytest.raises(RuntimeError, match="the instance is being made"):
+        ProcessWasmPool(module, workers=1, imports={"env": {"early": early}})
+
+
+def test_a_call_within_a_call_gives_the_outer_one_no_fuel(nothing_left: None) -> None:
+    """A guest that got its host to call it now and then ran for as long as it liked."""
+
+    @procpool.wants_instance
+    def back(instance: Any) -> None:
+        instance.call("nothing")
+
+    module = """(module
+      (import "env" "back" (func $back))
+      (func (export "nothing"))
+      (func (export "for_ever") (loop (call $back) (br 0))))"""
+    with (
+        ProcessWasmPool(module, workers=1, fuel=10_000, imports={"env": {"back": back}}) as pool,
+        pytest.raises(WasmTrap, match="all fuel consumed"),
+    ):
+        pool.call("for_ever", timeout=DEADLINE)

@@ -9,7 +9,18 @@ import pytest
 from conftest import KERNELS
 
 import procpool
-from procpool import BadArguments, FuncType, Import, InvalidModule, MissingImport, ProcessWasmPool, UnknownExport
+from procpool import (
+    BadArguments,
+    BadImport,
+    FuncType,
+    Import,
+    InvalidModule,
+    MemoryType,
+    MissingImport,
+    ProcessWasmPool,
+    TableType,
+    UnknownExport,
+)
 
 NEEDY = """(module
   (import "env" "f" (func $f (param i32 i64) (result f64)))
@@ -57,6 +68,21 @@ def test_missing_imports_that_trap() -> None:
 def test_missing_imports_that_are_zero() -> None:
     with ProcessWasmPool(NEEDY, workers=1, on_missing_import="zero", imports={"g": {"g": 7}}) as pool:
         assert (pool.call("f"), pool.call("g")) == (0.0, 7)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given"), [("memory 0 0", MemoryType(0, 0)), ("table 0 0 funcref", TableType("funcref", 0, 0))]
+)
+def test_an_import_may_have_room_for_nothing(wanted: str, given: Any) -> None:
+    module = f'(module (import "env" "nothing" ({wanted})) (func (export "f") (result i32) (i32.const 1)))'
+    for stand_in in ({"on_missing_import": "zero"}, {"imports": {"env": {"nothing": given}}}):
+        with ProcessWasmPool(module, workers=1, **stand_in) as pool:
+            assert pool.call("f") == 1
+
+
+def test_a_memory_whose_limits_contradict_each_other_is_refused_at_once() -> None:
+    with pytest.raises(BadImport, match="expected one that fits"):
+        ProcessWasmPool('(module (import "env" "m" (memory 1)))', imports={"env": {"m": MemoryType(3, 2)}})
 
 
 def test_missing_imports_that_a_function_serves() -> None:

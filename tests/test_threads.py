@@ -21,6 +21,7 @@ from procpool import (
     StartupError,
     WasiConfig,
     WasmTrap,
+    wants_instance,
 )
 
 PRIMES = FIXTURES / "primes.wasm"
@@ -260,6 +261,70 @@ def test_what_a_host_function_raises_in_a_thread_is_what_the_caller_gets(
                         pool.run(["x"], stdin=stdin, timeout=DEADLINE)
     finally:
         os.close(keep)
+
+
+def test_a_host_function_in_a_thread_gets_what_the_threads_share_and_nothing_of_the_main_one(nothing_left: None) -> None:
+    """Two threads in one store at once are undefined: a sound program's calls failed with "call stack exhausted"."""
+
+    @wants_instance
+    def check(instance: Any, what: int) -> None:
+        if what == 1:
+            instance.memory[64:68] = b"seen"  # what `spawn_and_wait` would wait for is no longer so
+            raise GuestExit(instance.memory[65])
+        if what == 2:
+            instance.call("spawn", 0)
+        else:
+            instance.globals["none"]
+
+    with ProcessWasmPool(CHECKING, workers=1, imports={"env": {"check": check}}, wasi=WasiConfig()) as pool:
+        with pytest.raises(GuestExit, match=str(ord("e"))):
+            pool.call("spawn_and_wait", 1, timeout=DEADLINE)
+        for what in (2, 3):
+            with pytest.raises(RuntimeError, match="called by another thread"):
+                pool.call("spawn_and_wait", what, timeout=DEADLINE)
+        assert pool.stats().crashed == pool.stats().killed == 0
+
+
+#: A thread calls the host, which keeps it for ever, and the main thread ends: well, or not.
+STUCK = """(module
+  (import "wasi" "thread-spawn" (func $spawn (param i32) (result i32)))
+  (import "env" "memory" (memory 1 1 shared))
+  (import "env" "block" (func $block))
+  (func (export "wasi_thread_start") (param i32 i32)
+    (i32.atomic.store (i32.const 0) (i32.const 1)) (drop (memory.atomic.notify (i32.const 0) (i32.const -1))) (call $block))
+  (func $both (drop (call $spawn (i32.const 0))) (drop (memory.atomic.wait32 (i32.const 0) (i32.const 0) (i64.const -1))))
+  (func (export "trap") (call $both) (unreachable))
+  (func (export "_start") (call $both)))"""
+
+
+def test_a_thread_that_cannot_be_ended_ends_with_its_process_after_a_direct_call_too(nothing_left: None) -> None:
+    """Only the next submitted job ended it, so each call that failed left another thread."""
+    imports = {"env": {"block": signal.pause}}
+    with ProcessWasmPool(STUCK, workers=1, imports=imports, wasi=WasiConfig()) as pool:
+        with pytest.raises(WasmTrap):
+            pool.call("trap", timeout=DEADLINE)
+        eventually(lambda: pool.stats().recycled == 1, "the worker to be replaced")
+
+
+def test_a_thread_that_cannot_be_ended_ends_no_job_of_another_instance(nothing_left: None, tmp_path: Any) -> None:
+    def wait(instance: Any, fifo: str) -> int:
+        with open(fifo) as file:
+            file.readline()
+        return os.getpid()
+
+    os.mkfifo(tmp_path / "fifo")
+    go_on = os.open(tmp_path / "fifo", os.O_RDWR)
+    imports = {"env": {"block": signal.pause}}
+    with ProcessWasmPool(STUCK, workers=1, instances=2, imports=imports, wasi=WasiConfig()) as pool:
+        other = pool.submit(wait, str(tmp_path / "fifo"))
+        eventually(lambda: pool.stats().busy == 1, "it to have begun")
+        before = pool.stats().workers[0].pid
+        assert pool.run(["x"], timeout=DEADLINE).returncode == 0
+        eventually(lambda: pool.stats().recycled == 1, "the process to be given up")
+        os.write(go_on, b"\n")
+        assert other.result(DEADLINE) == before
+        eventually(lambda: [worker.pid for worker in pool.stats().workers] not in ([], [before]), "another to be there")
+    os.close(go_on)
 
 
 def test_a_thread_that_fails_when_nobody_calls_fails_no_callers_job(

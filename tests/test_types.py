@@ -118,6 +118,26 @@ def test_references_come_and_go_in_host_functions() -> None:
         assert list(pool.map("round", range(1, 5))) == [101, 102, 103, 104]
 
 
+def test_an_externref_of_the_guests_own_is_not_taken_for_null() -> None:
+    module = """(module
+      (import "env" "see" (func $see (param externref) (result i32)))
+      (global (export "own") (mut externref) (ref.null extern))
+      (type $box (struct (field i32)))
+      (func (export "box") (result i32) (call $see (extern.convert_any (struct.new $box (i32.const 7)))))
+      (func (export "small") (result i32) (call $see (extern.convert_any (ref.i31 (i32.const 7)))))
+      (func (export "set") (global.set 0 (extern.convert_any (ref.i31 (i32.const 7)))))
+      (func (export "null") (result i32) (call $see (ref.null extern))))"""
+    with ProcessWasmPool(module, workers=1, imports={"env": {"see": lambda seen: 0 if seen is None else 1}}) as pool:
+        assert pool.call("null") == 0
+        for name in ("box", "small"):
+            with pytest.raises(TypeError, match="cannot hold an externref that the guest has made"):
+                pool.call(name)
+        with pool.instance() as lease:
+            lease.call("set")
+            with pytest.raises(TypeError, match="cannot hold an externref that the guest has made"):
+                lease.globals["own"]
+
+
 def test_what_the_guest_let_go_of_is_let_go_of() -> None:
     with ProcessWasmPool(REFERENCES, workers=1, imports=imports()) as pool:
         pool.call("round", 1)
@@ -374,3 +394,13 @@ def test_an_exception_of_the_guests_has_its_tag_and_payload() -> None:
             pool.submit("hides").result(DEADLINE)
         failures = list(pool.map("by", [0, 1, 2, 0], return_exceptions=True))
         assert [type(failure) for failure in failures] == [WasmException, WasmTrap, int, WasmException]
+
+
+def test_a_name_that_two_imports_share_is_no_name() -> None:
+    module = """(module (import "a" "x" (global i32)) (import "b" "x" (global i32)) (import "b" "y" (global i32))
+      (global (export "y") i32 (i32.const 9)))"""
+    given = {"a": {"x": 1}, "b": {"x": 2, "y": 3}}
+    with ProcessWasmPool(module, workers=1, imports=given) as pool, pool.instance() as lease:
+        assert [lease.globals[name] for name in ("a.x", "b.x", "b.y", "y")] == [1, 2, 3, 9]
+        with pytest.raises(LookupError, match="x"):
+            lease.globals["x"]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from procpool import (
     UnknownExport,
     WasiConfig,
     WasmTrap,
+    wants_instance,
 )
 
 COMMAND = FIXTURES / "command.wasm"
@@ -310,3 +312,54 @@ def test_each_input_through_a_filter_of_its_own(tmp_path: Path) -> None:
     assert b"20 runs" in done.stderr
     done = cli("run", "--each", *inputs[:2], "--", COMMAND, "exit", "3")
     assert done.returncode == 1 and b"in0: exited with code 3" in done.stderr
+
+
+def test_a_host_function_of_a_command_sees_the_commands_own_instance(nothing_left: None) -> None:
+    """It saw the instance that calls use, whose memory holds something else."""
+
+    @wants_instance
+    def show(instance: Any, at: int) -> None:
+        if at == 1:  # it is being made
+            assert (instance.memory[1], instance.globals["g"]) == (11, 7)
+            return
+        assert (instance.call("twice", 4), instance.globals["g"]) == (8, 5)
+        raise GuestExit(instance.memory[9])
+
+    module = """(module
+      (import "h" "show" (func $show (param i32)))
+      (import "h" "g" (global (mut i32)))
+      (memory (export "memory") 1)
+      (func (export "twice") (param i32) (result i32) (i32.mul (local.get 0) (i32.const 2)))
+      (start $s)
+      (func $s (i32.store8 (i32.const 1) (i32.const 11)) (call $show (i32.const 1)))
+      (func (export "set") (param i32 i32) (i32.store8 (local.get 0) (local.get 1)) (global.set 0 (local.get 1)))
+      (func (export "get") (param i32) (result i32) (i32.load8_u (local.get 0)))
+      (func (export "_start")
+        (i32.store8 (i32.const 9) (i32.const 99)) (global.set 0 (i32.const 5)) (call $show (i32.const 9))))"""
+    imports = {"h": {"show": show, "g": 7}}
+    with ProcessWasmPool(module, workers=1, imports=imports, wasi=WasiConfig()) as pool:
+        with pool.instance() as lease:
+            lease.call("set", 9, 33)
+        for _ in range(2):
+            assert pool.run(["command"], timeout=DEADLINE).returncode == 99
+        assert pool.call("get", 9) == 33, "what calls use is as it was"
+
+
+def _inputs(instance: Any) -> int:
+    """In a worker: how many commands' inputs it has open."""
+    return sum("memfd:stdin" in os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink())
+
+
+def test_a_command_that_cannot_begin_leaves_no_descriptor(nothing_left: None, tmp_path: Path) -> None:
+    with ProcessWasmPool(COMMAND, workers=1, wasi=WasiConfig()) as pool:
+        for n in range(3):
+            directory = tmp_path / str(n)
+            directory.mkdir()
+            with ThreadPoolExecutor() as threads:
+                with pool.instance():  # the only one: until it is given back, the command waits
+                    run = threads.submit(pool.run, ["x"], stdin=b"abc", stdout=directory / "out", timeout=DEADLINE)
+                    eventually(lambda: pool.stats().pending == 1, "the command to be queued")
+                    directory.rmdir()
+                with pytest.raises(WasmTrap, match="stdout"):
+                    run.result(DEADLINE)
+        assert pool.submit(_inputs).result(DEADLINE) == 0

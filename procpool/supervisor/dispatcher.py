@@ -686,6 +686,10 @@ class Dispatcher:
             lane.job_at(place).output(payload)
         elif status == wire.LOG:
             self._log(lambda: _log(payload))
+        elif status in (wire.READY, wire.UNFIT) and lane.port.was_ready:
+            raise Nonsense("a worker is ready once")  # twice among the idle, it would have two holders
+        elif status == wire.SPENT:
+            lane.port.process.outdate()
         elif status == wire.READY:
             self._take_on(lane, wire.COUNT.unpack(payload)[0])
         elif status == wire.UNFIT:

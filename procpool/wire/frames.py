@@ -49,6 +49,8 @@ PASSED = 66  #: announcement: jobs were void; the number of the first that was s
 
 ITEM = 67  #: announcement: an item of the running batch failed; as FAILED_ITEM and the payload for its status
 
+SPENT = 70  #: announcement: the process should serve no more jobs than it has to; empty
+
 LOG = 68  #: announcement: a log record, pickled
 OUTPUT = 69  #: announcement: what the running command has printed; number of the stream and the bytes, or ALL_OUTPUT
 ALL_OUTPUT = 3  #: what is captured so far, pickled: the command is being interrupted, and may never end by itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from .arena import Arena
 from .driver import Drivers, signature_of_driver
 from .host import HostCalls
 from .linkage import Linkage
+from .made import Own
 from .streams import Streams
 from .threads import ThreadGroup
 
@@ -25,6 +27,11 @@ logger: logging.Logger = logging.getLogger("procpool")
 
 #: Live threads of an instance, where no WasiConfig says otherwise.
 MAX_THREADS = 64
+#: A store is for one thread at a time, and the main thread may be in it now.
+_NOT_ITS_OWN = (
+    "this host function was called by another thread of the guest than the main one, whose instance it cannot use; what"
+    " the threads share is there: the imported memory, by the name of its import"
+)
 
 
 class Function(NamedTuple):
@@ -46,6 +53,7 @@ class InstanceHolder:
         self._streams = streams
         self._exports = settings.exports
         self._tags = settings.tags
+        self._imported = settings.imported
         self._memory_names = [name for name, type_ in settings.storage.items() if isinstance(type_, MemoryType)]
         self._limits = settings.limits
         self._start = linkage.environment.start
@@ -62,7 +70,7 @@ class InstanceHolder:
         self._instance: wasmtime.Instance | None = None
         self._group: ThreadGroup | None = None
         self._exceptions: ffi.Exceptions | None = None
-        self._own: dict[str, Any] = {}  # the imports that were made for the instance, by name
+        self._own: Own = {}  # the imports that were made for the instance
         self._initial: dict[str, int] = {}  # sizes of the memories of a new instance, by name, where that matters
         #: the exports bound so far, by index; the job loop looks here first
         self.bound: dict[int, Function] = {}
@@ -76,9 +84,12 @@ class InstanceHolder:
         Raises:
             wasmtime.Trap, wasmtime.WasmtimeError: it cannot be made, or its start function trapped.
             Whatever a host function raised that the start function called.
+            RuntimeError: it is being made, and its start function has called who wants it.
         """
         if self._instance is not None:
             return
+        if self.calls.making:
+            raise RuntimeError("the instance is being made: until its start function is done, no export can be called")
         opened: list[int] = []
         wasi = None if self._wasi is None else self._streams.configuring(self._wasi, opened)
         try:
@@ -112,6 +123,18 @@ class InstanceHolder:
                 raise
             self.calls.failed = False
 
+    @contextlib.contextmanager
+    def fuelled_anew(self) -> Iterator[None]:
+        """Fuel for a call within another, perhaps, which goes on afterwards with what it had left."""
+        store = self._store
+        assert store is not None
+        left = store.get_fuel()
+        self.refuel()
+        try:
+            yield
+        finally:
+            store.set_fuel(left)
+
     def refuel(self) -> None:
         """Give the instance the fuel for one call."""
         if self._limits.fuel is not None and self._store is not None:
@@ -120,7 +143,13 @@ class InstanceHolder:
     # -- using it ------------------------------------------------------------------------------------------------------
 
     def function(self, index: int) -> Function:
-        """The export of that index, bound to the instance."""
+        """The export of that index, bound to the instance.
+
+        Raises:
+            RuntimeError: the instance is another thread's, or being made.
+        """
+        if self.threaded and self._linkage.in_thread:
+            raise RuntimeError(_NOT_ITS_OWN)
         function = self.bound.get(index)
         if function is None:
             self.warm()
@@ -149,7 +178,16 @@ class InstanceHolder:
         return driver
 
     def extern(self, name: str) -> tuple[wasmtime.Store, Any]:
-        """The store, and the instance's export of that name, or else the import that was made for it; None if neither."""
+        """The store, and the instance's export of that name, or else the import that was made for it; None if neither.
+
+        Raises:
+            RuntimeError: the instance is another thread's, and what is asked for is no memory that they share.
+        """
+        if self.threaded and self._linkage.in_thread:
+            shared = self._import(name)
+            if self._store is None or not isinstance(shared, wasmtime.SharedMemory):
+                raise RuntimeError(_NOT_ITS_OWN)
+            return self._store, shared
         if not self.calls.making:
             self.warm()
         assert self._store is not None
@@ -157,13 +195,39 @@ class InstanceHolder:
             found = ffi.find(self._store, self._instance, name)
         else:  # a host function called by the start function
             found = ffi.caller_export(self.calls.caller, name)
-        return self._store, self._own.get(name) if found is None else found
+        return self._store, self._import(name) if found is None else found
+
+    def _import(self, name: str) -> Any:
+        names = self._imported.get(name)
+        return None if names is None else self._own.get(names)
 
     def _memories(self) -> Iterator[tuple[str, wasmtime.Memory]]:
         for name in self._memory_names:
             _, memory = self.extern(name)
             if isinstance(memory, wasmtime.Memory):
                 yield name, memory
+
+    # -- giving way to another ---------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def giving_way(self) -> Iterator[Callable[[wasmtime.Store, Own, wasmtime.Instance | None], None]]:
+        """Meanwhile, Python code sees another instance of the module, which somebody else makes, and not ours.
+
+        Gives what to tell of it: its store, the imports made for it, and the instance when it is made.
+        """
+        ours = self._store, self._own, self._instance, self._exceptions, self._group, self.bound
+        failed = self.calls.failed
+
+        def show(store: wasmtime.Store, own: Own, instance: wasmtime.Instance | None) -> None:
+            self._store, self._own, self._instance = store, own, instance
+            self._exceptions = None if instance is None else ffi.Exceptions(store, instance, self._tags)
+            self._group, self.bound = None, {}
+
+        try:
+            yield show
+        finally:
+            self._store, self._own, self._instance, self._exceptions, self._group, self.bound = ours
+            self.calls.failed = failed  # a command that fails leaves ours as it was
 
     # -- getting rid of it ---------------------------------------------------------------------------------------------
 

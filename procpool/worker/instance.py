@@ -62,8 +62,10 @@ class Instance:
         function = self._instances.function(index)
         function.params[:] = codec.pack(args)
         if self._instances.fuelled:
-            self._instances.refuel()
-        function.run()
+            with self._instances.fuelled_anew():
+                function.run()
+        else:
+            function.run()
         return codec.unpack(function.results)
 
     def arity(self, export: str) -> int:

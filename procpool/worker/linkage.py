@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..wasi import THREAD_SPAWN
 from . import ffi
 from .channels import Running
 from .host import HostCalls, HostFunction
-from .made import Made, instantiate_with
+from .made import Made, Own, instantiate_with
 from .threads import ThreadGroup
 
 #: A table element takes a pointer.
@@ -37,20 +38,27 @@ class Linkage:
         self.module = module
         self.environment = environment
         self.limits: wire.GuestLimits = limits
+        self.types: ffi.ImportTypes = ffi.ImportTypes(module)
         self._declared = declared
         self._running = running
         self.calls: HostCalls = HostCalls()
         self.surface: Any = None  #: what host functions get that want the calling instance
         self.groups: set[ThreadGroup] = set()  #: of threads that live
+        self.threads: set[int] = set()  #: identifiers of those that groups have started
         self.doomed = False  #: threads are left that nothing but the end of the process can end
         #: told by a thread that has ended its group, when the main thread does not notice: it sits in a host call
         self.on_stuck: Callable[[BaseException], object] | None = None
         self._callbacks: list[Any] = []  # what the linker refers to by address
         self._compiled: dict[str, wasmtime.Module] = {}
-        self._instantiate: Callable[[wasmtime.Store, dict[str, Any]], wasmtime.Instance] | None = None
+        self._instantiate: Callable[[wasmtime.Store, Own], wasmtime.Instance] | None = None
         self.threaded: bool = THREAD_SPAWN in environment.types or any(
             isinstance(type_, MemoryType) and type_.shared for type_ in environment.types.values()
         )
+
+    @property
+    def in_thread(self) -> bool:
+        """Whether the calling thread is one that a group has started, and so not the main one of its instance."""
+        return threading.get_ident() in self.threads
 
     def compiled(self, text: str) -> wasmtime.Module:
         """A module of our own, compiled when it is first needed."""
@@ -86,7 +94,7 @@ class Linkage:
         store: wasmtime.Store,
         wasi: Callable[[], wasmtime.WasiConfig] | None,
         max_threads: int,
-        own: dict[str, Any],
+        own: Own,
     ) -> tuple[wasmtime.Instance, ThreadGroup | None]:
         """An instance, and the group of its threads if the module has such.
 
@@ -132,12 +140,12 @@ class Linkage:
             if isinstance(type_, FuncType):
                 function = HostFunction(module, name, type_, value)
                 declared = (module, name) in self._declared.imports
-                callbacks.append(ffi.define(linker, self.module, function, self.surface, calls, declared))
+                callbacks.append(ffi.define(linker, self.types, function, self.surface, calls, declared))
             else:
-                made.append(Made(module, name, type_, value))
+                made.append(Made(module, name, type_, value, self.types.of(module, name)))
         return linker, callbacks, made
 
-    def _prepare(self) -> Callable[[wasmtime.Store, dict[str, Any]], wasmtime.Instance]:
+    def _prepare(self) -> Callable[[wasmtime.Store, Own], wasmtime.Instance]:
         linker, self._callbacks, made = self.new_linker(self.calls)
         if made:
             linker.allow_shadowing = True

@@ -62,6 +62,8 @@ class Loop:
         self._fresh = settings.guest.fresh
         self._may_outgrow = settings.guest.fresh or settings.limits.recycle is not None
         self._exactly_once = settings.guest.exactly_once
+        self._alone = settings.instances == 1
+        self._said_spent = False
         # Of the job that runs.
         self._number = -1
         self._travelled: Travelled | None = None
@@ -145,6 +147,8 @@ class Loop:
             begun += 1
             if kind in (wire.CALL, wire.ACCESS):
                 _write(self._replies_fd, answer)
+                if threaded:
+                    self._leave_if_spent()
                 continue
             replies.add(answer)
             now = perf_counter_ns()
@@ -156,8 +160,20 @@ class Loop:
             if self._exactly_once or kind in _PYTHON or now - flushed > FLUSH_NS:
                 replies.flush()
                 flushed = now
-                if self._commands.doomed:  # the answer is on its way, and jobs behind it have not begun
-                    os._exit(wire.EXIT_SPENT)
+                self._leave_if_spent()
+
+    def _leave_if_spent(self) -> None:
+        """End this process if it should run no other job: the answer is on its way, and jobs behind it have not begun.
+
+        Other instances in it may be in the middle of theirs; then the parent has it replaced when nothing runs there.
+        """
+        if not self._commands.doomed:
+            return
+        if self._alone:
+            os._exit(wire.EXIT_SPENT)
+        if not self._said_spent:
+            self._said_spent = True
+            self._replies.flush(wire.reply(wire.SPENT))
 
     def _span(self, kind: int, export: int) -> AbstractContextManager[None]:
         """The tracing of a job, if its caller traces."""

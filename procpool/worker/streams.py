@@ -7,6 +7,7 @@ it: it works while the guest runs, can stop one that prints too much, and passes
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import select
@@ -56,14 +57,13 @@ class Streams:
         self._active = False
         self._over = 0  # the stream that exceeded the limit
 
-    def configure(self, spec: Spec) -> tuple[wasmtime.WasiConfig, list[int]]:
-        """wasmtime's configuration, and descriptors to close when the store is made.
+    def configure(self, spec: Spec, close: list[int]) -> wasmtime.WasiConfig:
+        """wasmtime's configuration; descriptors to close when the store is made, or cannot be, are added to ``close``.
 
         Raises:
             OSError, wasmtime.WasmtimeError: a file or directory has gone since it was checked.
         """
         config = surroundings(spec)
-        close: list[int] = []
         if INHERIT in (spec.stdin_path, spec.stdout, spec.stderr):
             inherited.join(spec.program, self._lifeline)
         if spec.stdin is not None:
@@ -83,17 +83,11 @@ class Streams:
             config.stdin_file = spec.stdin_path
         self._direct(config, "stdout", _OUT, spec.stdout)
         self._direct(config, "stderr", _ERR, spec.stderr)
-        return config, close
+        return config
 
     def configuring(self, spec: Spec, close: list[int]) -> Callable[[], wasmtime.WasiConfig]:
         """A maker of configurations, one for each store; what they open by descriptor is added to ``close``."""
-
-        def make() -> wasmtime.WasiConfig:
-            config, opened = self.configure(spec)
-            close.extend(opened)
-            return config
-
-        return make
+        return functools.partial(self.configure, spec, close)
 
     def _direct(self, config: Any, name: str, stream: int, to: str | None) -> None:
         if to == INHERIT:

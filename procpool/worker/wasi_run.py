@@ -17,7 +17,9 @@ from ..wire import values
 from . import ffi
 from .channels import Replies
 from .failures import as_trap, failure
+from .holder import InstanceHolder
 from .linkage import Linkage
+from .made import Own
 from .payloads import Payloads
 from .streams import Streams
 
@@ -25,8 +27,11 @@ from .streams import Streams
 class CommandRunner:
     """Runs one at a time."""
 
-    def __init__(self, linkage: Linkage, payloads: Payloads, replies: Replies, streams: Streams) -> None:
+    def __init__(
+        self, linkage: Linkage, instances: InstanceHolder, payloads: Payloads, replies: Replies, streams: Streams
+    ) -> None:
         self._linkage = linkage
+        self._instances = instances
         self._streams = streams
         self._replies = replies
         self._answering = threading.Lock()
@@ -96,26 +101,41 @@ class CommandRunner:
         opened = list[int]()
         self._spent = spec.stdin_path == INHERIT
         try:
-            return run_start(self._linkage, self._streams.configuring(spec, opened), spec.max_threads)
+            with self._instances.giving_way() as show:
+                return run_start(self._linkage, self._streams.configuring(spec, opened), spec.max_threads, show)
         finally:
             self.stopped = self._linkage.threaded
             for fd in opened:
                 os.close(fd)
 
 
-def run_start(linkage: Linkage, wasi: Callable[[], wasmtime.WasiConfig], max_threads: int) -> int:
+def run_start(
+    linkage: Linkage,
+    wasi: Callable[[], wasmtime.WasiConfig],
+    max_threads: int,
+    show: Callable[[wasmtime.Store, Own, wasmtime.Instance | None], None] = lambda *_: None,
+) -> int:
     """Run a command in an instance of its own; its exit code.
 
     If the module has threads, the epoch of the linkage's engine is left raised.
+
+    Args:
+        linkage: what makes the instance.
+        wasi: makes the configuration of each thread.
+        max_threads: how many there may be.
+        show: told the store and the imports made for the instance, and the instance when it is made.
 
     Raises:
         wasmtime.Trap, wasmtime.WasmtimeError: it trapped, or cannot be made.
         Whatever a host function raised that it called.
     """
     store = group = None
+    own: Own = {}
     try:
         store = linkage.new_store(wasi())
-        instance, group = linkage.instantiate(store, wasi, max_threads, {})
+        show(store, own, None)
+        instance, group = linkage.instantiate(store, wasi, max_threads, own)
+        show(store, own, instance)
         ffi.bind(store, instance, "_start", FuncType(), ffi.Slots(1), linkage.calls)()
         if group is not None and group.error is not None:
             raise group.error

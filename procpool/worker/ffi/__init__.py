@@ -10,6 +10,7 @@ out when something looks wrong.
 
 from .exceptions import Exceptions, Thrown
 from .externs import (
+    ImportTypes,
     caller_export,
     define_shared_memory,
     find,
@@ -27,6 +28,7 @@ from .values import mark
 __all__ = [
     "RAW",
     "Exceptions",
+    "ImportTypes",
     "Slots",
     "Thrown",
     "bind",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import cached_property
 from typing import Any
 
 import wasmtime
@@ -34,20 +35,33 @@ def find(store: wasmtime.Store, instance: wasmtime.Instance, name: str) -> Any:
     return _wrap_extern(extern)
 
 
-def import_type(module: wasmtime.Module, where: str, name: str) -> tuple[Any, Any]:
-    """The type of an import just as the module declares it, and what owns it."""
-    for each in module.imports:
-        if (each.module, each.name) == (where, name):
-            return c.wasm_importtype_type(each.ptr()), each
-    raise AssertionError(f"{where}.{name} is no import of the module")
+class ImportTypes:
+    """The types of a module's imports just as it declares them.
+
+    Looked through once, when the first is asked for: wasmtime-py makes an object for each import each time, and a module
+    that was linked dynamically has thousands.
+    """
+
+    def __init__(self, module: wasmtime.Module) -> None:
+        self._module = module
+
+    @cached_property
+    def _all(self) -> dict[tuple[str, str | None], wasmtime.ImportType]:
+        return {(each.module, each.name): each for each in self._module.imports}
+
+    def of(self, where: str, name: str) -> Any:
+        """What `new_global`, `new_table` and `define` take for a type.  Valid as long as this object."""
+        found = self._all[where, name]
+        return c.wasm_importtype_type(found.ptr()) if RAW else found
 
 
-def new_global(store: wasmtime.Store, module: wasmtime.Module, where: str, name: str, content: str, value: Any) -> Any:
-    """A global to serve an import of the module.
+def new_global(store: wasmtime.Store, type_: Any, what: str, content: str, value: Any) -> Any:
+    """A global to serve an import of a module.
 
     Args:
         store: that it is for.
-        module, where, name: the module, and the names of the import.
+        type_: of the import, from `ImportTypes`.
+        what: it is, for the text of an exception.
         content: its value type.
         value: what it holds; see `val`.
 
@@ -55,17 +69,14 @@ def new_global(store: wasmtime.Store, module: wasmtime.Module, where: str, name:
         TypeError, ArgumentOutOfRange: the value does not fit.
         NotImplementedError: this release of wasmtime-py does not let us.
     """
-    what = f"the global {where}.{name}"
     if not RAW:
         _check_public(what, content)
-        type_ = next(each.type for each in module.imports if (each.module, each.name) == (where, name))
-        assert isinstance(type_, wasmtime.GlobalType)
-        return wasmtime.Global(store, type_, converted(what, value, content))
-    imported, _owner = import_type(module, where, name)
+        assert isinstance(type_.type, wasmtime.GlobalType)
+        return wasmtime.Global(store, type_.type, converted(what, value, content))
     initial = val(store._context(), what, content, value)
     made = c.wasmtime_global_t()
     error = c.wasmtime_global_new(
-        store._context(), c.wasm_externtype_as_globaltype(imported), ctypes.byref(initial), ctypes.byref(made)
+        store._context(), c.wasm_externtype_as_globaltype(type_), ctypes.byref(initial), ctypes.byref(made)
     )
     release(content, initial)
     if error:
@@ -112,20 +123,19 @@ def _check_public(what: str, content: str) -> None:
         raise NotImplementedError(f"{what} is a {content}, which needs wasmtime-py's private names")
 
 
-def new_table(store: wasmtime.Store, module: wasmtime.Module, where: str, name: str, element: str) -> Any:
-    """A table of nulls to serve an import of the module, of the very type of the import.
+def new_table(store: wasmtime.Store, type_: Any, what: str, element: str) -> Any:
+    """A table of nulls to serve an import of a module, of the very type of the import; arguments as for `new_global`.
 
     Raises:
         NotImplementedError: this release of wasmtime-py does not let us.
         wasmtime.WasmtimeError: there is no room for it, or its elements cannot be null.
     """
     if not RAW:
-        raise NotImplementedError(f"the table {where}.{name} of {element} needs wasmtime-py's private names")
-    imported, _owner = import_type(module, where, name)
+        raise NotImplementedError(f"{what} of {element} needs wasmtime-py's private names")
     made = c.wasmtime_table_t()
     error: Any = None
     for null in nulls(element):  # which of them is one for a type of the module's own, wasmtime knows
-        table_type = c.wasm_externtype_as_tabletype(imported)
+        table_type = c.wasm_externtype_as_tabletype(type_)
         error = c.wasmtime_table_new(store._context(), table_type, ctypes.byref(null), ctypes.byref(made))
         if not error:
             return wasmtime.Table._from_raw(made)

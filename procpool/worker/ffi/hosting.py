@@ -12,7 +12,7 @@ from ...binary import SCALARS, FuncType
 from ...codec import SLOT, Codec
 from ...errors import BadArguments
 from ..host import HostCalls, HostFunction
-from .externs import import_type
+from .externs import ImportTypes
 from .names import RAW, c, tell_why_not
 from .values import reads_slot, reference, slot_of
 
@@ -30,7 +30,7 @@ _NAMED = SCALARS - {"v128"}
 
 def define(
     linker: wasmtime.Linker,
-    module: wasmtime.Module,
+    types: ImportTypes,
     function: HostFunction,
     instance: Any,
     calls: HostCalls,
@@ -39,7 +39,7 @@ def define(
     """Have a Python function serve an import.  What is returned must live as long as the linker and its instances.
 
     Args:
-        module: what imports it.
+        types: of the imports of the module that imports it.
         function: what serves it.
         instance: what it gets first, if it wants that.
         calls: where its exceptions are kept.
@@ -49,7 +49,7 @@ def define(
         NotImplementedError: this release of wasmtime-py does not let us.
     """
     if RAW:
-        return _define_raw(linker, module, function, instance, calls, declared)
+        return _define_raw(linker, types, function, instance, calls, declared)
     if declared or not SCALARS.difference(("v128",)).issuperset(function.signature.params + function.signature.results):
         raise NotImplementedError(
             f"the import {function.module}.{function.name} {function.signature} needs wasmtime-py's private names"
@@ -62,15 +62,9 @@ def _wasm_type(signature: FuncType) -> wasmtime.FuncType:
     return wasmtime.FuncType(params, results)
 
 
-def _import_type(module: wasmtime.Module, function: HostFunction) -> tuple[Any, Any]:
-    """The function type of an import just as the module declares it, and what owns it."""
-    type_, owner = import_type(module, function.module, function.name)
-    return c.wasm_externtype_as_functype(type_), owner
-
-
 def _define_raw(
     linker: wasmtime.Linker,
-    module: wasmtime.Module,
+    types: ImportTypes,
     function: HostFunction,
     instance: Any,
     calls: HostCalls,
@@ -79,10 +73,10 @@ def _define_raw(
     callback = _Callback((_with_references if function.references else _with_scalars)(function, instance, calls))
     where, name = function.module.encode(), function.name.encode()
     if declared or not _NAMED.issuperset(function.signature.params + function.signature.results):
-        type_, _owner = _import_type(module, function)
+        type_ = c.wasm_externtype_as_functype(types.of(function.module, function.name))
     else:
-        _owner = _wasm_type(function.signature)
-        type_ = _owner.ptr()
+        own = _wasm_type(function.signature)
+        type_ = own.ptr()
     error = _define(
         ctypes.cast(linker.ptr(), ctypes.c_void_p),
         *(where, len(where), name, len(name)),

@@ -186,9 +186,16 @@ def release(kind: str, made: Any) -> None:
 
 
 def _object(context: Any, ref: Any) -> Any:
-    """The object behind an externref, which is not rooted after that."""
+    """The object behind an externref, which is not rooted after that.
+
+    Raises:
+        TypeError: there is none.
+    """
     try:
-        return _held.get(c.wasmtime_externref_data(context, ctypes.byref(ref)))
+        number = c.wasmtime_externref_data(context, ctypes.byref(ref))
+        if number is None:  # made by extern.convert_any; None would be taken for null
+            raise TypeError("Python cannot hold an externref that the guest has made of a reference of its own")
+        return _held.get(number)
     finally:
         c.wasmtime_externref_unroot(ctypes.byref(ref))
 
