@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -227,6 +229,12 @@ def test_streams_that_are_closed_or_full() -> None:
         ["bash", "-c", f"{sys.executable} -m procpool map {K} fib <&-"], capture_output=True, text=True, cwd=FIXTURES.parent
     )
     assert no_input.returncode == 2 and "there is no standard input to read rows from" in no_input.stderr
+
+
+def test_output_that_a_caller_has_redirected() -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["call", K, "add", "1", "2"]) == 0
+    assert printed.getvalue() == "3\n"
 
 
 def test_what_it_prints_goes_where_it_belongs() -> None:

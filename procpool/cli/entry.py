@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import logging
 import os
 import sys
@@ -59,7 +60,8 @@ def _have_streams() -> bool:
     for fd, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, "w", closefd=False))  # noqa: SIM115  # until the end
-        getattr(sys, name).reconfigure(errors="backslashreplace")
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):  # not what a caller in Python has put there
+            stream.reconfigure(errors="backslashreplace")
     return closed
 
 
