@@ -152,6 +152,15 @@ def test_too_much_output_stops_the_guest(command: ProcessWasmPool) -> None:
     assert command.run(["x", "upper"], stdin=b"a" * 100_000, max_output=100_000).returncode == 0
 
 
+def test_too_much_output_is_said_however_much_it_is(command: ProcessWasmPool) -> None:
+    most = 20 << 20  # beyond what an exception's own pickle may take on its way
+    with pytest.raises(OutputLimit, match=f"more than {most} bytes to stdout and was stopped") as caught:
+        command.run(["x", "flood"], max_output=most, timeout=DEADLINE)
+    assert len(caught.value.stdout) == most
+    (error,) = command.run_map([b""], args=["x", "flood"], max_output=most, timeout=DEADLINE, return_exceptions=True)
+    assert isinstance(error, OutputLimit) and len(error.stdout) == most
+
+
 def test_what_was_printed_too_much_is_text_where_text_is_asked_for(command: ProcessWasmPool) -> None:
     with pytest.raises(OutputLimit) as caught:
         command.run(["x", "flood"], max_output=100_000, text=True, timeout=DEADLINE)
