@@ -40,6 +40,7 @@ intersphinx_mapping: dict[str, Any] = {}
 
 # -- how it looks: nothing is fetched from elsewhere -----------------------------------------------------------------------
 html_theme = "furo"
+pygments_dark_style = "github-dark"  # the theme's own underlines names of modules, as if they were links
 html_title = "procpool"
 html_static_path = ["_static"]
 html_css_files = ["procpool.css"]
@@ -107,11 +108,18 @@ def _sentences_of_raises(app: Any, what: str, name: str, obj: Any, options: Any,
 _CONSTRUCTED = {"ProcessWasmPool", "BytesFunction", "WasiConfig", "FuncType", "GlobalType", "MemoryType", "TableType"}
 
 
+#: A ParamSpec as its own repr writes it, which Sphinx cannot parse.
+_PARAMETERS = re.compile(r"(?:~typing\.)?~([A-Z])\b")
+
+
 def _signature(
     app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    hidden = what in ("class", "exception") and name.rpartition(".")[2] not in _CONSTRUCTED
-    return (None, None) if hidden else (signature, returns)
+    if what in ("class", "exception") and name.rpartition(".")[2] not in _CONSTRUCTED:
+        return None, None
+    if signature:
+        signature = _PARAMETERS.sub(r"\1", signature)
+    return signature, returns
 
 
 #: Stands for a colon in the comment of an attribute while napoleon, who takes what is before it for a type, looks.
@@ -121,6 +129,8 @@ _COLON = "\ue000"
 def _hide_colons(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     if what == "attribute":
         lines[:] = [line.replace(":", _COLON) for line in lines]
+    elif what == "property" and lines:  # behind the first, there are sections
+        lines[0] = lines[0].replace(":", _COLON)
 
 
 def _show_colons(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

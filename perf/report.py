@@ -69,6 +69,8 @@ SHORT = (
 )
 
 
+#: What is no more than this is no base for a ratio.
+NOTHING = 1e-9
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
@@ -108,14 +110,17 @@ def read(suite: pyperf.BenchmarkSuite) -> list[Figure]:
     return figures
 
 
-#: A row of a table: what, way, median, and least and most.
-_ROW = re.compile(r"^\| (.+?) \| (.+?) \| ([0-9].*?) \| (.+?)\.\.(.+?) \|", re.MULTILINE)
+#: A heading, which says what was measured; or a row: way, median, and least and most.
+_LINE = re.compile(r"^## (.+)$|^\| (.+?) \| ([0-9].*?) \| (.+?)\.\.(.+?) \|", re.MULTILINE)
 
 
 def read_table(text: str) -> list[Figure]:
     """The figures of a table as `table` writes it.  They have three digits there, and roles are not told."""
-    figures = []
-    for what, named, *numbers in _ROW.findall(text):
+    figures, what = [], ""
+    for heading, named, *numbers in _LINE.findall(text):
+        if heading:
+            what = heading
+            continue
         way, _, at = named.partition(" @ ")
         (median, unit), (least, _), (most, _) = map(_parsed, numbers)
         figures.append(Figure(what, way, "", float(at) if at else None, unit, median, least, most))
@@ -150,29 +155,30 @@ def shown(value: float, unit: str) -> str:
 
 
 def table(figures: list[Figure]) -> str:
-    """Markdown: a row per way, as a multiple of the floor and of ours."""
+    """Markdown: a section for each thing measured, with a row per way, as a multiple of the floor and of ours."""
     lines = [
-        f"{machine()}  Medians over rounds in which all ways took turns.",
+        machine(),
         "",
-        "| what | way | median | least..most | x floor | x procpool |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "Medians over rounds in which all ways took turns. `x floor` is how many times as much as the least that is",
+        "possible, and `x procpool` as much as procpool's own way. Behind an `@` stands the place on a picture's axis.",
     ]
     for what, group in groups(figures).items():
         plain = all(figure.at is None for figure in group)
         floor = next((figure.median for figure in group if figure.role == FLOOR), None) if plain else None
         ours = next((figure.median for figure in group if figure.role == OURS), None) if plain else None
+        bases = [(name, base) for name, base in (("x floor", floor), ("x procpool", ours)) if base and base > NOTHING]
+        lines += ["", f"## {what}", "", f"| way | median | least..most |{''.join(f' {name} |' for name, _ in bases)}"]
+        lines.append(f"| --- | ---: | ---: |{' ---: |' * len(bases)}")
         for figure in group:
             place = "" if figure.at is None else f" @ {figure.at:g}"
             spread = f"{shown(figure.least, figure.unit)}..{shown(figure.most, figure.unit)}"
-            lines.append(
-                f"| {what} | {figure.way}{place} | {shown(figure.median, figure.unit)} | {spread}"
-                f" | {_ratio(figure.median, floor)} | {_ratio(figure.median, ours)} |"
-            )
+            ratios = "".join(f" {_ratio(figure.median / base)} |" for _, base in bases)
+            lines.append(f"| {figure.way}{place} | {shown(figure.median, figure.unit)} | {spread} |{ratios}")
     return "\n".join(lines) + "\n"
 
 
-def _ratio(value: float, base: float | None) -> str:
-    return f"{value / base:.3g}" if base and base > 1e-9 else ""
+def _ratio(value: float) -> str:
+    return f"{float(f'{value:.3g}'):,g}"
 
 
 def short(figures: list[Figure]) -> str:

@@ -10,6 +10,7 @@ Format: https://webassembly.github.io/spec/core/binary/ (and the GC proposal for
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -135,11 +136,25 @@ class Interface:
         return tuple(name for name, type_ in self.exports.items() if isinstance(type_, TagType))
 
     @property
+    def imported(self) -> dict[str, tuple[str, str]]:
+        """What an imported memory, table or global is known as -> its two names.
+
+        That is ``module.name``, and its name alone where no other such import has it.  An export of the name goes first.
+        """
+        items = [(needed.module, needed.name) for needed in self.imports if isinstance(needed.type, _STORAGE)]
+        times = Counter(name for _, name in items)
+        alone = {name: (module, name) for module, name in items if times[name] == 1}
+        return {f"{module}.{name}": (module, name) for module, name in items} | alone
+
+    @property
     def storage(self) -> dict[str, MemoryType | TableType | GlobalType]:
-        """Memories, tables and globals by name: those that are exported, and those that are imported under other names."""
-        imported = {needed.name: needed.type for needed in self.imports}
-        both = {**imported, **self.exports}
-        return {name: type_ for name, type_ in both.items() if isinstance(type_, MemoryType | TableType | GlobalType)}
+        """Memories, tables and globals by what they are known as: those imported, and those exported."""
+        types = {(needed.module, needed.name): needed.type for needed in self.imports}
+        known = {name: types[names] for name, names in self.imported.items()} | self.exports
+        return {name: type_ for name, type_ in known.items() if isinstance(type_, _STORAGE)}
+
+
+_STORAGE = MemoryType | TableType | GlobalType
 
 
 class _Reader:

@@ -56,7 +56,10 @@ class InvalidModule(ProcpoolError, ValueError):
 
 
 class MissingImport(ProcpoolError, ValueError):
-    """Raised at construction when the module imports something that the pool does not provide."""
+    """Raised at construction when the module imports something that the pool does not provide.
+
+    With ``on_missing_import="trap"`` it is raised by the job whose guest calls such an import.
+    """
 
 
 class BadImport(ProcpoolError, TypeError):
@@ -95,17 +98,18 @@ class WasmTrap(ProcpoolError):
 
     #: of a command: what it had printed by then
     stdout: Any = None
+    #: likewise
     stderr: Any = None
 
     def __init__(
         self, message: str, code: str | None = None, export: str | None = None, frames: tuple[WasmFrame, ...] = ()
     ):
         super().__init__(message)
-        self.message = message
+        self.message = message  #: what happened, without the export and the frames
         #: the trap code in the words of the wasm spec, such as ``"INTEGER_DIVISION_BY_ZERO"``; None for a host error
         self.code = code
-        self.export = export
-        self.frames = frames
+        self.export = export  #: which was called, where that is known
+        self.frames = frames  #: where it happened, innermost first
 
     def __str__(self) -> str:
         head = f"{self.export}: {self.message}" if self.export else self.message
@@ -140,7 +144,7 @@ class GuestExit(ProcpoolError):
 
     def __init__(self, code: int):
         super().__init__(f"the guest exited with code {code}")
-        self.code = code
+        self.code = code  #: the exit code
 
 
 class CallTimeout(ProcpoolError, TimeoutError):
@@ -148,6 +152,7 @@ class CallTimeout(ProcpoolError, TimeoutError):
 
     #: of a command: what it had printed by then
     stdout: Any = None
+    #: likewise
     stderr: Any = None
 
 
@@ -155,8 +160,8 @@ class WorkerCrashed(ProcpoolError):
     """Raised when the worker process running the job died: killed, aborted in native code, or exited."""
 
     def __init__(self, pid: int | None, export: str | None, exitcode: int | None):
-        self.pid = pid  #: None: it died before that was known
-        self.export = export  #: None: it died while it was being started
+        self.pid = pid  #: of the worker; None if it died before that was known
+        self.export = export  #: that it was running; None if it died while it was being started
         #: the exit code, negative for a signal as in :mod:`subprocess`; None when nobody could tell
         self.exitcode = exitcode
         when = "before it was ready" if export is None else f"while running {export!r}; the pool has replaced it"
@@ -191,7 +196,7 @@ class LeaseEnded(ProcpoolError, RuntimeError):
 
     def __init__(self, message: str, given_back: bool = False):
         super().__init__(message)
-        self.given_back = given_back  #: by the holder
+        self.given_back = given_back  #: whether the holder has put it back
 
 
 class BadWasi(ProcpoolError, ValueError):
@@ -203,9 +208,9 @@ class RunFailed(ProcpoolError):
 
     def __init__(self, args: tuple[str, ...], returncode: int, stdout: Any, stderr: Any):
         super().__init__(f"the command {args!r} exited with code {returncode}")
-        self.returncode = returncode
-        self.stdout = stdout
-        self.stderr = stderr
+        self.returncode = returncode  #: the exit code
+        self.stdout = stdout  #: what it printed, where that was captured
+        self.stderr = stderr  #: likewise
 
 
 class OutputLimit(ProcpoolError):
@@ -213,8 +218,8 @@ class OutputLimit(ProcpoolError):
 
     def __init__(self, message: str, stdout: Any = None, stderr: Any = None):
         super().__init__(message)
-        self.stdout = stdout
-        self.stderr = stderr
+        self.stdout = stdout  #: what it had printed
+        self.stderr = stderr  #: likewise
 
 
 class RemoteError(ProcpoolError):

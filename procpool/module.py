@@ -60,7 +60,8 @@ def inspect(source: ModuleSource) -> Inspection:
 
     Raises:
         InvalidModule: wasmtime refuses it; the message says where and why.
-        OSError, TypeError: as :func:`read_source`.
+        OSError: the file cannot be read.
+        TypeError: ``source`` is neither bytes, nor text, nor a path.
     """
     wasm = read_source(source)
     try:

@@ -156,7 +156,7 @@ class ProcessWasmPool(Executor):
         InvalidModule: ``src`` is not a module that wasmtime accepts.
         MissingImport: the module imports something that ``imports`` does not give.
         BadImport: ``imports`` gives something that does not fit, or that the module does not import.
-        UnknownExport: ``start`` names no function without parameters.
+        UnknownExport, BadArguments: ``start`` names no function, or gives one what it does not take.
         Whatever ``initializer`` raises.
         OSError: the file cannot be read.
         StartupError: no worker could be started, or none was ready within ``start_timeout``; the cause is attached.

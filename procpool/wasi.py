@@ -203,7 +203,8 @@ class CompletedRun:
     Attributes:
         args: what it was called with.
         returncode: its exit code; 0 is success.
-        stdout, stderr: what it printed, bytes or with ``text=True`` str; None where it was not captured.
+        stdout: what it printed, bytes or with ``text=True`` str; None where it was not captured.
+        stderr: likewise.
     """
 
     args: tuple[str, ...]

@@ -74,7 +74,7 @@ class Part:
 
 def pages() -> list[str]:
     """Every page, by its path from the root: those a reader of a checkout meets first, and the site's."""
-    found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "examples" / "README.md"]
     return sorted(str(path.relative_to(ROOT)) for path in found if "_build" not in path.parts)
 
 

@@ -23,7 +23,7 @@ README = PAGES["README.md"]
 #: Seconds after which a page is given up.  They are quick; a loaded machine, and npm, are not.
 PATIENCE = 300
 #: How many blocks of a page are not run.  Each says why; one more is to be thought about.
-NOT_RUN = {"README.md": 3, "CONTRIBUTING.md": 4, "docs/tutorial.md": 1, "docs/performance.md": 1}
+NOT_RUN = {"README.md": 3, "CONTRIBUTING.md": 4, "docs/tutorial.md": 1, "docs/performance.md": 1, "examples/README.md": 1}
 
 
 @pytest.fixture(scope="session")
@@ -130,6 +130,18 @@ def test_every_public_name_has_its_place_in_the_reference() -> None:
     text = "".join(text for page, text in PAGES.items() if page.startswith("docs/reference/"))
     documented = re.findall(r"^\.\. (?:auto\w+|py:data):: procpool\.(\w+)$", text, re.M)
     assert sorted({*documented, "__version__"}) == sorted({*procpool.__all__, "errors", "bytes_function"})
+
+
+def test_the_layout_names_every_module_in_its_place() -> None:
+    layout = PAGES["docs/rationale.md"].partition("<!-- layout -->\n```text\n")[2].partition("```")[0]
+    named, directory = set(), ROOT
+    for line in layout.splitlines():
+        if line.startswith("procpool/"):
+            directory = ROOT / line.split()[0]
+        elif line:
+            named |= {directory / f"{name}.py" for name in line.strip().partition("  ")[0].split(", ")}
+    ours = {path for path in (ROOT / "procpool").rglob("*.py") if not path.name.startswith("_")}
+    assert {str(path.relative_to(ROOT)) for path in named ^ ours} == set()
 
 
 def test_every_kind_of_event_is_listed() -> None:

@@ -394,3 +394,13 @@ def test_an_exception_of_the_guests_has_its_tag_and_payload() -> None:
             pool.submit("hides").result(DEADLINE)
         failures = list(pool.map("by", [0, 1, 2, 0], return_exceptions=True))
         assert [type(failure) for failure in failures] == [WasmException, WasmTrap, int, WasmException]
+
+
+def test_a_name_that_two_imports_share_is_no_name() -> None:
+    module = """(module (import "a" "x" (global i32)) (import "b" "x" (global i32)) (import "b" "y" (global i32))
+      (global (export "y") i32 (i32.const 9)))"""
+    given = {"a": {"x": 1}, "b": {"x": 2, "y": 3}}
+    with ProcessWasmPool(module, workers=1, imports=given) as pool, pool.instance() as lease:
+        assert [lease.globals[name] for name in ("a.x", "b.x", "b.y", "y")] == [1, 2, 3, 9]
+        with pytest.raises(LookupError, match="x"):
+            lease.globals["x"]

@@ -94,6 +94,7 @@ class Inheritance:
                 exports,
                 interface.declared,
                 interface.storage,
+                interface.imported,
                 interface.tags,
                 limits,
                 values,

@@ -60,7 +60,8 @@ class Settings:
     lifeline: int  #: read end of a pipe whose write end only the parent has
     exports: tuple[tuple[str, FuncType], ...]  #: the functions, in the order of their indexes
     declared: Declared
-    storage: Mapping[str, ExternType]  #: memories, tables and globals by name: those exported, and those imported else
+    storage: Mapping[str, ExternType]  #: memories, tables and globals by what they are known as
+    imported: Mapping[str, tuple[str, str]]  #: the same of those imported -> their two names
     tags: tuple[str, ...]  #: those exported
     limits: GuestLimits
     slots: int  #: the largest number of values any of them takes or returns

@@ -1,1 +1,1 @@
-"""The child's side.  Nothing here is imported by the parent."""
+"""The child's side.  No pool imports it; a command in the foreground runs by it."""

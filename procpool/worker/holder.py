@@ -19,6 +19,7 @@ from .arena import Arena
 from .driver import Drivers, signature_of_driver
 from .host import HostCalls
 from .linkage import Linkage
+from .made import Own
 from .streams import Streams
 from .threads import ThreadGroup
 
@@ -52,6 +53,7 @@ class InstanceHolder:
         self._streams = streams
         self._exports = settings.exports
         self._tags = settings.tags
+        self._imported = settings.imported
         self._memory_names = [name for name, type_ in settings.storage.items() if isinstance(type_, MemoryType)]
         self._limits = settings.limits
         self._start = linkage.environment.start
@@ -68,7 +70,7 @@ class InstanceHolder:
         self._instance: wasmtime.Instance | None = None
         self._group: ThreadGroup | None = None
         self._exceptions: ffi.Exceptions | None = None
-        self._own: dict[str, Any] = {}  # the imports that were made for the instance, by name
+        self._own: Own = {}  # the imports that were made for the instance
         self._initial: dict[str, int] = {}  # sizes of the memories of a new instance, by name, where that matters
         #: the exports bound so far, by index; the job loop looks here first
         self.bound: dict[int, Function] = {}
@@ -182,7 +184,7 @@ class InstanceHolder:
             RuntimeError: the instance is another thread's, and what is asked for is no memory that they share.
         """
         if self.threaded and self._linkage.in_thread:
-            shared = self._own.get(name)
+            shared = self._import(name)
             if self._store is None or not isinstance(shared, wasmtime.SharedMemory):
                 raise RuntimeError(_NOT_ITS_OWN)
             return self._store, shared
@@ -193,7 +195,11 @@ class InstanceHolder:
             found = ffi.find(self._store, self._instance, name)
         else:  # a host function called by the start function
             found = ffi.caller_export(self.calls.caller, name)
-        return self._store, self._own.get(name) if found is None else found
+        return self._store, self._import(name) if found is None else found
+
+    def _import(self, name: str) -> Any:
+        names = self._imported.get(name)
+        return None if names is None else self._own.get(names)
 
     def _memories(self) -> Iterator[tuple[str, wasmtime.Memory]]:
         for name in self._memory_names:
@@ -204,7 +210,7 @@ class InstanceHolder:
     # -- giving way to another ---------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def giving_way(self) -> Iterator[Callable[[wasmtime.Store, dict[str, Any], wasmtime.Instance | None], None]]:
+    def giving_way(self) -> Iterator[Callable[[wasmtime.Store, Own, wasmtime.Instance | None], None]]:
         """Meanwhile, Python code sees another instance of the module, which somebody else makes, and not ours.
 
         Gives what to tell of it: its store, the imports made for it, and the instance when it is made.
@@ -212,7 +218,7 @@ class InstanceHolder:
         ours = self._store, self._own, self._instance, self._exceptions, self._group, self.bound
         failed = self.calls.failed
 
-        def show(store: wasmtime.Store, own: dict[str, Any], instance: wasmtime.Instance | None) -> None:
+        def show(store: wasmtime.Store, own: Own, instance: wasmtime.Instance | None) -> None:
             self._store, self._own, self._instance = store, own, instance
             self._exceptions = None if instance is None else ffi.Exceptions(store, instance, self._tags)
             self._group, self.bound = None, {}

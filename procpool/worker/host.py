@@ -30,7 +30,7 @@ class HostCalls:
         self._raised: dict[int, BaseException] = {}  # by the identifier of the thread that called the guest
         self.ended: BaseException | None = None  #: what ended the group of threads: all of them trap, and this is why
         self.making = False  #: an instance is being made: it has no exports yet
-        self.caller: Any = None  #: then, the caller of the host function that runs, as ffi.py knows it
+        self.caller: Any = None  #: then, the caller of the host function that runs, as ffi knows it
         #: a guest call has failed since the instance was made; if somebody caught that, it is dirty
         self.failed: bool = False
 

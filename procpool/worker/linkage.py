@@ -15,7 +15,7 @@ from ..wasi import THREAD_SPAWN
 from . import ffi
 from .channels import Running
 from .host import HostCalls, HostFunction
-from .made import Made, instantiate_with
+from .made import Made, Own, instantiate_with
 from .threads import ThreadGroup
 
 #: A table element takes a pointer.
@@ -50,7 +50,7 @@ class Linkage:
         self.on_stuck: Callable[[BaseException], object] | None = None
         self._callbacks: list[Any] = []  # what the linker refers to by address
         self._compiled: dict[str, wasmtime.Module] = {}
-        self._instantiate: Callable[[wasmtime.Store, dict[str, Any]], wasmtime.Instance] | None = None
+        self._instantiate: Callable[[wasmtime.Store, Own], wasmtime.Instance] | None = None
         self.threaded: bool = THREAD_SPAWN in environment.types or any(
             isinstance(type_, MemoryType) and type_.shared for type_ in environment.types.values()
         )
@@ -94,7 +94,7 @@ class Linkage:
         store: wasmtime.Store,
         wasi: Callable[[], wasmtime.WasiConfig] | None,
         max_threads: int,
-        own: dict[str, Any],
+        own: Own,
     ) -> tuple[wasmtime.Instance, ThreadGroup | None]:
         """An instance, and the group of its threads if the module has such.
 
@@ -145,7 +145,7 @@ class Linkage:
                 made.append(Made(module, name, type_, value, self.types.of(module, name)))
         return linker, callbacks, made
 
-    def _prepare(self) -> Callable[[wasmtime.Store, dict[str, Any]], wasmtime.Instance]:
+    def _prepare(self) -> Callable[[wasmtime.Store, Own], wasmtime.Instance]:
         linker, self._callbacks, made = self.new_linker(self.calls)
         if made:
             linker.allow_shadowing = True

@@ -10,6 +10,9 @@ import wasmtime
 from ..binary import GlobalType, MemoryType, TableType
 from . import ffi
 
+#: the imports that were made for one instance, by module and name
+Own = dict[tuple[str, str], Any]
+
 
 class Made(NamedTuple):
     """Such an import."""
@@ -22,15 +25,15 @@ class Made(NamedTuple):
 
 
 def instantiate_with(
-    linker: wasmtime.Linker, made: Sequence[Made], module: wasmtime.Module, store: wasmtime.Store, own: dict[str, Any]
+    linker: wasmtime.Linker, made: Sequence[Made], module: wasmtime.Module, store: wasmtime.Store, own: Own
 ) -> wasmtime.Instance:
-    """An instance with new ones, which are put into ``own`` by their names before it begins to run.
+    """An instance with new ones, which are put into ``own`` by their two names before it begins to run.
 
     The linker must allow shadowing.
     """
     for each in made:
-        own[each.name] = _new(store, each)
-        linker.define(store, each.module, each.name, own[each.name])
+        new = own[each.module, each.name] = _new(store, each)
+        linker.define(store, each.module, each.name, new)
     return linker.instantiate(store, module)
 
 

@@ -22,7 +22,7 @@ from ..errors import GuestExit
 from ..wasi import MODULES, THREAD_SPAWN
 from . import ffi
 from .host import HostCalls, HostFunction
-from .made import instantiate_with
+from .made import Own, instantiate_with
 
 if TYPE_CHECKING:
     from .linkage import Linkage
@@ -66,7 +66,7 @@ class ThreadGroup:
         self.error: BaseException | None = None  #: what ended the group, if not the main thread did
         self.memory: wasmtime.SharedMemory | None = None
         self._memory_type = MemoryType(0)  # what the module says of it
-        self._memory_name = "memory"
+        self._memory_names = "", ""  # its module's and its own
         self._wasi_store: wasmtime.Store | None = None
         self._keep: list[Any] = []
         self._linker, callbacks, made = linkage.new_linker(linkage.calls)
@@ -92,7 +92,7 @@ class ThreadGroup:
         for (module, name), type_ in self._linkage.environment.types.items():
             if not _is_shared(type_):
                 continue
-            self._memory_type, self._memory_name = type_, name
+            self._memory_type, self._memory_names = type_, (module, name)
             given = self._linkage.environment.imports.get((module, name), type_)
             least, most = int(given.minimum), int(given.maximum or type_.maximum or 0)
             if self._linkage.limits.memory is not None:  # wasmtime's own limiter does not count shared memories
@@ -124,10 +124,10 @@ class ThreadGroup:
             function = HostFunction(module, name, type_, proxy.call)
             self._keep.append(self._define(function))
 
-    def instantiate(self, store: wasmtime.Store, own: dict[str, Any]) -> wasmtime.Instance:
+    def instantiate(self, store: wasmtime.Store, own: Own) -> wasmtime.Instance:
         """The instance of one thread; ``own`` gets its imports, and the memory that all share."""
         if self.memory is not None:
-            own[self._memory_name] = self.memory
+            own[self._memory_names] = self.memory
         return instantiate_with(self._linker, self._made, self._linkage.module, store, own)
 
     def watched(self, run: Callable[[], None]) -> Callable[[], None]:

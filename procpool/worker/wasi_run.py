@@ -6,7 +6,6 @@ import functools
 import os
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import wasmtime
 
@@ -20,6 +19,7 @@ from .channels import Replies
 from .failures import as_trap, failure
 from .holder import InstanceHolder
 from .linkage import Linkage
+from .made import Own
 from .payloads import Payloads
 from .streams import Streams
 
@@ -113,7 +113,7 @@ def run_start(
     linkage: Linkage,
     wasi: Callable[[], wasmtime.WasiConfig],
     max_threads: int,
-    show: Callable[[wasmtime.Store, dict[str, Any], wasmtime.Instance | None], None] = lambda *_: None,
+    show: Callable[[wasmtime.Store, Own, wasmtime.Instance | None], None] = lambda *_: None,
 ) -> int:
     """Run a command in an instance of its own; its exit code.
 
@@ -130,7 +130,7 @@ def run_start(
         Whatever a host function raised that it called.
     """
     store = group = None
-    own: dict[str, Any] = {}
+    own: Own = {}
     try:
         store = linkage.new_store(wasi())
         show(store, own, None)
