@@ -55,7 +55,7 @@ class ForegroundCommand:
         check_threads(types, exports)
         environment = wire.Environment(resolve(imports, {}, {}, wasi=True), types, wasi=self._spec)
         limits = wire.GuestLimits(memory=memory_limit, fuel=fuel)
-        self._linkage = Linkage(engine, module, limits, interface.declared, environment, Running(engine))
+        self._linkage = Linkage(engine, module, limits, interface.declared, environment, Running(engine), interface.tags)
 
     def run(self, end: Callable[[int | WasmTrap], NoReturn]) -> NoReturn:
         """Run it, and then end this process.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import wasmtime
@@ -33,12 +33,14 @@ class Linkage:
         declared: Declared,
         environment: wire.Environment,
         running: Running,
+        tags: Sequence[str],
     ) -> None:
         self.engine = engine
         self.module = module
         self.environment = environment
         self.limits: wire.GuestLimits = limits
         self.types: ffi.ImportTypes = ffi.ImportTypes(module)
+        self.tags: Sequence[str] = tags  #: those of exceptions that the module exports
         self._declared = declared
         self._running = running
         self.calls: HostCalls = HostCalls()
@@ -119,10 +121,11 @@ class Linkage:
                     group.close()
                     raise
             return (self._instantiate or self._prepare())(store, own), None
-        except BaseException:
+        except BaseException as error:
             cause = self.calls.take()
             if cause is not None:
                 raise cause from None
+            ffi.Exceptions(store, None, self.tags).mark(error)
             raise
         finally:
             self.calls.making = False

@@ -136,7 +136,8 @@ def run_start(
         show(store, own, None)
         instance, group = linkage.instantiate(store, wasi, max_threads, own)
         show(store, own, instance)
-        ffi.bind(store, instance, "_start", FuncType(), ffi.Slots(1), linkage.calls)()
+        exceptions = ffi.Exceptions(store, instance, linkage.tags)
+        ffi.bind(store, instance, "_start", FuncType(), ffi.Slots(1), linkage.calls, exceptions)()
         if group is not None and group.error is not None:
             raise group.error
         return 0
