@@ -183,14 +183,28 @@ def test_too_much_output_for_a_line_function_stops_the_guest_too(command: Proces
 
 
 def test_exit_codes(command: ProcessWasmPool) -> None:
-    for code in (0, 1, 42, 125):
-        assert command.run(["x", "exit", str(code)]).returncode == code
+    for code in (0, 1, 42, 125, 126, 255, 256, 70_000, -1):
+        assert command.run(["x", "exit", str(code)]).returncode == code % (1 << 32)
     with pytest.raises(RunFailed, match="exited with code 42") as caught:
         command.run(["x", "exit", "42"], check=True)
     assert caught.value.returncode == 42
     done = command.run(["x", "exit", "3"])
     with pytest.raises(RunFailed):
         done.check_returncode()
+
+
+def test_exit_codes_of_calls_and_start_functions() -> None:
+    module = """(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+      (memory (export "memory") 1) (func $s (call $exit (i32.const 255))) (func (export "leave") (call $s)) %s)"""
+    with ProcessWasmPool(module % "", workers=1, wasi=WasiConfig()) as pool:
+        for _ in range(2):
+            with pytest.raises(GuestExit) as caught:
+                pool.call("leave")
+            assert caught.value.code == 255
+    with pytest.raises(StartupError) as failed:
+        ProcessWasmPool(module % "(start $s)", workers=1, wasi=WasiConfig())
+    assert isinstance(failed.value.__cause__, GuestExit)
+    assert failed.value.__cause__.code == 255
 
 
 def test_a_trap_comes_with_what_was_printed(command: ProcessWasmPool) -> None:

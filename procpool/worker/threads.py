@@ -19,7 +19,7 @@ import wasmtime
 
 from ..binary import PAGE, FuncType, MemoryType
 from ..errors import GuestExit
-from ..wasi import MODULES, THREAD_SPAWN
+from ..wasi import MODULES, PROC_EXIT, THREAD_SPAWN
 from . import ffi
 from .host import HostCalls, HostFunction
 from .made import Own, instantiate_with
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 NATIVE = frozenset(
     {
         *("args_get", "args_sizes_get", "environ_get", "environ_sizes_get", "clock_res_get", "clock_time_get"),
-        *("poll_oneoff", "proc_exit", "sched_yield", "random_get"),
+        *("poll_oneoff", PROC_EXIT, "sched_yield", "random_get"),
     }
 )
 #: Thread ids are from 1 to this, https://github.com/WebAssembly/wasi-threads.
