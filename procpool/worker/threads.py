@@ -120,7 +120,7 @@ class ThreadGroup:
         self._keep.append((linker, instance))
         lock = threading.Lock()
         for number, (module, name, type_) in enumerate(wanted):
-            proxy = _Proxy(store, instance, f"f{number}", type_, lock)
+            proxy = _Proxy(store, instance, f"f{number}", type_, lock, self._linkage.calls)
             function = HostFunction(module, name, type_, proxy.call)
             self._keep.append(self._define(function))
 
@@ -282,11 +282,18 @@ class _Proxy:
     """A WASI function of the group's one context.  Its callers take turns."""
 
     def __init__(
-        self, store: wasmtime.Store, instance: wasmtime.Instance, name: str, signature: FuncType, lock: threading.Lock
+        self,
+        store: wasmtime.Store,
+        instance: wasmtime.Instance,
+        name: str,
+        signature: FuncType,
+        lock: threading.Lock,
+        calls: HostCalls,
     ) -> None:
         formats = {"i32": "i12x", "i64": "q8x", "f32": "f12x", "f64": "d8x"}
         self._slots = ffi.Slots(max(len(signature.params), 1))
-        self._run = ffi.bind(store, instance, name, signature, self._slots, HostCalls())
+        # With the group's calls: if it is ended here, the caller gets to know why.
+        self._run = ffi.bind(store, instance, name, signature, self._slots, calls)
         self._params = struct.Struct("<" + "".join(formats[kind] for kind in signature.params))
         self._results = struct.Struct("<" + "".join(formats[kind] for kind in signature.results))
         self._lock = lock
