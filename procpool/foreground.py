@@ -63,7 +63,7 @@ class ForegroundCommand:
         found = resolve(imports, {}, {}, wasi=True, otherwise=on_missing_import)
         environment = wire.Environment(found, types, wasi=self._spec)
         limits = wire.GuestLimits(memory=memory_limit, fuel=fuel)
-        self._linkage = Linkage(engine, module, limits, interface.declared, environment, Running(engine))
+        self._linkage = Linkage(engine, module, limits, interface.declared, environment, Running(engine), interface.tags)
 
     def run(self, end: Callable[[int | WasmTrap], NoReturn]) -> NoReturn:
         """Run it, and then end this process.

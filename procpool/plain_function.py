@@ -20,12 +20,16 @@ class without_instance(Generic[P, R]):  # a decorator
     ``pool.submit(without_instance(math.sqrt), 2.0, timeout=1)``.
 
     Raises:
-        TypeError: it cannot be called.
+        TypeError: it cannot be called, or is such a callable already.
     """
 
     def __init__(self, function: Callable[P, R]) -> None:
         if not callable(function):
             raise TypeError(f"without_instance takes a function, got {shown(function)}")
+        if isinstance(function, without_instance):
+            raise TypeError(
+                f"without_instance takes a function, and {shown(function.function)} has been given to it before"
+            )
         self.function: Callable[P, R] = function
 
     def __call__(self, instance: Instance, /, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -15,6 +15,8 @@ from .errors import BadWasi, RunFailed, UnknownExport
 
 #: The modules whose functions wasmtime provides.
 MODULES = ("wasi_snapshot_preview1", "wasi_unstable")
+#: That of them which ends the guest with an exit code.
+PROC_EXIT = "proc_exit"
 #: The import of wasi-threads.
 THREAD_SPAWN = ("wasi", "thread-spawn")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from .checks import shown
 from .durations import Durations
 from .supervisor.timesheet import Account, cpu_seconds
 
@@ -73,7 +74,22 @@ class PoolReport:
         return sum(worker.working for worker in self.workers) / serving if serving > 0 else 0.0
 
     def since(self, earlier: PoolReport) -> PoolReport:
-        """What has come since an earlier report of the same pool."""
+        """What has come since an earlier report of the same pool.
+
+        Raises:
+            TypeError: it is no report.
+            ValueError: it is later, or another pool's.
+        """
+        if not isinstance(earlier, PoolReport):
+            raise TypeError(f"since takes an earlier report of the same pool, got {shown(earlier)}")
+        # Only what never gets less; times of what runs are guesses.
+        pairs = zip(self.workers, earlier.workers, strict=False)
+        if (
+            len(earlier.workers) > len(self.workers)
+            or earlier.jobs.count > self.jobs.count
+            or any(then.processes > now.processes for now, then in pairs)
+        ):
+            raise ValueError("since takes an earlier report of the same pool; this one is later, or another pool's")
         # Places are numbered from 0, and none is ever left out.
         known, new = self.workers[: len(earlier.workers)], self.workers[len(earlier.workers) :]
         workers = tuple(_minus(*pair) for pair in zip(known, earlier.workers, strict=False)) + new

@@ -74,6 +74,12 @@ def test_directories_are_read_only_unless_said(option: str, guest: str, writable
     assert (done.returncode, (tmp_path / "new").exists()) == ((0, True) if writable else (1, False))
 
 
+@pytest.mark.parametrize(("code", "seen"), [("126", 126), ("255", 255), ("256", 0), ("-1", 255)])
+def test_its_exit_code_is_the_programs(code: str, seen: int) -> None:
+    done = run(COMMAND, "--", "exit", code)
+    assert (done.returncode, done.stderr) == (seen, b"")
+
+
 def test_limits(tmp_path: Path) -> None:
     growing = tmp_path / "growing.wat"
     growing.write_text(GROWING)

@@ -239,3 +239,8 @@ def test_what_is_bound_to_state_is_sent_as_it_is_now() -> None:
         assert shipper.ship(function).pickle != first
     assert shipper.ship(math.sqrt) is shipper.ship(math.sqrt)
     assert shipper.ship(without_instance(math.sqrt)) is shipper.ship(without_instance(math.sqrt))
+
+
+def test_once_without_instance_is_enough() -> None:
+    with pytest.raises(TypeError, match="has been given to it before"):
+        without_instance(without_instance(abs))

@@ -16,7 +16,9 @@ from procpool import (
     BadImport,
     MemoryType,
     ProcessWasmPool,
+    StartupError,
     TableType,
+    WasiConfig,
     WasmException,
     WasmTrap,
 )
@@ -404,3 +406,41 @@ def test_a_name_that_two_imports_share_is_no_name() -> None:
         assert [lease.globals[name] for name in ("a.x", "b.x", "b.y", "y")] == [1, 2, 3, 9]
         with pytest.raises(LookupError, match="x"):
             lease.globals["x"]
+
+
+def test_the_frames_of_a_trap_in_a_map_are_the_modules_own() -> None:
+    module = """(module (func $boom (unreachable))
+      (func (export "trap") (param i32) (result i32) (call $boom) (local.get 0)))"""
+    with ProcessWasmPool(module, workers=1) as pool:
+        with pytest.raises(WasmTrap) as called:
+            pool.call("trap", 1)
+        assert [frame.func_index for frame in called.value.frames] == [0, 1]
+        (mapped,) = pool.map("trap", [1], return_exceptions=True)
+        assert isinstance(mapped, WasmTrap) and mapped.frames == called.value.frames
+        with pytest.raises(WasmTrap) as caught:
+            pool.map_array("trap", [1])
+        assert caught.value.frames == called.value.frames
+
+
+def test_an_exception_of_a_start_function_or_a_command_is_one_too() -> None:
+    module = """(module (tag $t (export "oops") (param i32)) (memory (export "memory") 1)
+      (func $throws (throw $t (i32.const 7))) %s)"""
+    with pytest.raises(StartupError) as failed:
+        ProcessWasmPool(module % "(start $throws)", workers=1)
+    cause = failed.value.__cause__
+    assert isinstance(cause, WasmException) and cause.payload == (7,)
+    assert [frame.function for frame in cause.frames] == ["throws"]
+    with ProcessWasmPool(module % '(export "_start" (func $throws))', workers=1, wasi=WasiConfig()) as pool:
+        with pytest.raises(WasmException) as caught:
+            pool.run()
+        assert (caught.value.tag, caught.value.payload) == ("oops", (7,))
+
+
+def test_an_error_of_wasmtimes_comes_without_its_backtrace() -> None:
+    module = """(module (import "wasi_snapshot_preview1" "random_get" (func $get (param i32 i32) (result i32)))
+      (func $asks (export "asks") (drop (call $get (i32.const 0) (i32.const 9)))))"""  # and has no memory
+    with ProcessWasmPool(module, workers=1, wasi=WasiConfig()) as pool, pytest.raises(WasmTrap) as caught:
+        pool.call("asks")
+    assert "backtrace" not in str(caught.value)
+    assert "memory" in caught.value.message
+    assert [frame.function for frame in caught.value.frames][-1] == "asks"

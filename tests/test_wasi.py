@@ -152,6 +152,15 @@ def test_too_much_output_stops_the_guest(command: ProcessWasmPool) -> None:
     assert command.run(["x", "upper"], stdin=b"a" * 100_000, max_output=100_000).returncode == 0
 
 
+def test_too_much_output_is_said_however_much_it_is(command: ProcessWasmPool) -> None:
+    most = 20 << 20  # beyond what an exception's own pickle may take on its way
+    with pytest.raises(OutputLimit, match=f"more than {most} bytes to stdout and was stopped") as caught:
+        command.run(["x", "flood"], max_output=most, timeout=DEADLINE)
+    assert len(caught.value.stdout) == most
+    (error,) = command.run_map([b""], args=["x", "flood"], max_output=most, timeout=DEADLINE, return_exceptions=True)
+    assert isinstance(error, OutputLimit) and len(error.stdout) == most
+
+
 def test_what_was_printed_too_much_is_text_where_text_is_asked_for(command: ProcessWasmPool) -> None:
     with pytest.raises(OutputLimit) as caught:
         command.run(["x", "flood"], max_output=100_000, text=True, timeout=DEADLINE)
@@ -174,14 +183,28 @@ def test_too_much_output_for_a_line_function_stops_the_guest_too(command: Proces
 
 
 def test_exit_codes(command: ProcessWasmPool) -> None:
-    for code in (0, 1, 42, 125):
-        assert command.run(["x", "exit", str(code)]).returncode == code
+    for code in (0, 1, 42, 125, 126, 255, 256, 70_000, -1):
+        assert command.run(["x", "exit", str(code)]).returncode == code % (1 << 32)
     with pytest.raises(RunFailed, match="exited with code 42") as caught:
         command.run(["x", "exit", "42"], check=True)
     assert caught.value.returncode == 42
     done = command.run(["x", "exit", "3"])
     with pytest.raises(RunFailed):
         done.check_returncode()
+
+
+def test_exit_codes_of_calls_and_start_functions() -> None:
+    module = """(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+      (memory (export "memory") 1) (func $s (call $exit (i32.const 255))) (func (export "leave") (call $s)) %s)"""
+    with ProcessWasmPool(module % "", workers=1, wasi=WasiConfig()) as pool:
+        for _ in range(2):
+            with pytest.raises(GuestExit) as caught:
+                pool.call("leave")
+            assert caught.value.code == 255
+    with pytest.raises(StartupError) as failed:
+        ProcessWasmPool(module % "(start $s)", workers=1, wasi=WasiConfig())
+    assert isinstance(failed.value.__cause__, GuestExit)
+    assert failed.value.__cause__.code == 255
 
 
 def test_a_trap_comes_with_what_was_printed(command: ProcessWasmPool) -> None:

@@ -208,3 +208,16 @@ def test_a_picture() -> None:  # matplotlib keeps its fonts open
         assert above.get_title(loc="left").startswith(f"{each.jobs.count:,} jobs took ")
         assert "busy for" in below.get_title(loc="left")
         assert figure.patch.get_alpha() == above.patch.get_alpha() == 0, "the page shows through"
+
+
+def test_since_takes_an_earlier_report_of_the_same_pool() -> None:
+    with ProcessWasmPool(KERNELS, workers=1) as pool:
+        earlier = pool.report()
+        list(pool.map("add", range(10), range(10)))
+        later = pool.report()
+        assert later.since(later).jobs.count == 0
+        with pytest.raises(ValueError, match="this one is later, or another pool's"):
+            earlier.since(later)
+        wrong: Any = 5
+        with pytest.raises(TypeError, match="an earlier report of the same pool, got 5"):
+            later.since(wrong)

@@ -145,7 +145,7 @@ def _out_of_time(module: str, timeout: float) -> NoReturn:
 
 def _end(outcome: int | WasmTrap) -> NoReturn:
     """Without the interpreter's own end: there may be threads in wasm, which it cannot stop."""
-    os._exit(outcome if isinstance(outcome, int) else complain(outcome, TRAPPED))
+    os._exit(outcome & 0xFF if isinstance(outcome, int) else complain(outcome, TRAPPED))
 
 
 # -- one run per file --------------------------------------------------------------------------------------------------

@@ -12,6 +12,9 @@ from .. import wire
 from ..binary import Declared, FuncType, importing
 from ..columns import WIDTH
 
+#: What a driver is called, to be known in backtraces.
+NAME = "procpool_driver"
+
 
 def signature_of_driver(signature: FuncType) -> FuncType:
     """``run``: first item, end, address of the cells, address of each column -> the item it stopped at."""
@@ -34,7 +37,7 @@ def driver_text(signature: FuncType) -> str:
         for n, kind in reversed(list(enumerate(results)))
     )
     return f"""
-(module
+(module ${NAME}
   (import "module" "export" (func $export (param {" ".join(params)}) (result {" ".join(results)})))
   (import "arena" "memory" (memory {wire.ARENA_BYTES // 65536} {wire.ARENA_BYTES // 65536}))
   (func (export "run") (param $i i32) (param $end i32) (param $cells i32){bases} (result i32)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import wasmtime
 
 from .. import wire
 from ..errors import GuestExit, WasmException, WasmFrame, WasmTrap
-from .ffi import Thrown
+from .driver import NAME as DRIVER
+from .ffi import Thrown, backtrace
+
+#: What wasmtime puts before an error that a host function of its own gave, and before the error itself.
+_BACKTRACE, _CAUSE = "error while executing at wasm backtrace:", "\n\nCaused by:\n"
 
 
 def failure(error: BaseException) -> bytes:
@@ -28,15 +34,23 @@ def unfit(error: BaseException) -> bytes:
 
 def as_trap(error: BaseException) -> WasmTrap | None:
     """wasmtime's errors as ours; None for any other."""
+    if not isinstance(error, (wasmtime.Trap, wasmtime.WasmtimeError)):
+        return None
+    # The user knows nothing of our driver, which is outermost in a map.
+    frames = tuple(
+        WasmFrame(frame.func_name, frame.func_index, frame.module_offset)
+        for frame in backtrace(error)
+        if frame.module_name != DRIVER
+    )
+    thrown: Thrown | None = getattr(error, "thrown", None)
+    if thrown is not None:
+        return WasmException(thrown.tag, thrown.payload, None, frames)
     if isinstance(error, wasmtime.Trap):
         code = error.trap_code
-        frames = tuple(WasmFrame(f.func_name, f.func_index, f.module_offset) for f in error.frames)
-        thrown: Thrown | None = getattr(error, "thrown", None)
-        if thrown is not None:
-            return WasmException(thrown.tag, thrown.payload, None, frames)
         # The message without the backtrace that wasmtime puts in front, which travels as frames.
         message = error.message.rpartition("wasm trap: ")[2].strip()
         return WasmTrap(message, code.name if code else None, None, frames)
-    if isinstance(error, wasmtime.WasmtimeError):
-        return WasmTrap(str(error))
-    return None
+    text = str(error)
+    if text.startswith(_BACKTRACE) and _CAUSE in text:  # it travels as frames
+        text = textwrap.dedent(text.partition(_CAUSE)[2]).strip()
+    return WasmTrap(text, None, None, frames)

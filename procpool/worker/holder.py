@@ -52,7 +52,6 @@ class InstanceHolder:
         self._linkage = linkage
         self._streams = streams
         self._exports = settings.exports
-        self._tags = settings.tags
         self._imported = settings.imported
         self._memory_names = [name for name, type_ in settings.storage.items() if isinstance(type_, MemoryType)]
         self._limits = settings.limits
@@ -96,7 +95,7 @@ class InstanceHolder:
             self._store = self._linkage.new_store(None if wasi is None else wasi())
             most = self._wasi.max_threads if self._wasi is not None else MAX_THREADS
             self._instance, self._group = self._linkage.instantiate(self._store, wasi, most, self._own)
-            self._exceptions = ffi.Exceptions(self._store, self._instance, self._tags)
+            self._exceptions = ffi.Exceptions(self._store, self._instance, self._linkage.tags)
             for step in self._start:
                 self._run(step)
         except BaseException:
@@ -220,7 +219,7 @@ class InstanceHolder:
 
         def show(store: wasmtime.Store, own: Own, instance: wasmtime.Instance | None) -> None:
             self._store, self._own, self._instance = store, own, instance
-            self._exceptions = None if instance is None else ffi.Exceptions(store, instance, self._tags)
+            self._exceptions = None if instance is None else ffi.Exceptions(store, instance, self._linkage.tags)
             self._group, self.bound = None, {}
 
         try:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import wasmtime
 
 from .. import wire
 from ..binary import Declared, FuncType, MemoryType
-from ..wasi import THREAD_SPAWN
+from ..errors import GuestExit
+from ..wasi import MODULES, PROC_EXIT, THREAD_SPAWN
 from . import ffi
 from .channels import Running
 from .host import HostCalls, HostFunction
@@ -33,12 +34,14 @@ class Linkage:
         declared: Declared,
         environment: wire.Environment,
         running: Running,
+        tags: Sequence[str],
     ) -> None:
         self.engine = engine
         self.module = module
         self.environment = environment
         self.limits: wire.GuestLimits = limits
         self.types: ffi.ImportTypes = ffi.ImportTypes(module)
+        self.tags: Sequence[str] = tags  #: those of exceptions that the module exports
         self._declared = declared
         self._running = running
         self.calls: HostCalls = HostCalls()
@@ -119,10 +122,11 @@ class Linkage:
                     group.close()
                     raise
             return (self._instantiate or self._prepare())(store, own), None
-        except BaseException:
+        except BaseException as error:
             cause = self.calls.take()
             if cause is not None:
                 raise cause from None
+            ffi.Exceptions(store, None, self.tags).mark(error)
             raise
         finally:
             self.calls.making = False
@@ -135,6 +139,10 @@ class Linkage:
         if self.environment.wasi is not None:
             linker.define_wasi()
             linker.allow_shadowing = True
+            for module in MODULES:
+                if (module, PROC_EXIT) in self.environment.types:
+                    own = HostFunction(module, PROC_EXIT, FuncType(("i32",)), _exit)
+                    callbacks.append(ffi.define(linker, self.types, own, None, calls, declared=False))
         for (module, name), value in self.environment.imports.items():
             type_ = self.environment.types[module, name]
             if isinstance(type_, FuncType):
@@ -154,3 +162,8 @@ class Linkage:
             prepared = linker.instantiate_pre(self.module)
             self._instantiate = lambda store, _own: prepared.instantiate(store)
         return self._instantiate
+
+
+def _exit(code: int) -> NoReturn:
+    """WASI's proc_exit.  wasmtime's own traps for codes above 125."""
+    raise GuestExit(code & 0xFFFFFFFF)

@@ -166,7 +166,9 @@ def _furnish(
     payloads = Payloads(settings.payloads, row, settings.payload_bytes)
     running = Running(blueprint.engine)
     streams = Streams(blueprint.engine, replies, settings.lifeline)
-    linkage = Linkage(blueprint.engine, blueprint.module, settings.limits, settings.declared, environment, running)
+    linkage = Linkage(
+        blueprint.engine, blueprint.module, settings.limits, settings.declared, environment, running, settings.tags
+    )
     instances = InstanceHolder(linkage, settings, arena, streams)
     surface = linkage.surface = Instance(instances, settings.exports, settings.storage)
     first = row * wire.BOARD_ROW

@@ -18,7 +18,6 @@ from typing import Any
 import wasmtime
 
 from .. import wire
-from ..errors import OutputLimit
 from ..wasi import CAPTURE, INHERIT, Spec
 from . import inherited
 from .channels import Replies
@@ -131,16 +130,9 @@ class Streams:
             self._active = False
             return self._so_far()
 
-    def check(self) -> None:
-        """After the end: complain if there was too much.
-
-        Raises:
-            OutputLimit: the command printed more than it may.
-        """
-        if self._over:
-            name = "stdout" if self._over == _OUT else "stderr"
-            out, err = self._so_far()
-            raise OutputLimit(f"the command printed more than {self._limit} bytes to {name} and was stopped", out, err)
+    def excess(self) -> str | None:
+        """After the end: the name of the stream to which the command printed more than it may, and was stopped for it."""
+        return {0: None, _OUT: "stdout", _ERR: "stderr"}[self._over]
 
     def tell(self) -> None:
         """Control thread: the command is being interrupted, and may never come to its end; send what there is."""

@@ -19,7 +19,7 @@ import wasmtime
 
 from ..binary import PAGE, FuncType, MemoryType
 from ..errors import GuestExit
-from ..wasi import MODULES, THREAD_SPAWN
+from ..wasi import MODULES, PROC_EXIT, THREAD_SPAWN
 from . import ffi
 from .host import HostCalls, HostFunction
 from .made import Own, instantiate_with
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 NATIVE = frozenset(
     {
         *("args_get", "args_sizes_get", "environ_get", "environ_sizes_get", "clock_res_get", "clock_time_get"),
-        *("poll_oneoff", "proc_exit", "sched_yield", "random_get"),
+        *("poll_oneoff", PROC_EXIT, "sched_yield", "random_get"),
     }
 )
 #: Thread ids are from 1 to this, https://github.com/WebAssembly/wasi-threads.
@@ -120,7 +120,7 @@ class ThreadGroup:
         self._keep.append((linker, instance))
         lock = threading.Lock()
         for number, (module, name, type_) in enumerate(wanted):
-            proxy = _Proxy(store, instance, f"f{number}", type_, lock)
+            proxy = _Proxy(store, instance, f"f{number}", type_, lock, self._linkage.calls)
             function = HostFunction(module, name, type_, proxy.call)
             self._keep.append(self._define(function))
 
@@ -176,7 +176,8 @@ class ThreadGroup:
                 instance = self.instantiate(store, {})
                 slots = ffi.Slots(2)
                 signature = FuncType(("i32", "i32"))
-                run = ffi.bind(store, instance, "wasi_thread_start", signature, slots, self._linkage.calls)
+                exceptions = ffi.Exceptions(store, instance, self._linkage.tags)
+                run = ffi.bind(store, instance, "wasi_thread_start", signature, slots, self._linkage.calls, exceptions)
                 slots.bytes[:4] = number.to_bytes(4, sys.byteorder)
                 slots.bytes[16:20] = (argument & 0xFFFFFFFF).to_bytes(4, sys.byteorder)
                 run()
@@ -281,11 +282,18 @@ class _Proxy:
     """A WASI function of the group's one context.  Its callers take turns."""
 
     def __init__(
-        self, store: wasmtime.Store, instance: wasmtime.Instance, name: str, signature: FuncType, lock: threading.Lock
+        self,
+        store: wasmtime.Store,
+        instance: wasmtime.Instance,
+        name: str,
+        signature: FuncType,
+        lock: threading.Lock,
+        calls: HostCalls,
     ) -> None:
         formats = {"i32": "i12x", "i64": "q8x", "f32": "f12x", "f64": "d8x"}
         self._slots = ffi.Slots(max(len(signature.params), 1))
-        self._run = ffi.bind(store, instance, name, signature, self._slots, HostCalls())
+        # With the group's calls: if it is ended here, the caller gets to know why.
+        self._run = ffi.bind(store, instance, name, signature, self._slots, calls)
         self._params = struct.Struct("<" + "".join(formats[kind] for kind in signature.params))
         self._results = struct.Struct("<" + "".join(formats[kind] for kind in signature.results))
         self._lock = lock

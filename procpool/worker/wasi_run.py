@@ -41,10 +41,9 @@ class CommandRunner:
         self.printed: tuple[bytes | None, bytes | None] = None, None  #: by the last one
 
     def run(self, payload: bytes) -> bytes:
-        """The payload of (exit code or None, trap or None, stdout, stderr).
+        """The payload of (exit code, trap, stream that it printed too much to, stdout, stderr); each may be None.
 
         Raises:
-            OutputLimit: it printed too much.
             Whatever a host function raised that it called.
         """
         spec, taken = values.load(payload, self._payloads.slot)
@@ -66,8 +65,7 @@ class CommandRunner:
             self._answering.acquire()
             self._answering.release()
             self.printed = self._streams.end()
-        self._streams.check()
-        return self._payloads.result((code, trap, *self.printed), taken)
+        return self._payloads.result((code, trap, self._streams.excess(), *self.printed), taken)
 
     def _answer_instead(self, taken: int, error: BaseException) -> None:
         """In a thread of the command, which has ended it: the main thread sits in a host call, so answer for it."""
@@ -77,7 +75,9 @@ class CommandRunner:
         if code is None and trap is None:
             self._replies.flush(failure(error))
         else:
-            self._replies.flush(wire.reply(wire.VALUE, self._payloads.result((code, trap, *printed), taken)))
+            self._replies.flush(
+                wire.reply(wire.VALUE, self._payloads.result((code, trap, self._streams.excess(), *printed), taken))
+            )
         os._exit(0)
 
     @property
@@ -136,7 +136,8 @@ def run_start(
         show(store, own, None)
         instance, group = linkage.instantiate(store, wasi, max_threads, own)
         show(store, own, instance)
-        ffi.bind(store, instance, "_start", FuncType(), ffi.Slots(1), linkage.calls)()
+        exceptions = ffi.Exceptions(store, instance, linkage.tags)
+        ffi.bind(store, instance, "_start", FuncType(), ffi.Slots(1), linkage.calls, exceptions)()
         if group is not None and group.error is not None:
             raise group.error
         return 0

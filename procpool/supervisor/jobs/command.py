@@ -33,6 +33,7 @@ class CommandRun(PickledJob):
     ) -> None:
         super().__init__(spec.args[0] if spec.args else "the command", b"", limit=limit)
         self._args = spec.args
+        self._most = spec.max_output
         self._spec: Spec | None = spec
         self._text = text
         self._check = check
@@ -83,11 +84,6 @@ class CommandRun(PickledJob):
         if status == wire.INTERRUPTED and self._late:
             self.post(lambda: self._fail_late(*pickle.loads(payload)))
             return ()
-        if status == wire.VALUE:
-            for stream, splitter in self._splitters.items():
-                rest = splitter.rest()
-                if rest:
-                    self._hand_over(stream, [rest])
         if self._in_turn is None:
             return super().answered(lane, memory, status, payload)
         # It ends after its last line was seen.
@@ -107,17 +103,24 @@ class CommandRun(PickledJob):
             return False, ()
         return super().crashed(lane, memory, crash)
 
-    def fail(self, error: BaseException) -> bool:
-        if isinstance(error, OutputLimit) and not self.expired:  # made by the worker, which does not know of `text`
-            error.stdout, error.stderr = self._shown(error.stdout), self._shown(error.stderr)
-        return super().fail(error)
-
     def _fail_late(self, stdout: bytes | None, stderr: bytes | None) -> None:
         error = CallTimeout(f"{self.name} ran longer than {self.timeout_text()} and was stopped")
         error.stdout, error.stderr = self._shown(stdout), self._shown(stderr)
         self.fail(error)
 
     def settle(self, result: tuple[Any, ...]) -> None:
+        _, _, excess, *_ = result
+        if excess is None:  # or the last line is cut off
+            for stream, splitter in self._splitters.items():
+                rest = splitter.rest()
+                if rest:
+                    self._hand_over(stream, [rest])
+        if self._in_turn is None:
+            self._conclude(result)
+        else:
+            self._in_turn(lambda: self._conclude(result))
+
+    def _conclude(self, result: tuple[Any, ...]) -> None:
         try:
             completed = self._completed(result)
         except BaseException as error:
@@ -126,8 +129,10 @@ class CommandRun(PickledJob):
             self.succeed(completed)
 
     def _completed(self, result: tuple[Any, ...]) -> CompletedRun:
-        code, trap, stdout, stderr = result
+        code, trap, excess, stdout, stderr = result
         out, err = self._shown(stdout), self._shown(stderr)
+        if excess is not None:
+            raise OutputLimit(f"the command printed more than {self._most} bytes to {excess} and was stopped", out, err)
         if trap is not None:
             error = wire.report_of(wire.TRAP, trap, "_start")
             assert isinstance(error, WasmTrap)

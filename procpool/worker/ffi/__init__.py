@@ -8,7 +8,7 @@ each worker says so once, in the log.  Setting ``PROCPOOL_PUBLIC_API`` in the en
 out when something looks wrong.
 """
 
-from .exceptions import Exceptions, Thrown
+from .exceptions import Exceptions, Thrown, backtrace
 from .externs import (
     ImportTypes,
     caller_export,
@@ -31,6 +31,7 @@ __all__ = [
     "ImportTypes",
     "Slots",
     "Thrown",
+    "backtrace",
     "bind",
     "caller_export",
     "define",

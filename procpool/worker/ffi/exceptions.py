@@ -1,4 +1,4 @@
-"""Exceptions of the guest's that nothing there has caught."""
+"""Exceptions of the guest's that nothing there has caught, and where the guest was when it failed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,17 @@ _VECTOR, _FUNCTION, _EXTERN, _COLLECTED, _EXCEPTION = 4, 5, 6, 7, 8
 _REFERENCES = {_FUNCTION: "funcref", _EXTERN: "externref", _COLLECTED: "anyref", _EXCEPTION: "exnref"}
 
 
+def backtrace(error: wasmtime.Trap | wasmtime.WasmtimeError) -> Sequence[wasmtime.Frame]:
+    """Where in wasm it happened, innermost first."""
+    if isinstance(error, wasmtime.Trap):
+        return error.frames
+    if not RAW:
+        return ()
+    found = wasmtime._trap.FrameList(error)
+    c.wasmtime_error_wasm_trace(error.ptr(), ctypes.byref(found.vec))
+    return [wasmtime.Frame._from_ptr(found.vec.data[at], found) for at in range(found.vec.size)]
+
+
 class Thrown(NamedTuple):
     """What was thrown."""
 
@@ -25,9 +36,12 @@ class Thrown(NamedTuple):
 
 
 class Exceptions:
-    """Takes the exception that ended a call out of its store."""
+    """Takes the exception that ended a call out of its store.
 
-    def __init__(self, store: wasmtime.Store, instance: wasmtime.Instance, tags: Sequence[str]) -> None:
+    Without an instance, which a start function that throws never becomes, no tag has a name.
+    """
+
+    def __init__(self, store: wasmtime.Store, instance: wasmtime.Instance | None, tags: Sequence[str]) -> None:
         self._store = store
         self._instance = instance
         self._tags = tags
@@ -45,7 +59,15 @@ class Exceptions:
         finally:
             c.wasmtime_exnref_unroot(ctypes.byref(thrown))
 
+    def mark(self, error: BaseException) -> None:
+        """Have what ended a call say so in an attribute ``thrown``, if that is an exception of the guest's."""
+        thrown = self.take()
+        if thrown is not None:
+            error.thrown = thrown  # type: ignore[attr-defined]
+
     def _tag(self, context: Any, thrown: Any) -> str | None:
+        if self._instance is None:
+            return None
         tag = c.wasmtime_tag_t()
         c.wasmtime_exnref_tag(context, ctypes.byref(thrown), ctypes.byref(tag))
         for name in self._tags:

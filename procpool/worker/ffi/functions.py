@@ -85,9 +85,8 @@ def _bind_raw(
             pointer = ctypes.cast(trap.value, ctypes.POINTER(c.wasm_trap_t))
             trap.value = None
             raised = wasmtime.Trap._from_ptr(pointer)
-            thrown = None if exceptions is None else exceptions.take()
-            if thrown is not None:
-                raised.thrown = thrown  # type: ignore[attr-defined]
+            if exceptions is not None:
+                exceptions.mark(raised)
             raise cause or raised
 
     return run
