@@ -10,6 +10,8 @@ import signal
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from .printable import printable
+
 __all__ = [
     "ArgumentOutOfRange",
     "BadArguments",
@@ -114,7 +116,8 @@ class WasmTrap(ProcpoolError):
     def __str__(self) -> str:
         head = f"{self.export}: {self.message}" if self.export else self.message
         trace = "".join(
-            f"\n  at {f.function or '<anonymous>'} (func {f.func_index}, offset {f.offset:#x})" for f in self.frames
+            f"\n  at {printable(f.function or '<anonymous>')} (func {f.func_index}, offset {f.offset:#x})"
+            for f in self.frames
         )
         return head + trace
 

@@ -10,8 +10,8 @@ import wasmtime
 
 from . import wire
 from .engine import loading_engine
-from .errors import GuestExit, WasmTrap
-from .imports import resolve
+from .errors import GuestExit, MissingImport, WasmTrap
+from .imports import OnMissing, resolve
 from .module import ModuleSource, compile_module
 from .wasi import WasiConfig, check_command, check_threads
 from .worker.channels import Running
@@ -31,6 +31,7 @@ class ForegroundCommand:
         wasi: what the command sees.
         memory_limit: bytes that each of its linear memories may grow to; None for no limit.
         fuel: how much it may burn, about one unit per wasm instruction; None for no limit.
+        on_missing_import: what serves imports that nothing is given for, as for a pool.
 
     Raises:
         InvalidModule, MissingImport, OSError, TypeError: as for a pool.
@@ -39,7 +40,13 @@ class ForegroundCommand:
     """
 
     def __init__(
-        self, source: ModuleSource, wasi: WasiConfig, *, memory_limit: int | None = None, fuel: int | None = None
+        self,
+        source: ModuleSource,
+        wasi: WasiConfig,
+        *,
+        memory_limit: int | None = None,
+        fuel: int | None = None,
+        on_missing_import: OnMissing = None,
     ) -> None:
         self._spec = wasi.spec()
         compiled = compile_module(source, fuel=fuel is not None)
@@ -53,7 +60,8 @@ class ForegroundCommand:
         types = {(needed.module, needed.name): needed.type for needed in imports}
         check_command(exports)
         check_threads(types, exports)
-        environment = wire.Environment(resolve(imports, {}, {}, wasi=True), types, wasi=self._spec)
+        found = resolve(imports, {}, {}, wasi=True, otherwise=on_missing_import)
+        environment = wire.Environment(found, types, wasi=self._spec)
         limits = wire.GuestLimits(memory=memory_limit, fuel=fuel)
         self._linkage = Linkage(engine, module, limits, interface.declared, environment, Running(engine), interface.tags)
 
@@ -83,6 +91,8 @@ def _outcome(error: BaseException) -> int | WasmTrap:
     """What a thread's exception means for the program."""
     if isinstance(error, GuestExit):
         return error.code
+    if isinstance(error, MissingImport):  # a stand-in was called
+        return WasmTrap(str(error))
     trap = as_trap(error)
     if trap is None:
         raise error

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 from .binary import SCALARS, FuncType, GlobalType, Import, MemoryType, TableType
 from .codec import converted
 from .errors import BadArguments, BadImport, MissingImport
+from .printable import printable
 from .stand_ins import Trapping, Zero, nullable, zero
 from .wasi import MODULES, THREAD_SPAWN
 
@@ -98,8 +99,8 @@ def _missing(missing: Sequence[Import], renames: Renames) -> str:
     wanted: dict[str, list[str]] = {}
     for needs in missing:
         key = _renamed((needs.module, needs.name), renames)
-        under = "" if key == (needs.module, needs.name) else f", looked for as {'.'.join(key)}"
-        lines.append(f"{needs.module}.{needs.name}, a {_described(needs.type)}{under}")
+        under = "" if key == (needs.module, needs.name) else f", looked for as {printable('.'.join(key))}"
+        lines.append(f"{printable(f'{needs.module}.{needs.name}')}, a {_described(needs.type)}{under}")
         wanted.setdefault(key[0], []).append(f"        {key[1]!r}: {_skeleton(needs.type)}")
     hint = " (or give wasi=WasiConfig(...) for what is WASI's)" if any(map(_provided, missing)) else ""
     stand_ins = 'on_missing_import="trap" has those that are called trap'

@@ -18,12 +18,13 @@ import wasmtime
 from .binary import ExternType, FuncType, Import, Interface, read_interface
 from .engine import compiling_engine, loading_engine
 from .errors import InvalidModule
+from .printable import printable
 
 ModuleSource = Union[str, bytes, bytearray, "os.PathLike[str]"]
 
 _MAGIC = b"\0asm"
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_GZIP = b"\x1f\x8b"
+URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+GZIP = b"\x1f\x8b"
 _ELF = b"\x7fELF"
 
 
@@ -51,7 +52,7 @@ class Inspection:
             ("exports", list(self.exports.items())),
         ):
             lines.append(f"{title}: {len(items) or 'none'}")
-            lines += [f"  {name} {type_}" if isinstance(type_, FuncType) else f"  {name}: {type_}" for name, type_ in items]
+            lines += [f"  {printable(name)}{'' if isinstance(type_, FuncType) else ':'} {type_}" for name, type_ in items]
         return "\n".join(lines)
 
 
@@ -90,7 +91,7 @@ def read_source(source: ModuleSource) -> bytes:
         data, subject = bytes(source), "the given bytes are"
     elif isinstance(source, str) and source.lstrip().startswith(("(", ";;")):
         data, subject = source.encode(), "the given text is"
-    elif isinstance(source, str) and _URL.match(source):
+    elif isinstance(source, str) and URL.match(source):
         raise InvalidModule(f"{source!r} is a URL; download the module first, and give the file")
     elif isinstance(source, (str, os.PathLike)):
         data, subject = Path(source).read_bytes(), f"{os.fspath(source)!r} is"
@@ -102,7 +103,7 @@ def read_source(source: ModuleSource) -> bytes:
         return data
     if not data.strip():
         raise InvalidModule(f"{subject} empty; expected a WebAssembly module")
-    if data.startswith(_GZIP):
+    if data.startswith(GZIP):
         raise InvalidModule(f"{subject} compressed by gzip; decompress it first (gunzip)")
     if data.startswith(_ELF):
         raise InvalidModule(

@@ -75,6 +75,11 @@ def test_what_it_reads(mapped: Map, name: str, content: str, options: Sequence[s
         ("r.csv", "x,y\n10,1\n", ("--header",), "9\n"),
         ("r.jsonl", '{"x": 10, "y": 1}\n{"y": 1, "x": 20}\n', (), "9\n19\n"),
         ("r.jsonl", "[10, 1]\n", (), "9\n"),
+        # So even where names are repeated.
+        ("r.csv", "from,from\n10,1\n", ("--header",), "9\n"),
+        ("r.csv", ",\n10,1\n", ("--header",), "9\n"),
+        ("r.csv", "what,from,x,x\n1,10,5,6\n", ("--header",), "9\n"),
+        ("r.csv", "x,x,y\n5,6,10\n", ("--header", "--columns", "y,y"), "0\n"),
     ],
 )
 def test_names_and_order(mapped: Map, name: str, content: str, options: Sequence[str], printed: str) -> None:
@@ -115,6 +120,21 @@ def test_what_is_wrong_with_a_row(mapped: Map, name: str, content: str | bytes, 
     assert out in ("", "3\n")  # what came before it
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "options", "words"),
+    [
+        ("r.csv", "from,what,what\n1,2,3\n", ("--header",), "line 1 of r.csv: 2 columns are named 'what'; give each a name of its own"),
+        ("r.csv", "a,b,a\n1,2,3\n", ("--header", "--columns", "b,a"), "line 1 of r.csv: 2 columns are named 'a'"),
+        ("r.jsonl", '{"from": 1, "what": 2, "what": 3}\n', (), "line 1 of r.jsonl: the object has 'what' twice"),
+    ],
+)  # fmt: skip
+def test_a_name_that_fits_two_is_not_taken_for_one(
+    mapped: Map, name: str, content: str, options: Sequence[str], words: str
+) -> None:
+    code, out, err = mapped(NAMED, "minus", name, content, *options)
+    assert (code, out) == (2, "") and words in err and err.count("\n") == 1
+
+
 def test_a_row_that_fails_ends_it(mapped: Map) -> None:
     code, out, err = mapped(M, "divide", "r.csv", "6,3\n\n6,0\n6,2\n")
     assert (code, out) == (1, "2\n")
@@ -142,9 +162,21 @@ def test_keep_going_lists_some_of_many(mapped: Map) -> None:
     assert "1000 of 1,001 rows failed" in err and len(err.splitlines()) == 23 and "and 980 more" in err
 
 
-def test_keep_going_does_not_hide_that_the_file_cannot_be_read(mapped: Map) -> None:
-    code, out, err = mapped(K, "fib", "r.csv", b"10\n" * 10_000 + b"\xff\n20\n", "--keep-going")
-    assert code == 2 and out.startswith("55\n") and "it is not text in UTF-8" in err
+@pytest.mark.parametrize(("name", "wrong"), [("r.csv", b"\xff"), ("r.csv", b'"1\xe4"'), ("r.jsonl", b'"\xff"')])
+def test_a_row_that_is_not_utf_8_fails_alone(mapped: Map, name: str, wrong: bytes) -> None:
+    content = b"10\n" * 3000 + wrong + b"\n20\n"
+    code, out, err = mapped(K, "fib", name, content)
+    assert (code, out) == (2, "55\n" * 3000)
+    assert err == f"procpool: line 3001 of {name}: it is not text in UTF-8\n"
+    code, out, err = mapped(K, "fib", name, content, "--keep-going")
+    assert (code, out) == (3, "55\n" * 3000 + "\n6765\n")
+    assert f"  line 3001 of {name}: it is not text in UTF-8\n" in err
+
+
+def test_a_header_that_cannot_be_read_is_not_passed_over(mapped: Map) -> None:
+    for header, words in ((b"\xff,b", "it is not text in UTF-8"), (b'"a"x,b', "',' expected after '\"'")):
+        code, out, err = mapped(K, "add", "r.csv", header + b"\n1,2\n3,4\n", "--header", "--keep-going")
+        assert (code, out) == (2, "") and f"line 1 of r.csv: {words}" in err
 
 
 def test_a_call_that_hangs_fails_alone(mapped: Map) -> None:
@@ -162,6 +194,26 @@ def test_json(mapped: Map) -> None:
         {"row": 2, "args": ["inf", 1.0], "result": "inf"},
         {"row": 4, "args": ["x", "1"], "error": "'x' is not an f64"},
     ]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+@pytest.mark.parametrize("output", ["--json", "--csv"])
+def test_text_that_standard_output_cannot_encode(
+    encoding: str, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    (tmp_path / "r.jsonl").write_text('["\\ud800", 2]\n["\U0001f600\xe9", 2]\n[1, 2]\n')
+    code, out, err = procpool("map", K, "add", str(tmp_path / "r.jsonl"), "--keep-going", output)
+    assert code == 3 and "2 of 3 rows failed" in err and "'\\ud800' is not an i32" in err
+    if output == "--json":
+        args = [json.loads(line)["args"] for line in out.splitlines()]
+        assert args == [["\ud800", 2], ["\U0001f600\xe9", 2], [1, 2]]
+    else:
+        smile = "\U0001f600\xe9" if encoding == "utf-8" else "\\U0001f600\\xe9"
+        assert out.startswith(
+            f"arg0,arg1,result,error\n\\ud800,2,,'\\ud800' is not an i32\n{smile},2,,'{smile}' is not an i32\n"
+        )
+        assert out.endswith("\n1,2,3,\n")
 
 
 def test_json_can_be_read_back(mapped: Map) -> None:
@@ -204,6 +256,17 @@ def test_csv(mapped: Map, module: str, export: str, content: str, options: Seque
 )
 def test_reduce(mapped: Map, export: str, how: str, content: str, printed: str) -> None:
     assert mapped(K, export, "r.csv", content, "--reduce", how)[:2] == (0, printed)
+
+
+@pytest.mark.parametrize("how", ["min", "max", "sum"])
+def test_what_is_no_number_wins(mapped: Map, how: str) -> None:
+    for content in ("nan\n1\n2\n", "1\nnan\n2\n", "2\n1\nnan\n"):
+        assert mapped(K, "same_f64", "r.csv", content, "--reduce", how)[:2] == (0, "nan\n")
+    for content in ("1\ninf\n-inf\n", "-inf\ninf\n1\n"):
+        assert (
+            mapped(K, "same_f64", "r.csv", content, "--reduce", how)[1]
+            == {"min": "-inf\n", "max": "inf\n", "sum": "nan\n"}[how]
+        )
 
 
 def test_reduce_several_results_and_failures(mapped: Map) -> None:

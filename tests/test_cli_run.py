@@ -103,6 +103,11 @@ def test_limits(tmp_path: Path) -> None:
         ([WANTING], "call it from Python"),
         (["--fuel", "0", COMMAND], "--fuel"),
         (["--output-dir", "x", COMMAND], "--each"),
+        *[
+            (["--dir", given, COMMAND], f"argument --dir: {given!r} is no directory to give; write HOST, or HOST::GUEST")
+            for given in ("", ":rw", "::/x", "::", "/tmp::", "/tmp:::rw", "/tmp::/a::/b")
+        ],
+        (["--dir", "/tmp::/x", "--dir", "/usr::/x", COMMAND], "run: --dir: two directories would be '/x' in the program"),
     ],
 )
 def test_wrong_requests(args: list[Any], words: str) -> None:
@@ -198,3 +203,20 @@ def test_failures_name_their_file(tree: Path) -> None:
     done = each(tree, ["a/1.txt", "b/1.txt"], "out", "exit", "3")
     assert done.returncode == 1
     assert b"a/1.txt: exited with code 3" in done.stderr and b"b/1.txt: exited with code 3" in done.stderr
+
+
+def test_an_output_is_replaced_only_by_that_of_a_run_that_succeeds(tree: Path) -> None:
+    assert each(tree, ["a/1.txt", "b/1.txt"]).returncode == 0
+    before = files(tree / "out")
+    (tree / "out/a/1.txt").chmod(0o640)
+    done = each(tree, ["a/1.txt", "b/1.txt"], "out", "exit", "3")
+    assert done.returncode == 1 and b"a/1.txt: exited with code 3; out/a/1.txt is left as it was" in done.stderr
+    assert files(tree / "out") == before
+    done = each(tree, ["a/1.txt", "b/1.txt"], "out", "exit", "0")
+    assert done.returncode == 0 and files(tree / "out") == dict.fromkeys(before, "")  # and no file beside them
+    assert (tree / "out/a/1.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_inputs_add_up(tree: Path) -> None:
+    done = run("--each", tree / "a/1.txt", "--each", tree / "a/2.txt", tree / "b/1.txt", "--", COMMAND, "upper")
+    assert (done.returncode, done.stdout) == (0, b"TEXT OF A/1.TXTTEXT OF A/2.TXTTEXT OF B/1.TXT")

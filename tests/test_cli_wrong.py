@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +59,7 @@ WRONG: list[tuple[list[str], str]] = [
     ([*ADD, "--range", "0:x"], "argument --range: '0:x' is no range"),
     ([*ADD, "--range", "0:5:0"], "argument --range: '0:5:0' has a STEP of 0"),
     ([*ADD, "--range", "5:0"], "argument --range: '5:0' counts nothing; a negative STEP counts down"),
+    ([*ADD, "--range", "0:9223372036854775808"], "argument --range: '0:9223372036854775808' counts more than 9223372036854775807"),
     ([*ADD, "--range", "5:5"], "argument --range: '5:5' counts nothing"),
     ([*ADD, "--range", "0:3", "--range", "0:4"], "the --range options count to different lengths: 3, 4"),
     ([*ADD, "x.csv", "--range", "0:3"], "FILE and --range do not go together"),
@@ -65,6 +68,7 @@ WRONG: list[tuple[list[str], str]] = [
     ([*ADD, "--range", "0:3", "--delimiter", ";"], "--delimiter and --range do not go together"),
     ([*ADD, "--range", "0:3", "--columns", "a"], "--columns and --range do not go together"),
     ([*ADD, "--range", "0:3"], "row 1, (0): add takes 2 arguments, (i32, i32) -> (i32), got 1"),
+    ([*ADD, "https://example.com/a.csv"], "'https://example.com/a.csv' is a URL; download it first, and give the file"),
     ([*ADD, "missing.csv"], "missing.csv: No such file or directory"),
     ([*ADD, str(FIXTURES)], "fixtures: Is a directory"),
     ([*ADD, "x.json"], "x.json is named as one JSON document; rows are JSON lines: --input-format jsonl"),
@@ -115,6 +119,36 @@ def test_files_that_are_no_module(
     for command in (["call", str(tmp_path / name), "f"], ["inspect", str(tmp_path / name)]):
         code, out, err = outcome(command, capsys)
         assert (code, out) == (2, "") and words in err and name in err and err.count("\n") == 1
+
+
+def test_rows_that_are_compressed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "r.csv.gz").write_bytes(gzip.compress(b"1,2\n"))
+    code, out, err = outcome([*ADD, str(tmp_path / "r.csv.gz"), "--keep-going"], capsys)
+    assert (code, out) == (2, "") and "r.csv.gz is compressed by gzip; decompress it first" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("given", "code", "printed"), [("trap", 1, ""), ("zero", 0, "0\n")])
+def test_missing_imports(given: str, code: int, printed: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    stand_in = ["--missing-imports", given]
+    module = tmp_path / "m.wat"
+    module.write_text(
+        '(module (import "env" "log" (func $log (result i32))) (memory (export "memory") 1)'
+        ' (func (export "unused") (result i32) i32.const 7)'
+        ' (func (export "f") (result i32) call $log) (func (export "_start") (drop (call $log))))'
+    )
+    assert outcome(["call", str(module), "unused"], capsys)[0] == 2
+    assert outcome(["call", str(module), "unused", *stand_in], capsys) == (0, "7\n", "")
+    got = outcome(["call", str(module), "f", *stand_in], capsys)
+    assert got[:2] == (code, printed) and ("its import env.log" in got[2]) == (given == "trap")
+    got = outcome(["bench", str(module), "f", *stand_in, "--duration", "0.1"], capsys)
+    assert got[0] == code and ("its import env.log" in got[2]) == (given == "trap")
+    (tmp_path / "r.jsonl").write_text("[]\n[]\n")
+    got = outcome(["map", str(module), "f", str(tmp_path / "r.jsonl"), *stand_in], capsys)
+    assert got[:2] == (code, printed * 2)
+    ran = procpool("run", *stand_in, str(module))
+    assert ran[0] == (134 if given == "trap" else 0) and ("its import env.log" in ran[2]) == (given == "trap")
+    ran = procpool("run", *stand_in, "--each", str(tmp_path / "r.jsonl"), "--", str(module))
+    assert ran[0] == code and ("its import env.log" in ran[2]) == (given == "trap")
 
 
 @pytest.mark.parametrize(
@@ -179,14 +213,28 @@ def test_streams_that_are_closed_or_full() -> None:
 
     full = shell("> /dev/full")
     assert (full.returncode, full.stderr) == (2, "procpool: No space left on device\n")
+    lost = "procpool: standard output is closed, and the results are lost\n"
     closed = shell(">&-")
-    assert closed.returncode == 0 and closed.stderr.startswith("40,000 calls in ")
+    assert (closed.returncode, closed.stderr) == (1, lost)
+    command = f"{sys.executable} -m procpool call {K} add 1 2"
+    assert (shell(">&-").returncode, shell(">&-").stderr) == (1, lost)
+    command = f"{sys.executable} -m procpool inspect {K}"
+    assert (shell(">&-").returncode, shell(">&-").stderr) == (1, lost)
+    command = f"{sys.executable} -m procpool call {K} touch"
+    assert (shell(">&-").returncode, shell(">&-").stderr) == (0, "")  # it has none
+    command = f"{sys.executable} -m procpool map {K} add --range 0:40000 --range 0:40000"
     silent = shell("2>&-")
     assert silent.returncode == 0 and silent.stdout.endswith("79998\n") and "calls in" not in silent.stdout
     no_input = subprocess.run(
         ["bash", "-c", f"{sys.executable} -m procpool map {K} fib <&-"], capture_output=True, text=True, cwd=FIXTURES.parent
     )
     assert no_input.returncode == 2 and "there is no standard input to read rows from" in no_input.stderr
+
+
+def test_output_that_a_caller_has_redirected() -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["call", K, "add", "1", "2"]) == 0
+    assert printed.getvalue() == "3\n"
 
 
 def test_what_it_prints_goes_where_it_belongs() -> None:
@@ -208,3 +256,57 @@ def test_env_reaches_the_guest(tmp_path: Path, capsys: pytest.CaptureFixture[str
     monkeypatch.setenv("PROCPOOL_A", "b")
     ours = ["call", "--env", "PROCPOOL_A", "--env", "PROCPOOL_B", str(tmp_path / "env.wat"), "variables"]
     assert outcome(ours, capsys) == (0, "1\n", "")
+
+
+#: Names that would clear a terminal, turn its text round, and look like a line of ours.
+UNRULY = (
+    '(module (import "e\\1b[2J" "i\\nexports: none\\e2\\80\\ae" (func))'
+    ' (memory (export "m\\c2\\9b2J") 1) (func (export "f\\1b]0;x\\07\\n  g ()")))'
+)
+
+
+def test_names_of_a_module_do_nothing_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "a\x1b[2J\n.wat"
+    Path(name).write_text(UNRULY)
+    Path("wanted.wat").write_text(UNRULY.replace('(import "e\\1b[2J" "i\\nexports: none\\e2\\80\\ae" (func))', ""))
+    code, out, err = outcome(["inspect", name], capsys)
+    assert (code, err) == (0, "") and out.splitlines()[1:] == [
+        "imports: 1",
+        r"  e\x1b[2J.i\nexports: none\u202e () -> ()",
+        "exports: 2",
+        r"  m\x9b2J: memory of 1 pages",
+        r"  f\x1b]0;x\x07\n  g () () -> ()",
+    ]
+    assert out.startswith(r"a\x1b[2J\n.wat: ")
+    for words in (
+        ["call", name, "f"],
+        ["call", "wanted.wat", "f\x1b]0;x"],
+        ["call", "wanted.wat", "m\x9b2J"],
+        ["call", "b\x1b[2J\n.wat", "f"],
+        ["map", "wanted.wat", "f\x1b]0;x\x07\n  g ()", "c\x1b[2J\n.csv"],
+        ["inspect", name, "\x1b[2J\n"],
+        ["map", "wanted.wat", "f\x1b]0;x\x07\n  g ()", "--reduce", "sum", "--range", "0:1"],
+        ["call", "wanted.wat", "f\x1b]0;x\x07\n  g ()", "1"],
+        ["bench", "wanted.wat", "f\x1b]0;x\x07\n  g ()", "1"],
+    ):
+        code, out, err = outcome(words, capsys)
+        assert (code, out) == (2, "") and err.replace("\n", "").isprintable()
+        assert err.count("\n") <= 1 + "".join(words[2:]).count("\n")  # the user's own
+    code, out, err = procpool("run", str(tmp_path / name))  # in a process of its own, for it sets signals
+    assert (code, out, err.count("\n")) == (2, "", 1) and err[:-1].isprintable()
+
+
+def test_names_of_functions_that_trap_do_nothing_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = tmp_path / "m.wasm"  # whose name section names a function
+    named = b"x\x1b[2J\nx"
+    module.write_bytes(
+        b"\0asm\1\0\0\0" b"\1\4\1\x60\0\0" b"\3\2\1\0" b"\7\5\1\1f\0\0" b"\n\5\1\3\0\0\x0b"
+        + b"\0" + bytes([10 + len(named)]) + b"\4name\1" + bytes([3 + len(named)]) + b"\1\0" + bytes([len(named)]) + named
+    )  # fmt: skip
+    code, out, err = outcome(["call", str(module), "f"], capsys)
+    assert (code, out) == (1, "") and r"at x\x1b[2J\nx (func 0" in err and err.replace("\n", "").isprintable()

@@ -296,6 +296,7 @@ def test_a_worker_imports_nothing_of_the_parents(start_method: Any) -> None:
         "errors",
         "stand_ins",
         "job_context",
+        "printable",
         "tracing",
         "wasi",
     }

@@ -38,4 +38,4 @@ def exports_of(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[s
         exports = read_interface(read_source(parsed_args.module)).exports
     except Exception:  # whatever is wrong with the module, a TAB is no place to say so
         return []
-    return [name for name, type_ in exports.items() if isinstance(type_, FuncType)]
+    return [name for name, type_ in exports.items() if isinstance(type_, FuncType) and name.isprintable()]

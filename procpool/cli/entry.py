@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import logging
 import os
 import sys
@@ -12,38 +14,62 @@ from .._version import __version__
 from ..errors import ProcpoolError
 from ..supervisor.launch import reserve_stdio
 from . import bench, call, completion, inspect, map, run
-from .failures import INTERRUPTED, complain, exit_code
+from .failures import GUEST_FAILED, complain, exit_code
 from .options import Commands
 from .parser import Parser, apart
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    _have_streams()
+    """Run the command line; returns the exit code.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed.
+    """
+    closed = _have_streams()
     logging.getLogger("procpool").addHandler(logging.NullHandler())  # what its records say, the exceptions say too
     parser, commands = _parser()
     completion.answer(parser)
     options = _parsed(parser, commands, sys.argv[1:] if argv is None else list(argv))
     try:
+        if closed:
+            _refuse_output()
         code = options.run(options)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has had enough, like `head`
         _drop_output()
         return 0
     except (ProcpoolError, OSError) as error:
         _drop_output()
+        if closed and isinstance(error, OSError) and error.errno == errno.EBADF:
+            return complain("standard output is closed, and the results are lost", GUEST_FAILED)
         return complain(error, exit_code(error))
     return int(code or 0)
 
 
-def _have_streams() -> None:
-    """Where there is no standard output or error because who started us has closed it, drop what is printed."""
+def _have_streams() -> bool:
+    """Streams that take whatever is printed.
+
+    Where there is no standard output or error because who started us has closed it, what is printed is dropped.  What the
+    encoding has no characters for is printed as Python would write it in a string.
+
+    Returns:
+        Whether standard output is closed.
+    """
+    closed = sys.stdout is None
     reserve_stdio()  # or a file of ours could become a stream of a program that we run
     for fd, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, "w", closefd=False))  # noqa: SIM115  # until the end
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):  # not what a caller in Python has put there
+            stream.reconfigure(errors="backslashreplace")
+    return closed
+
+
+def _refuse_output() -> None:
+    """Have what is printed fail, as it does for a program whose standard output is closed; its place stays taken."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def _drop_output() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import sys
 
-from ..errors import CallTimeout, GuestExit, ProcpoolError, StartupError, WasmTrap, WorkerCrashed
+from ..errors import CallTimeout, GuestExit, MissingImport, ProcpoolError, StartupError, WasmTrap, WorkerCrashed
+from ..printable import printable
 
 #: Exit codes, as ``--help`` lists them.
-GUEST_FAILED, WRONG_REQUEST, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
+GUEST_FAILED, WRONG_REQUEST, SOME_FAILED = 1, 2, 3  # and INTERRUPTED, which is needed before this is imported
 
-_OF_THE_GUEST = (WasmTrap, GuestExit, CallTimeout, WorkerCrashed, StartupError)
+#: MissingImport is what a call of a stand-in raises; a module that is refused for it is a BadRequest.
+_OF_THE_GUEST = (WasmTrap, GuestExit, CallTimeout, WorkerCrashed, StartupError, MissingImport)
 #: The class of an exception in a worker, before its text.
 _CLASS = re.compile(r"\bprocpool\.errors\.\w+: ")
 #: What the library says about Python, and what that is called here.
@@ -33,14 +35,15 @@ def exit_code(error: BaseException) -> int:
 def told(error: BaseException) -> str:
     """What to tell the user about ``error``."""
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+        return error.strerror if error.filename is None else f"{printable(str(error.filename))}: {error.strerror}"
     text = _CLASS.sub("", str(error))
     for python, flag in _FLAGS.items():
         text = text.replace(python, flag)
-    return text
+    return printable(text, but="\n\t")
 
 
 def complain(error: BaseException | str, code: int) -> int:
     """Tell the user about ``error``; returns the exit code."""
-    print(f"procpool: {error if isinstance(error, str) else told(error)}", file=sys.stderr)
+    text = printable(error, but="\n\t") if isinstance(error, str) else told(error)
+    print(f"procpool: {text}", file=sys.stderr)
     return code

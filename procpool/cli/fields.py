@@ -25,22 +25,26 @@ class Fields:
         self._of_objects: Sequence[str] | None = None
         self.names: Sequence[str] = ()  #: of the arguments, as soon as a record has told
 
-    def chosen(self, names: Sequence[str]) -> Sequence[str]:
-        """Which of a record's fields are the arguments.
+    def chosen(self, names: Sequence[str]) -> Sequence[int]:
+        """Where in a record with these names the arguments are.
 
         Raises:
-            ValueError: there is no such field, or they are not as many as parameters.
+            ValueError: there is no such field, or more than one, or they are not as many as parameters.
         """
-        chosen = self._wanted or self._by_parameters(names) or names
-        missing = [name for name in chosen if name not in names]
-        if missing:
-            raise ValueError(f"there is no {missing[0]!r} among {_listed(names)}")
+        by_name = self._wanted or self._by_parameters(names)
+        for name in by_name or ():
+            if name not in names:
+                raise ValueError(f"there is no {name!r} among {_listed(names)}")
+            if (count := names.count(name)) > 1:
+                raise ValueError(f"{count} columns are named {name!r}; give each a name of its own")
+        # Those that come as they are may have one name.
+        chosen = [names.index(name) for name in by_name] if by_name else range(len(names))
+        self.names = [names[at] for at in chosen]
         if len(chosen) != self._count:
             hint = "" if self._wanted else "; choose with --columns"
             raise ValueError(
-                f"the export takes {self._count} arguments, and there are {len(chosen)}: {_listed(chosen)}{hint}"
+                f"the export takes {self._count} arguments, and there are {len(chosen)}: {_listed(self.names)}{hint}"
             )
-        self.names = chosen
         return chosen
 
     def of_object(self, record: dict[str, Any]) -> list[Any]:
@@ -50,7 +54,8 @@ class Fields:
             ValueError: its keys do not fit the export's parameters, or are not those of the first.
         """
         if self._of_objects is None:
-            self._of_objects = self.chosen(list(record))
+            self.chosen(list(record))
+            self._of_objects = self.names
         missing = [name for name in self._of_objects if name not in record]
         if missing:
             raise ValueError(f"the object has no {missing[0]!r}, which the first one had")

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..binary import ExternType, FuncType, GlobalType, MemoryType, TableType
 from ..module import inspect
+from ..printable import printable
 from .options import Commands, module_options
 from .output import as_json
 
@@ -31,7 +32,7 @@ def _inspect(options: argparse.Namespace) -> None:
         exports = [{"name": name} | _object(type_) for name, type_ in found.exports.items()]
         print(as_json({"module": options.module, "bytes": found.size, "imports": imports, "exports": exports}))
     else:
-        print(f"{options.module}: {found}")
+        print(f"{printable(options.module)}: {found}")
 
 
 def _object(type_: ExternType) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from time import perf_counter
 from ..binary import FuncType, parameter_names
 from ..module import read_source
 from ..pool import ProcessWasmPool
+from ..printable import printable
 from .failures import SOME_FAILED, BadRequest, complain, exit_code, told
 from .fields import Fields
 from .inputs import FileRows, Input, Ranges
@@ -60,7 +61,7 @@ def add_to(commands: Commands) -> None:
     output = map_.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print JSON lines: row, args and result or error")
     output.add_argument("--csv", action="store_true", help="print CSV: the arguments and results, with a header")
-    output.add_argument("--reduce", choices=REDUCTIONS, help="print one result: the sum, the least or the greatest")
+    output.add_argument("--reduce", choices=REDUCTIONS, help="print one result: sum, least or greatest; nan if any is nan")
     map_.add_argument("--keep-going", action="store_true", help="go on behind rows that fail, list them, and exit with 3")
     map_.add_argument("--speedup", action="store_true", help="run some rows again on one worker, and tell the speed-up")
     map_.set_defaults(run=_map)
@@ -81,7 +82,11 @@ def _map(options: argparse.Namespace) -> int:
         type_ = signature(pool, options.export)
         names = functools.cache(lambda: parameter_names(read_source(options.module), options.export))
         fields = Fields(options.columns, len(type_.params), names)
-        output = _output(options, type_, lambda: fields.names or names() or [f"arg{n}" for n in range(len(type_.params))])
+
+        def columns() -> Sequence[str]:
+            return fields.names or [*map(printable, names() or [f"arg{n}" for n in range(len(type_.params))])]
+
+        output = _output(options, type_, columns)
         keyboard = file is not None and file.isatty()
         if keyboard:
             print("procpool: type the arguments of one call a line; Ctrl-D ends them", file=sys.stderr)

@@ -7,6 +7,7 @@ import argparse
 from ..binary import FuncType
 from ..errors import MissingImport
 from ..pool import ProcessWasmPool
+from ..printable import printable
 from ..wasi import MODULES, WasiConfig
 from .failures import BadRequest
 
@@ -30,19 +31,22 @@ def opened(options: argparse.Namespace, workers: int | None = None, stdout: str 
     )
     limits = {"timeout": options.timeout, "fuel": options.fuel, "memory_limit": options.memory_limit}
     try:
-        pool = ProcessWasmPool(options.module, workers or options.workers, wasi=wasi, **limits)
+        pool = ProcessWasmPool(
+            options.module, workers or options.workers, wasi=wasi, on_missing_import=options.missing_imports, **limits
+        )
     except MissingImport as error:
         raise not_to_be_had(options.module, error) from None
     if options.env and not any(needed.module in MODULES for needed in pool.imports):
         pool.shutdown()
-        raise BadRequest(f"--env: {options.module} does not import WASI, so it could not see a variable")
+        raise BadRequest(f"--env: {printable(options.module)} does not import WASI, so it could not see a variable")
     return pool
 
 
 def not_to_be_had(module: str, error: MissingImport) -> BadRequest:
     """Why a module that wants more than WASI cannot be used."""
     fact = " ".join(str(error).partition("\nGive it as")[0].split())  # what follows is about Python's keywords
-    return BadRequest(f"{module}: {fact}; the command line has only WASI to give, so call it from Python, with imports")
+    hint = "the command line has only WASI to give, so call it from Python, with imports, or see --missing-imports"
+    return BadRequest(f"{printable(module)}: {fact}; {hint}")
 
 
 def signature(pool: ProcessWasmPool, export: str) -> FuncType:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 from ..options import MAX_WORKERS
 from .completion import exports_of, modules
@@ -16,6 +17,7 @@ from .parser import word
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 T = TypeVar("T", int, float)
+MissingImports = Literal["trap", "zero"]
 
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -51,6 +53,8 @@ def guest_options() -> argparse.ArgumentParser:
         "--fuel", type=positive_int, metavar="N", help="units one call may burn, about one per wasm instruction"
     )
     parent.add_argument("--memory-limit", type=size, metavar="SIZE", help="bytes a memory may grow to, as in 64M or 1G")
+    missing = "what calls of imports that nothing is given for do: trap, or return zeros (default: refuse the module)"
+    parent.add_argument("--missing-imports", choices=get_args(MissingImports), help=missing)
     variables = "a variable of its environment; without =V as it is here; by default it has none"
     parent.add_argument("--env", type=variable, action="append", default=[], metavar="K[=V]", help=variables)
     return parent
@@ -107,6 +111,8 @@ def counted(text: str) -> range:
     if not values:
         hint = "; a negative STEP counts down" if parts[0] > parts[1] else ""
         raise argparse.ArgumentTypeError(f"{text.strip()!r} counts nothing{hint}")
+    if values[sys.maxsize :]:  # more have no length
+        raise argparse.ArgumentTypeError(f"{text.strip()!r} counts more than {sys.maxsize}")
     return values
 
 

@@ -98,7 +98,7 @@ def shown(result: Any) -> str:
 
 def as_json(value: Any) -> str:
     """A value as JSON on one line; what JSON has no numbers for (inf, nan, v128) as a string that can be read back."""
-    return json.dumps(_jsonable(value), ensure_ascii=False)
+    return json.dumps(_jsonable(value))  # in ASCII, which is JSON in whatever encoding it is printed
 
 
 def _jsonable(value: Any) -> Any:

@@ -7,10 +7,12 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from ..printable import printable
+
 EXIT_CODES = """\
 exit codes:
   0    all is well
-  1    the guest failed: it trapped, ran out of time or fuel, or took its worker down
+  1    the guest failed: it trapped, ran out of time or fuel, or took its worker down; or standard output is closed
   2    the request was wrong: an option, the module, the export, an argument or a row
   3    with --keep-going: some rows failed, and all the others are done
   130  interrupted by Ctrl-C
@@ -31,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**everything)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
 
 def apart(words: Sequence[str]) -> list[str]:

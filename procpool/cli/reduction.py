@@ -12,7 +12,16 @@ from .output import Outcome, shown
 Reduce = Literal["sum", "min", "max"]
 REDUCTIONS: tuple[Reduce, ...] = get_args(Reduce)
 
-_STEPS: dict[Reduce, Callable[[Any, Any], Any]] = {"sum": operator.add, "min": min, "max": max}
+
+def _least(a: Any, b: Any) -> Any:
+    return a if a <= b or a != a else b  # noqa: PLR0124  # NaN alone differs from itself; it wins, wherever it comes
+
+
+def _greatest(a: Any, b: Any) -> Any:
+    return a if a >= b or a != a else b  # noqa: PLR0124
+
+
+_STEPS: dict[Reduce, Callable[[Any, Any], Any]] = {"sum": operator.add, "min": _least, "max": _greatest}
 
 
 class Reduction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO, get_args
 
 from ..binary import FuncType
+from ..module import GZIP, URL
 from .arguments import numbers
 from .failures import BadRequest, BadRow
 from .fields import Fields
@@ -47,6 +49,8 @@ class Reading:
         Raises:
             BadRequest: they do not fit together.
         """
+        if URL.match(name):
+            raise BadRequest(f"{name!r} is a URL; download it first, and give the file")
         suffix = Path(name).suffix.lower()
         if format is None and suffix == ".json":
             raise BadRequest(
@@ -74,19 +78,38 @@ def open_rows(name: str) -> TextIO:
     """The file of that name, as text without a byte order mark.
 
     Raises:
-        BadRequest: there is no standard input.
+        BadRequest: there is no standard input, or the file is compressed.
         OSError: the file cannot be read.
     """
     if name == "-" and sys.stdin is None:
         raise BadRequest("there is no standard input to read rows from; name a FILE, or give --range")
-    return open(STDIN if name == "-" else name, encoding="utf-8-sig", newline="", closefd=name != "-")
+    file = open(STDIN if name == "-" else name, "rb", closefd=name != "-")  # noqa: SIM115  # for the caller to close
+    if name != "-" and file.peek(len(GZIP)).startswith(GZIP):
+        file.close()
+        raise BadRequest(f"{name} is compressed by gzip; decompress it first (gunzip)")
+    # What is not UTF-8 becomes surrogates, by which `_checked` knows the row that has them.
+    return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _checked(text: str) -> str:
+    """A piece of the file.
+
+    Raises:
+        ValueError: it was not UTF-8.
+    """
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("it is not text in UTF-8") from None
+    return text
 
 
 def read_rows(file: TextIO, reading: Reading, signature: FuncType, fields: Fields) -> Iterator[Row]:
     """The rows of a file.  Blank lines are none.
 
     Raises:
-        BadRow: the file cannot be read on from there; names the place.
+        BadRow: it has a header that cannot be read; names the place.
     """
     records = _Objects(file, fields) if reading.format == "jsonl" else _Records(file, fields, reading)
     while True:
@@ -99,8 +122,6 @@ def read_rows(file: TextIO, reading: Reading, signature: FuncType, fields: Field
                 continue
             args = list(values)
             row = Row(records.line, numbers(args, signature))
-        except UnicodeDecodeError:
-            raise BadRow(f"{reading.place(records.line)}: it is not text in UTF-8") from None
         except (ValueError, RecursionError, csv.Error) as error:
             hint = records.hint(args)
             row = Row(records.line, args, BadRow(f"{error}{hint}"))
@@ -114,7 +135,7 @@ class _Records:
         self._reader = csv.reader(file, delimiter=reading.delimiter, strict=True)
         self._fields = fields
         self._reading = reading
-        self._at: list[int] | None = None
+        self._at: Sequence[int] | None = None
         self._width = 0
         self._seen = 0
         self.line = 1
@@ -124,15 +145,16 @@ class _Records:
         """The next row's arguments, none of them for a blank line; None at the end."""
         while True:
             self.line = self._reader.line_num + 1
-            record = next(self._reader, None)
+            if self._reading.header and self._at is None:
+                if not self._take_header():
+                    return None
+                continue
+            record = self._record()
             if record is None:
                 return None
             self.blank = not record
             if self.blank:
                 return record
-            if self._reading.header and self._at is None:
-                self._take_header(record)
-                continue
             self._seen += 1
             if self._at is None:
                 return record
@@ -140,13 +162,25 @@ class _Records:
                 raise ValueError(f"it has {len(record)} columns and the first line {self._width}")
             return [record[at] for at in self._at]
 
-    def _take_header(self, names: list[str]) -> None:
-        names = [name.strip() for name in names]
-        self._width = len(names)
+    def _record(self) -> list[str] | None:
+        record = next(self._reader, None)
+        return None if record is None else [_checked(field) for field in record]
+
+    def _take_header(self) -> bool:
+        """Read the line that names the columns; whether there is one.
+
+        Raises:
+            BadRow: it makes no sense, and so would the rows behind it.
+        """
         try:
-            self._at = [names.index(name) for name in self._fields.chosen(names)]
-        except ValueError as error:
+            record = self._record()
+            if record:
+                names = [name.strip() for name in record]
+                self._width = len(names)
+                self._at = self._fields.chosen(names)
+        except (ValueError, csv.Error) as error:
             raise BadRow(f"{self._reading.place(self.line)}: {error}") from None
+        return record is not None
 
     def hint(self, args: Sequence[Any]) -> str:
         """What may be meant by a row that cannot be read."""
@@ -156,6 +190,18 @@ class _Records:
         if self._seen == 1 and not self._reading.header and args and not any(any(map(str.isdigit, text)) for text in args):
             return "; if that line names the columns, give --header"
         return ""
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, whose keys JSON lets come again."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the object has {next(name for name in names if names.count(name) > 1)!r} twice")
+    return made
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_repetition)
 
 
 class _Objects:
@@ -177,7 +223,7 @@ class _Objects:
         if self.blank:
             return []
         try:
-            value = json.loads(text)
+            value = _DECODER.decode(_checked(text))
         except json.JSONDecodeError as error:
             raise ValueError(f"it is not JSON: {error.msg} at column {error.colno}") from None
         except RecursionError:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..errors import CallTimeout, MissingImport, WasmTrap
 from ..foreground import ForegroundCommand
 from ..pool import ProcessWasmPool
-from ..wasi import CompletedRun, WasiConfig
+from ..wasi import Access, CompletedRun, WasiConfig
 from .failures import GUEST_FAILED, BadRequest, complain, told
 from .opening import not_to_be_had
 from .options import Commands, guest_options, running_options
@@ -46,24 +47,28 @@ def add_to(commands: Commands) -> None:
         metavar="HOST[::GUEST][:rw]",
         help="a directory that it may read; with :rw at the end, also write",
     )
-    run.add_argument("--each", nargs="+", metavar="FILE", help="one run per file, with that as its standard input")
+    run.add_argument(
+        "--each", nargs="+", action="extend", metavar="FILE", help="one run per file, with that as its standard input"
+    )
     run.add_argument(
         "--output-dir",
         type=Path,
         metavar="DIR",
         help="with --each: write each output to a file in DIR, named as its input is below the directory that all have in "
-        "common (a/1.txt and b/1.txt become DIR/a/1.txt and DIR/b/1.txt)",
+        "common (a/1.txt and b/1.txt become DIR/a/1.txt and DIR/b/1.txt); a run that fails leaves the file as it was",
     )
     run.add_argument("command", metavar="MODULE", nargs=argparse.REMAINDER, help="the module, and its arguments")
     run.set_defaults(run=_run)
 
 
-def _preopen(text: str) -> tuple[str, tuple[str, str]]:
+def _preopen(given: str) -> tuple[str, tuple[str, Access]]:
     """``HOST[::GUEST][:ro|:rw]`` as an entry of preopens."""
-    mode = "ro"
-    if text.endswith((":ro", ":rw")):
-        text, mode = text[:-3], text[-2:]
-    host, _, guest = text.partition("::")
+    mode: Access = "rw" if given.endswith(":rw") else "ro"
+    text = given.removesuffix(f":{mode}")
+    host, named, guest = text.partition("::")
+    # An empty HOST would be the current directory, of which nothing was said.
+    if not host or "::" in guest or (named and not guest):
+        raise argparse.ArgumentTypeError(f"{given!r} is no directory to give; write HOST, or HOST::GUEST, and :rw to write")
     return guest or host, (host, mode)
 
 
@@ -74,12 +79,25 @@ def _run(options: argparse.Namespace) -> int:
     wasi = WasiConfig(
         args=[module, *args],
         env=dict(given for given in options.env if given is not None),
-        preopens=dict(options.dir),
+        preopens=_apart_in_guest(options.dir),
     )
     try:
         return _run_each(module, wasi, options) if options.each else _run_as_program(module, wasi, options)
     except MissingImport as error:
         raise not_to_be_had(module, error) from None
+
+
+def _apart_in_guest(given: Sequence[tuple[str, tuple[str, Access]]]) -> dict[str, tuple[str, Access]]:
+    """The directories by their names in the program.
+
+    Raises:
+        BadRequest: two would have one name.
+    """
+    preopens: dict[str, tuple[str, Access]] = {}
+    for guest, entry in given:
+        if preopens.setdefault(guest, entry) != entry:
+            raise BadRequest(f"run: --dir: two directories would be {guest!r} in the program")
+    return preopens
 
 
 def _command(words: Sequence[str]) -> tuple[str, Sequence[str]]:
@@ -92,12 +110,20 @@ def _command(words: Sequence[str]) -> tuple[str, Sequence[str]]:
     return module, args[1:] if args[:1] == ["--"] else args
 
 
+def _guest(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "memory_limit": options.memory_limit,
+        "fuel": options.fuel,
+        "on_missing_import": options.missing_imports,
+    }
+
+
 # -- one run -----------------------------------------------------------------------------------------------------------
 
 
 def _run_as_program(module: str, wasi: WasiConfig, options: argparse.Namespace) -> NoReturn:
     _usual_signals()
-    command = ForegroundCommand(module, wasi, memory_limit=options.memory_limit, fuel=options.fuel)
+    command = ForegroundCommand(module, wasi, **_guest(options))
     if options.timeout is not None:
         limit = threading.Timer(min(options.timeout, threading.TIMEOUT_MAX), _out_of_time, [module, options.timeout])
         limit.daemon = True
@@ -135,7 +161,7 @@ def _run_each(module: str, wasi: WasiConfig, options: argparse.Namespace) -> int
     failed, started = 0, perf_counter()
     progress = Progress(len(inputs), "runs")
     with (
-        ProcessWasmPool(module, options.workers, wasi=wasi, memory_limit=options.memory_limit, fuel=options.fuel) as pool,
+        ProcessWasmPool(module, options.workers, wasi=wasi, **_guest(options)) as pool,
         progress as advance,
     ):
         blobs = (Path(name).read_bytes() for name in inputs)
@@ -158,14 +184,28 @@ def _tell(name: str, output: Path | None, done: CompletedRun | BaseException) ->
         return
     sys.stderr.buffer.write(done.stderr)
     sys.stderr.flush()
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_bytes(done.stdout)
-    else:
+    if output is None:
         sys.stdout.buffer.write(done.stdout)
         sys.stdout.flush()
+    elif not done.returncode:
+        _replace(output.resolve(), done.stdout)
     if done.returncode:
-        complain(f"{name}: exited with code {done.returncode}", GUEST_FAILED)
+        kept = f"; {output} is left as it was" if output is not None and output.exists() else ""
+        complain(f"{name}: exited with code {done.returncode}{kept}", GUEST_FAILED)
+
+
+def _replace(output: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    beside = output.with_name(f".{os.getpid()}.part")  # in the same directory, for a name cannot move to another disk
+    try:
+        beside.write_bytes(content)
+        if output.exists():
+            shutil.copymode(output, beside)
+        beside.replace(output)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def _outputs(inputs: Sequence[str], directory: Path) -> list[Path]:

@@ -398,6 +398,8 @@ class _LeasedGlobals(MutableMapping[str, Any]):
     def __init__(self, lease: Lease, types: Mapping[str, Any]) -> None:
         self._lease = weakref.ref(lease)
         self._types = {name: type_ for name, type_ in types.items() if isinstance(type_, GlobalType)}
+        # Each has a type object of its own, and of the names it is known by the shortest is the last.
+        self._names = list({id(type_): name for name, type_ in self._types.items()}.values())
 
     def _ask(self, operation: str, name: str, *args: Any) -> Any:
         if name not in self._types:
@@ -421,7 +423,7 @@ class _LeasedGlobals(MutableMapping[str, Any]):
         raise TypeError("an instance's globals cannot be deleted")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._types)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._types)
+        return len(self._names)
