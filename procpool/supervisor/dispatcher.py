@@ -312,6 +312,10 @@ class Dispatcher:
     def when_ended(self) -> Future[None]:
         """What ends when all processes have, and the callbacks of all jobs; for a callback, that is at once."""
         happened: Future[None] = Future()
+        self.notice_fork()
+        if self.forked:  # and who held the lock may not exist
+            happened.set_result(None)
+            return happened
         with self._ending:
             if self._ended or self._delivery.inside() or threading.current_thread() is self._thread:
                 happened.set_result(None)
