@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import subprocess
 import sys
 import threading
 import traceback
@@ -515,3 +516,32 @@ def test_a_fork_while_an_interpreter_is_started_keeps_nothing(
             expect_success(child)
         assert pool.call("add", 1, 2) == 3
     assert children
+
+
+def test_a_fork_that_python_is_not_told_of(nothing_left: None) -> None:
+    program = f"""
+import ctypes, os, sys
+from procpool import PoolClosed, ProcessWasmPool
+pool = ProcessWasmPool({str(KERNELS)!r}, workers=1)
+pid = ctypes.PyDLL(None).fork()
+if pid == 0:
+    for begin in (lambda: pool.submit("add", 1, 2), pool.get, lambda: pool.map("add", [1], [2])):
+        try:
+            begin()
+        except PoolClosed as error:
+            assert "before a fork" in str(error)
+        else:
+            os._exit(3)
+    sys.exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+assert pool.call("add", 1, 2) == 3
+"""
+    at_once = (f"    {end}sys.exit(7)\n    for begin" for end in ("", "pool.shutdown(); "))
+    for text in (program, *(program.replace("    for begin", begin) for begin in at_once)):
+        # In a group of its own: a child that hangs is killed with its parent.
+        with subprocess.Popen([sys.executable, "-c", text], start_new_session=True) as process:
+            try:
+                assert process.wait(DEADLINE) == 0
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
