@@ -35,6 +35,11 @@ _HEAP = {
 SCALARS = frozenset({"i32", "i64", "f32", "f64", "v128"})
 
 
+def nullable(kind: str) -> bool:
+    """Whether None is a value of a reference type, in the words of the text format."""
+    return not kind.startswith("(") or kind.startswith("(ref null ")
+
+
 @dataclass(frozen=True)
 class FuncType:
     """A function's signature: the value types of its parameters and results, in the names of the text format."""

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
 
-from .binary import SCALARS, FuncType, GlobalType, Import, MemoryType, TableType
+from .binary import SCALARS, FuncType, GlobalType, Import, MemoryType, TableType, nullable
 from .codec import converted
 from .errors import BadArguments, BadImport, MissingImport
 from .printable import printable
-from .stand_ins import Trapping, Zero, nullable, zero
+from .stand_ins import Trapping, Zero, zero
 from .wasi import MODULES, THREAD_SPAWN
 
 #: module name -> name -> a host function; a number for a global; a MemoryType or TableType, of which each instance gets one

@@ -34,8 +34,3 @@ def zero(kind: str) -> Any:
     if kind == "v128":
         return bytes(16)
     return None if kind not in SCALARS else 0 if kind in ("i32", "i64") else 0.0
-
-
-def nullable(kind: str) -> bool:
-    """Whether None is a value of a reference type, in the words of the text format."""
-    return not kind.startswith("(") or kind.startswith("(ref null ")

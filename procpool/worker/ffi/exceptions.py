@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import wasmtime
 
+from ...binary import SCALARS
 from ...codec import SLOT
 from .externs import find
 from .names import RAW, c
+from .values import KINDS
 
-_SCALARS = {0: "i32", 1: "i64", 2: "f32", 3: "f64"}  # kinds of a `wasmtime_val_t`
-_VECTOR, _FUNCTION, _EXTERN, _COLLECTED, _EXCEPTION = 4, 5, 6, 7, 8
-_REFERENCES = {_FUNCTION: "funcref", _EXTERN: "externref", _COLLECTED: "anyref", _EXCEPTION: "exnref"}
+_NAMES = {kind: name for name, kind in KINDS.items()}
 
 
 def backtrace(error: wasmtime.Trap | wasmtime.WasmtimeError) -> Sequence[wasmtime.Frame]:
@@ -79,9 +79,10 @@ class Exceptions:
 def _field(context: Any, thrown: Any, at: int) -> int | float | str:
     held = c.wasmtime_val_t()
     c.wasmtime_exnref_field(context, ctypes.byref(thrown), at, ctypes.byref(held))
-    if held.kind in _SCALARS:
-        return getattr(held.of, _SCALARS[held.kind])  # type: ignore[no-any-return]
-    if held.kind == _VECTOR:
+    name = _NAMES.get(held.kind, "reference")
+    if name == "v128":
         return ctypes.string_at(ctypes.addressof(held.of), SLOT).hex()
+    if name in SCALARS:
+        return getattr(held.of, name)  # type: ignore[no-any-return]
     c.wasmtime_val_unroot(ctypes.byref(held))
-    return _REFERENCES.get(held.kind, "reference")
+    return name

@@ -8,9 +8,8 @@ from typing import Any
 
 import wasmtime
 
-from ...binary import SCALARS
 from ...codec import converted
-from .names import RAW, c
+from .names import NAMED, RAW, c
 from .values import nulls, release, val, value_of
 
 if RAW:
@@ -119,7 +118,7 @@ def set_global(store: wasmtime.Store, found: wasmtime.Global, what: str, content
 
 
 def _check_public(what: str, content: str) -> None:
-    if content not in SCALARS or content == "v128":
+    if content not in NAMED:
         raise NotImplementedError(f"{what} is a {content}, which needs wasmtime-py's private names")
 
 

@@ -14,7 +14,7 @@ from ...codec import Codec
 from ..host import HostCalls
 from .exceptions import Exceptions
 from .externs import find
-from .names import RAW, c, tell_why_not
+from .names import NAMED, RAW, c, tell_why_not
 
 if RAW:
     _call: Any = ctypes.CFUNCTYPE(
@@ -48,20 +48,8 @@ def bind(
         wasmtime.Trap, wasmtime.WasmtimeError: the call failed.
         Whatever a host function raised that it called.
     """
-    if RAW:
-        return _bind_raw(store, instance, name, signature, slots, calls, exceptions)
-    return _bind_public(store, instance, name, signature, slots, calls)
-
-
-def _bind_raw(
-    store: wasmtime.Store,
-    instance: wasmtime.Instance,
-    name: str,
-    signature: FuncType,
-    slots: Slots,
-    calls: HostCalls,
-    exceptions: Exceptions | None,
-) -> Callable[[], None]:
+    if not RAW:
+        return _bind_public(store, instance, name, signature, slots, calls)
     func = find(store, instance, name)._func
     trap = ctypes.c_void_p()
     invoke = functools.partial(
@@ -101,7 +89,7 @@ def _bind_public(
     calls: HostCalls,
 ) -> Callable[[], None]:
     tell_why_not()
-    if "v128" in signature.params + signature.results:
+    if not NAMED.issuperset(signature.params + signature.results):
         raise NotImplementedError(f"{name}: wasmtime's public Python API cannot pass v128 values")
     func = find(store, instance, name)
     params = Codec(name, FuncType(results=signature.params))

@@ -13,7 +13,7 @@ from ...codec import SLOT, Codec
 from ...errors import BadArguments
 from ..host import HostCalls, HostFunction
 from .externs import ImportTypes
-from .names import RAW, c, tell_why_not
+from .names import NAMED, RAW, c, tell_why_not
 from .values import reads_slot, reference, slot_of
 
 if RAW:
@@ -23,9 +23,6 @@ if RAW:
     )(("wasmtime_linker_define_func_unchecked", c.dll))
     _new_trap = ctypes.CFUNCTYPE(_pointer, ctypes.c_char_p, _size)(("wasmtime_trap_new", c.dll))
     _Callback = ctypes.CFUNCTYPE(_pointer, _pointer, _pointer, _pointer, _size)
-
-#: the types that wasmtime-py has a name for
-_NAMED = SCALARS - {"v128"}
 
 
 def define(
@@ -48,35 +45,20 @@ def define(
     Raises:
         NotImplementedError: this release of wasmtime-py does not let us.
     """
-    if RAW:
-        return _define_raw(linker, types, function, instance, calls, declared)
-    if declared or not SCALARS.difference(("v128",)).issuperset(function.signature.params + function.signature.results):
-        raise NotImplementedError(
-            f"the import {function.module}.{function.name} {function.signature} needs wasmtime-py's private names"
-        )
-    return _define_public(linker, function, instance, calls)
-
-
-def _wasm_type(signature: FuncType) -> wasmtime.FuncType:
-    params, results = ([getattr(wasmtime.ValType, t)() for t in types] for types in (signature.params, signature.results))
-    return wasmtime.FuncType(params, results)
-
-
-def _define_raw(
-    linker: wasmtime.Linker,
-    types: ImportTypes,
-    function: HostFunction,
-    instance: Any,
-    calls: HostCalls,
-    declared: bool,
-) -> Any:
+    plain = not declared and NAMED.issuperset(function.signature.params + function.signature.results)
+    if not RAW:
+        if not plain:
+            raise NotImplementedError(
+                f"the import {function.module}.{function.name} {function.signature} needs wasmtime-py's private names"
+            )
+        return _define_public(linker, function, instance, calls)
     callback = _Callback((_with_references if function.references else _with_scalars)(function, instance, calls))
     where, name = function.module.encode(), function.name.encode()
-    if declared or not _NAMED.issuperset(function.signature.params + function.signature.results):
-        type_ = c.wasm_externtype_as_functype(types.of(function.module, function.name))
-    else:
+    if plain:
         own = _wasm_type(function.signature)
         type_ = own.ptr()
+    else:
+        type_ = c.wasm_externtype_as_functype(types.of(function.module, function.name))
     error = _define(
         ctypes.cast(linker.ptr(), ctypes.c_void_p),
         *(where, len(where), name, len(name)),
@@ -87,6 +69,11 @@ def _define_raw(
     if error:
         raise wasmtime.WasmtimeError._from_ptr(ctypes.cast(error, ctypes.POINTER(c.wasmtime_error_t)))
     return callback
+
+
+def _wasm_type(signature: FuncType) -> wasmtime.FuncType:
+    params, results = ([getattr(wasmtime.ValType, t)() for t in types] for types in (signature.params, signature.results))
+    return wasmtime.FuncType(params, results)
 
 
 def _with_scalars(function: HostFunction, instance: Any, calls: HostCalls) -> Callable[[int, int, int, int], int | None]:

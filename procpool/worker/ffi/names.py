@@ -10,10 +10,13 @@ from typing import Any
 
 import wasmtime
 
+from ...binary import SCALARS
 from ...codec import SLOT
 
 logger: logging.Logger = logging.getLogger("procpool")
 
+#: The value types that wasmtime-py has a name for, and so all that its public API can do.
+NAMED = SCALARS - {"v128"}
 #: What is used here of wasmtime-py beside its public names.
 _PRIVATE_NAMES = (
     "Func._from_raw",

@@ -9,14 +9,14 @@ from typing import Any
 
 import wasmtime
 
-from ...binary import SCALARS
+from ...binary import SCALARS, nullable
 from ...codec import SLOT, converted
-from ...stand_ins import nullable
 from ..references import COLLECTED, EXTERN, FUNCTION, Reference, heap_of
 from .names import RAW, c
 
 #: The kinds of a `wasmtime_val_t`, wasmtime/val.h; wasmtime-py has no name for some of them.
-_KINDS = {"i32": 0, "i64": 1, "f32": 2, "f64": 3, "v128": 4, FUNCTION: 5, EXTERN: 6, COLLECTED: 7}
+KINDS = {"i32": 0, "i64": 1, "f32": 2, "f64": 3, "v128": 4, "funcref": 5, "externref": 6, "anyref": 7, "exnref": 8}
+#: The fields of such a value for references, named as the kinds are.
 _FIELDS = {FUNCTION: "funcref", EXTERN: "externref", COLLECTED: "anyref"}
 
 #: Objects that guests hold as externrefs, of all instances of this process, by the number that stands for them.
@@ -128,7 +128,7 @@ def val(context: Any, what: str, kind: str, value: Any) -> Any:
     """
     made = c.wasmtime_val_t()
     if kind in SCALARS:
-        made.kind = _KINDS[kind]
+        made.kind = KINDS[kind]
         number = converted(what, value, kind)
         if isinstance(number, bytes):
             ctypes.memmove(ctypes.addressof(made.of), number, SLOT)
@@ -138,7 +138,7 @@ def val(context: Any, what: str, kind: str, value: Any) -> Any:
     heap = heap_of(kind)
     if heap is None:
         raise TypeError(f"{what} is a {kind}, and Python cannot hold such a reference")
-    made.kind = _KINDS[heap]
+    made.kind = KINDS[_FIELDS[heap]]
     try:
         ref = reference(context, kind, value)
     except TypeError as error:
@@ -175,7 +175,7 @@ def nulls(kind: str) -> list[Any]:
     made = []
     for each in [heap] if heap is not None else [FUNCTION, COLLECTED]:
         made.append(c.wasmtime_val_t())
-        made[-1].kind = _KINDS[each]
+        made[-1].kind = KINDS[_FIELDS[each]]
     return made
 
 
