@@ -133,6 +133,7 @@ class Traffic(RuleBasedStateMachine):
 
     def _answered(self, count: int) -> None:
         if count:
+            self.lane.calls_done(count)
             assert self.lane.answered(count, self.now) == self.inflight[:count]
             self._out(self.inflight[:count])
             self.calls += count
@@ -204,6 +205,7 @@ class Traffic(RuleBasedStateMachine):
     def is_served(self) -> None:
         assert self.worker.replies.popleft() == self.holding.id
         if self.adopted:
+            self.lane.calls_done(1)
             assert self.lane.answered(1, self.now) == self.inflight
             self._out(list(self.inflight))
         else:

@@ -673,6 +673,7 @@ class Dispatcher:
         if jobs:  # before their callers hear of them, who may ask for a report
             lane.durations.record(jobs, nanoseconds)
             self.scheduler.measured(nanoseconds / jobs)
+        lane.calls_done(sum(status < wire.READY for (_, status), _ in frames))
         try:
             for (_, status), payload in frames:
                 if status < wire.READY:
@@ -740,6 +741,7 @@ class Dispatcher:
         if replied or not data:
             self._watch.forget(port.replies_fd)
         if replied and lane.depth:
+            lane.calls_done(1)
             self.scheduler.answered(lane, 1)
             self.scheduler.settle(lane)
 

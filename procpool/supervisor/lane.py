@@ -99,7 +99,7 @@ class Lane:
         self._fence: tuple[int, int] | None = None  # the numbers that are void, until the worker has passed them
         self._fenced_at = 0.0
         self._settles_at: float | None = None  # when what was begun before the fence is visible
-        self._items = 0  # calls finished beyond one per job
+        self._calls = 0  # finished
         self._interrupted = -1, -1
         self._kill_at = self._insist_at = self._insistence = 0.0
 
@@ -179,7 +179,7 @@ class Lane:
     @property
     def calls(self) -> int:
         """How many calls it has finished, each item of a batch being one."""
-        return self._first + self._items
+        return self._calls
 
     @property
     def used(self) -> int:
@@ -260,6 +260,7 @@ class Lane:
         """Its holder has had a job answered that never was in this lane."""
         self._first += 1
         self._next += 1
+        self._calls += 1
 
     def adopt(self, job: Job, now: float) -> None:
         """Its holder has left while the worker runs a job for it: that is in flight now, and alone until it ends."""
@@ -293,9 +294,9 @@ class Lane:
                 job.unplace(self._functions, begun=True)
         return jobs
 
-    def items_done(self, count: int) -> None:
-        """Count calls beyond one per job, or fewer if negative."""
-        self._items += count
+    def calls_done(self, count: int) -> None:
+        """Count calls as finished, or so many fewer if negative: before their callers hear of it, who may ask."""
+        self._calls += count
 
     def result_taken(self) -> None:
         """A large result was copied out of its slot, which the worker may use again."""
@@ -341,7 +342,6 @@ class Lane:
         skipped = self._take_back(start)
         if self._inflight:
             raise Nonsense("it has passed its fence and left jobs before it unanswered")
-        self._items -= self._next - self._first  # numbers that never were calls
         self._first = self._next
         self._fence = self._settles_at = None
         return skipped

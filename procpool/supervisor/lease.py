@@ -269,7 +269,7 @@ class Lease:
         frame = wire.JOB.pack(len(payload), 0, wire.ACCESS, wire.LEASED) + payload
         lane = self._held()
         reply = self._exchange(operation, frame, Deadline.NEVER)
-        lane.items_done(-1)  # it does not count as a call
+        lane.calls_done(-1)  # it does not count as a call
         if reply[4] != wire.VALUE:
             raise wire.loaded(wire.report_of(reply[4], reply[8:], operation))
         return pickle.loads(reply[8:])

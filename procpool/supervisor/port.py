@@ -175,7 +175,7 @@ class Port:
 
     @property
     def start_cpu(self) -> float:
-        """Seconds of processor time that its process had used when it turned to its first job."""
+        """Seconds of processor time that its process had used when it turned to its first job; 0 before that."""
         return self._board[wire.START_CPU_NS] / 1e9
 
     # -- memory --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -80,7 +79,9 @@ def cpu_seconds(process: Process, lanes: Iterable[Lane]) -> float:
     if process.pid is None or process.reaped:
         return 0.0
     try:
-        before = max((lane.port.start_cpu for lane in lanes), default=math.inf)
+        before = max((lane.port.start_cpu for lane in lanes), default=0.0)
+        if not before:  # it says that it is ready just before it looks what it has used
+            return 0.0
         used = psutil.Process(process.pid).cpu_times()
     except (psutil.Error, OSError, ValueError):  # it has ended, or there are no descriptors left
         return 0.0

@@ -164,7 +164,7 @@ class Segment(Job):
     def crashed(self, lane: Lane, memory: Memory, crash: Exception) -> tuple[bool, Sequence[Job]]:
         """Keep the results from before the worker's death, and fail the item it was at or run it again."""
         retried = False
-        lane.items_done(1)  # an answer would have counted for one call
+        lane.calls_done(1)  # an answer would have counted for one call
         index = min(self.item(memory), self.stop - self.start - 1)
         if index in self._again or self.start + index in self.chunk.errors:
             pass  # that one had ended and been announced, and the next had not begun
@@ -201,7 +201,7 @@ class Segment(Job):
         for column, (start, end) in enumerate(columns):
             width = (end - start) // (self.stop - self.start)
             chunk.data.store(column, self.start, self.start + stopped, arena[start : start + stopped * width])
-        lane.items_done(stopped - 1 - len(self._again))
+        lane.calls_done(stopped - 1 - len(self._again))
         self.expired = True  # in its place come others
         if chunk.abandoned:
             chunk.finished(self.stop - self.start)

@@ -238,7 +238,7 @@ class Job(Future[Any]):
         if self.retries > 0 and not self.expired:
             self.retries -= 1
             return True, (self,)
-        lane.items_done(1)
+        lane.calls_done(1)
         self.fail(crash)
         return False, ()
 
@@ -358,7 +358,7 @@ class Purge(Job):
         super().__init__("purge", wire.JOB.pack(0, 0, wire.PURGE, 0))
 
     def answered(self, lane: Lane, memory: Memory, status: int, payload: bytes) -> Sequence[Job]:
-        lane.items_done(-1)  # it does not count as a call
+        lane.calls_done(-1)  # it does not count as a call
         return super().answered(lane, memory, status, payload)
 
 
@@ -373,5 +373,5 @@ class Abandoned(Job):
         return ()
 
     def crashed(self, lane: Lane, memory: Memory, crash: Exception) -> tuple[bool, Sequence[Job]]:
-        lane.items_done(1)
+        lane.calls_done(1)
         return False, ()

@@ -98,7 +98,7 @@ class CommandRun(PickledJob):
 
     def crashed(self, lane: Lane, memory: Memory, crash: Exception) -> tuple[bool, Sequence[Job]]:
         if self._late:
-            lane.items_done(1)
+            lane.calls_done(1)
             self._fail_late(None, None)
             return False, ()
         return super().crashed(lane, memory, crash)
