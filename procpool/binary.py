@@ -11,8 +11,11 @@ Format: https://webassembly.github.io/spec/core/binary/ (and the GC proposal for
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+T = TypeVar("T")
 
 PAGE = 65536  #: bytes in a page of linear memory, unless the module says otherwise
 
@@ -136,6 +139,11 @@ class Interface:
     declared: Declared = field(default_factory=Declared)
 
     @property
+    def import_types(self) -> dict[tuple[str, str], ExternType]:
+        """The types of the imports, by (module, name)."""
+        return {(needed.module, needed.name): needed.type for needed in self.imports}
+
+    @property
     def tags(self) -> tuple[str, ...]:
         """The names of exported exception tags."""
         return tuple(name for name, type_ in self.exports.items() if isinstance(type_, TagType))
@@ -154,12 +162,19 @@ class Interface:
     @property
     def storage(self) -> dict[str, MemoryType | TableType | GlobalType]:
         """Memories, tables and globals by what they are known as: those imported, and those exported."""
-        types = {(needed.module, needed.name): needed.type for needed in self.imports}
+        types = self.import_types
         known = {name: types[names] for name, names in self.imported.items()} | self.exports
         return {name: type_ for name, type_ in known.items() if isinstance(type_, _STORAGE)}
 
 
 _STORAGE = MemoryType | TableType | GlobalType
+
+
+def once_each(storage: Mapping[str, T]) -> dict[str, T]:
+    """What `Interface.storage` gave, each memory, table or global once: by its export, or else by the shorter name."""
+    # Each has a type object of its own, also where types are equal, and its best name is its last.
+    names = {id(type_): name for name, type_ in storage.items()}
+    return {name: storage[name] for name in names.values()}
 
 
 class _Reader:

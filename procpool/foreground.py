@@ -56,11 +56,10 @@ class ForegroundCommand:
         finally:
             os.close(compiled.artifact)
         interface = compiled.interface
-        imports, exports = interface.imports, interface.exports
-        types = {(needed.module, needed.name): needed.type for needed in imports}
-        check_command(exports)
-        check_threads(types, exports)
-        found = resolve(imports, {}, {}, wasi=True, otherwise=on_missing_import)
+        types = interface.import_types
+        check_command(interface.exports)
+        check_threads(types, interface.exports)
+        found = resolve(interface.imports, {}, {}, wasi=True, otherwise=on_missing_import)
         environment = wire.Environment(found, types, wasi=self._spec)
         limits = wire.GuestLimits(memory=memory_limit, fuel=fuel)
         self._linkage = Linkage(engine, module, limits, interface.declared, environment, Running(engine), interface.tags)

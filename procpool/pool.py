@@ -273,7 +273,7 @@ class ProcessWasmPool(Executor):
             )
             functions = self._index_functions()
             first = self._start_steps(options.start)
-            types = {(needed.module, needed.name): needed.type for needed in self.imports}
+            types = compiled.interface.import_types
             check_threads(types, self.exports)
             self._wasi = options.wasi
             spec = None if self._wasi is None else self._wasi.spec()

@@ -13,7 +13,7 @@ from procpool import ProcessWasmPool
 from procpool.cli import main
 from procpool.cli.bars import WIDTH, bars
 from procpool.cli.measuring import ROUNDS, Bench, Figures
-from procpool.cli.wording import duration, plural, rate
+from procpool.cli.wording import plural, rate
 
 K = str(KERNELS)
 
@@ -56,7 +56,6 @@ def test_bars() -> None:
 
 
 def test_wording() -> None:
-    assert [duration(s) for s in (12.34, 0.01234, 0.000012, 4e-8)] == ["12.3 s", "12.3 ms", "12 us", "40 ns"]
     assert [rate(r) for r in (1234567.8, 100, 4.567)] == ["1,234,568", "100", "4.57"]
     assert [plural(n, "call") for n in (0, 1, 2000)] == ["0 calls", "1 call", "2,000 calls"]
 

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from ..options import usable_cpus
+from ..worktime import in_words
 from .arguments import numbers
 from .bars import bars
 from .failures import BadRequest
@@ -19,7 +20,7 @@ from .opening import opened, signature
 from .options import Commands, export_options, guest_options, running_options, seconds
 from .output import as_json, shown
 from .progress import Progress
-from .wording import duration, plural, rate
+from .wording import plural, rate
 
 DESCRIPTION = """\
 Call an export again and again with the same arguments.  Tells how long one blocking call takes,
@@ -89,7 +90,7 @@ def _lines(load: float, call: str, figures: Figures) -> Iterator[str]:
     told = [(f"{percent:g} % of calls within", figures.latency(percent)) for percent in PERCENTILES]
     for name, value in [*told, ("the longest", figures.latencies[-1])]:
         if value is not None:
-            yield f"  {name:<22} {duration(value):>8}"
+            yield f"  {name:<22} {in_words(value):>8}"
     yield ""
     yield f"Many at once, by map (median of {plural(len(figures.all), 'round')}):"
     rows = [("1 worker", median(figures.one))] if figures.one else []
@@ -119,5 +120,5 @@ def _advice(figures: Figures, load: float) -> Iterator[str]:
     if figures.workers > usable_cpus():
         yield f"\nThere are more workers than CPUs that may be used, which are {usable_cpus()}."
     elif figures.one and median(figures.speedups) < 0.7 * figures.workers and 1 / median(figures.one) < SHORT:
-        each = duration(1 / median(figures.one))
+        each = in_words(1 / median(figures.one))
         yield f"\nA call takes {each}: handing it out takes about as long, so more workers gain little."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import errno
 import io
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -26,7 +25,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         KeyboardInterrupt: Ctrl-C was pressed.
     """
     closed = _have_streams()
-    logging.getLogger("procpool").addHandler(logging.NullHandler())  # what its records say, the exceptions say too
     parser, commands = _parser()
     completion.answer(parser)
     options = _parsed(parser, commands, sys.argv[1:] if argv is None else list(argv))

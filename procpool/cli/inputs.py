@@ -47,11 +47,7 @@ class Ranges:
         """See :class:`Input`."""
         with contextlib.closing(pool.map(export, *self._ranges, return_exceptions=True)) as results:
             for row, (args, result) in enumerate(zip(zip(*self._ranges, strict=True), results, strict=False), start=1):
-                yield (
-                    Outcome(row, args, result)
-                    if not isinstance(result, BaseException)
-                    else _failed(row, args, result, row - 1)
-                )
+                yield _outcome(row, args, result, row - 1)
 
     def place(self, row: int) -> str:
         """See :class:`Input`."""
@@ -92,11 +88,7 @@ class FileRows:
             for index, result in enumerate(results):
                 yield from self._unreadable()
                 row = self._open.popleft()
-                yield (
-                    Outcome(row.line, row.args, result)
-                    if not isinstance(result, BaseException)
-                    else _failed(row.line, row.args, result, index)
-                )
+                yield _outcome(row.line, row.args, result, index)
         yield from self._unreadable()
         if self._broken is not None:
             raise self._broken
@@ -128,7 +120,11 @@ class FileRows:
             yield Outcome(row.line, row.args, error=row.error)
 
 
-def _failed(row: int, args: Sequence[Any], error: BaseException, index: int) -> Outcome:
+def _outcome(row: int, args: Sequence[Any], result: Any, index: int) -> Outcome:
+    """What became of the item of that index of a map that returns exceptions."""
+    if not isinstance(result, BaseException):
+        return Outcome(row, args, result)
+    error = result
     if error.args and isinstance(error.args[0], str):  # the map counts items, and we count lines
         error.args = (error.args[0].removeprefix(f"item {index}: "), *error.args[1:])
     return Outcome(row, args, error=error)

@@ -17,11 +17,12 @@ from ..errors import CallTimeout, MissingImport, WasmTrap
 from ..foreground import ForegroundCommand
 from ..pool import ProcessWasmPool
 from ..wasi import Access, CompletedRun, WasiConfig
+from ..worktime import in_words
 from .failures import GUEST_FAILED, BadRequest, complain, told
 from .opening import not_to_be_had
 from .options import Commands, guest_options, running_options
 from .progress import Progress
-from .wording import duration, plural
+from .wording import plural
 
 #: Exit codes: those of a shell for a program that aborts, and of `timeout` for one that takes too long.
 TRAPPED, TIMED_OUT = 134, 124
@@ -173,7 +174,7 @@ def _run_each(module: str, wasi: WasiConfig, options: argparse.Namespace) -> int
                 _tell(name, output, done)
         workers = len(pool.stats().workers)
     seconds = perf_counter() - started
-    print(f"{plural(len(inputs), 'run')} in {duration(seconds)} on {plural(workers, 'worker')}", file=sys.stderr)
+    print(f"{plural(len(inputs), 'run')} in {in_words(seconds)} on {plural(workers, 'worker')}", file=sys.stderr)
     return GUEST_FAILED if failed else 0
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, NoReturn
 
 from .. import wire
-from ..binary import SCALARS, GlobalType, MemoryType
+from ..binary import SCALARS, GlobalType, MemoryType, once_each
 from ..checks import boolean, cannot_travel, count, shown
 from ..codec import converted
 from ..deadline import Deadline
@@ -398,8 +398,7 @@ class _LeasedGlobals(MutableMapping[str, Any]):
     def __init__(self, lease: Lease, types: Mapping[str, Any]) -> None:
         self._lease = weakref.ref(lease)
         self._types = {name: type_ for name, type_ in types.items() if isinstance(type_, GlobalType)}
-        # Each has a type object of its own, and of the names it is known by the shortest is the last.
-        self._names = list({id(type_): name for name, type_ in self._types.items()}.values())
+        self._names = list(once_each(self._types))
 
     def _ask(self, operation: str, name: str, *args: Any) -> Any:
         if name not in self._types:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import wasmtime
 
 from .. import wire
-from ..binary import FuncType, MemoryType
+from ..binary import FuncType, MemoryType, once_each
 from ..codec import SLOT
 from ..errors import GuestExit
 from . import ffi
@@ -53,7 +53,7 @@ class InstanceHolder:
         self._streams = streams
         self._exports = settings.exports
         self._imported = settings.imported
-        self._memory_names = [name for name, type_ in settings.storage.items() if isinstance(type_, MemoryType)]
+        self._memory_names = [name for name, type_ in once_each(settings.storage).items() if isinstance(type_, MemoryType)]
         self._limits = settings.limits
         self._start = linkage.environment.start
         self._wasi = linkage.environment.wasi
@@ -70,7 +70,7 @@ class InstanceHolder:
         self._group: ThreadGroup | None = None
         self._exceptions: ffi.Exceptions | None = None
         self._own: Own = {}  # the imports that were made for the instance
-        self._initial: dict[str, int] = {}  # sizes of the memories of a new instance, by name, where that matters
+        self._sized: list[tuple[wasmtime.Memory, int]] = []  # its memories and first sizes, if they matter
         #: the exports bound so far, by index; the job loop looks here first
         self.bound: dict[int, Function] = {}
         self._bound_drivers: dict[int, Function] = {}
@@ -105,7 +105,8 @@ class InstanceHolder:
             for fd in opened:
                 os.close(fd)
         if self._limits.recycle is not None:
-            self._initial = {name: memory.data_len(self._store) for name, memory in self._memories()}
+            found = [memory for name in self._memory_names if isinstance(memory := self.extern(name)[1], wasmtime.Memory)]
+            self._sized = [(memory, memory.data_len(self._store)) for memory in found]
 
     def _run(self, step: wire.Step) -> None:
         """Do one thing in a new instance.  One that exits with success has succeeded."""
@@ -200,12 +201,6 @@ class InstanceHolder:
         names = self._imported.get(name)
         return None if names is None else self._own.get(names)
 
-    def _memories(self) -> Iterator[tuple[str, wasmtime.Memory]]:
-        for name in self._memory_names:
-            _, memory = self.extern(name)
-            if isinstance(memory, wasmtime.Memory):
-                yield name, memory
-
     # -- giving way to another ---------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -231,12 +226,11 @@ class InstanceHolder:
     # -- getting rid of it ---------------------------------------------------------------------------------------------
 
     def outgrown(self) -> bool:
-        """Whether an exported memory has grown past the limit for reuse."""
-        most = self._limits.recycle
-        if most is None or self._store is None or self._instance is None:
+        """Whether a memory has grown past the limit for reuse."""
+        most, store = self._limits.recycle, self._store
+        if most is None or store is None:
             return False
-        sizes = ((name, memory.data_len(self._store)) for name, memory in self._memories())
-        return any(size > max(most, self._initial.get(name, 0)) for name, size in sizes)
+        return any(memory.data_len(store) > max(most, initial) for memory, initial in self._sized)
 
     def discard(self) -> None:
         """Throw the instance away: the next use makes a new one."""
@@ -248,6 +242,7 @@ class InstanceHolder:
             group.close()
         store, self._store, self._instance, self._memory = self._store, None, None, None
         self._exceptions = None
+        self._sized.clear()
         if store is not None:
             store.close()
 
