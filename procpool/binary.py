@@ -10,9 +10,8 @@ Format: https://webassembly.github.io/spec/core/binary/ (and the GC proposal for
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -113,6 +112,7 @@ class Import:
     module: str
     name: str
     type: ExternType
+    by: str = ""  #: the linked module that needs it; empty for the main one
 
 
 @dataclass
@@ -137,41 +137,43 @@ class Interface:
     imports: list[Import] = field(default_factory=list)
     exports: dict[str, ExternType] = field(default_factory=dict)
     declared: Declared = field(default_factory=Declared)
+    starts: bool = False  #: it has a start function, which may grow what it exports
 
     @property
     def import_types(self) -> dict[tuple[str, str], ExternType]:
         """The types of the imports, by (module, name)."""
         return {(needed.module, needed.name): needed.type for needed in self.imports}
 
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """The names of exported exception tags."""
-        return tuple(name for name, type_ in self.exports.items() if isinstance(type_, TagType))
 
-    @property
-    def imported(self) -> dict[str, tuple[str, str]]:
-        """What an imported memory, table or global is known as -> its two names.
-
-        That is ``module.name``, and its name alone where no other such import has it.  An export of the name goes first.
-        """
-        items = [(needed.module, needed.name) for needed in self.imports if isinstance(needed.type, _STORAGE)]
-        times = Counter(name for _, name in items)
-        alone = {name: (module, name) for module, name in items if times[name] == 1}
-        return {f"{module}.{name}": (module, name) for module, name in items} | alone
-
-    @property
-    def storage(self) -> dict[str, MemoryType | TableType | GlobalType]:
-        """Memories, tables and globals by what they are known as: those imported, and those exported."""
-        types = self.import_types
-        known = {name: types[names] for name, names in self.imported.items()} | self.exports
-        return {name: type_ for name, type_ in known.items() if isinstance(type_, _STORAGE)}
+#: what holds values: memories, tables and globals
+STORAGE = MemoryType | TableType | GlobalType
 
 
-_STORAGE = MemoryType | TableType | GlobalType
+def described(type_: ExternType) -> str:
+    """A type, for people."""
+    return f"function {type_}" if isinstance(type_, FuncType) else str(type_)
+
+
+def is_shared(type_: ExternType) -> bool:
+    """Whether it is a memory that threads share."""
+    return isinstance(type_, MemoryType) and type_.shared
+
+
+def joint(first: T, second: T) -> T | None:
+    """A memory, table or global type that serves imports of either type; None if there is none."""
+    if isinstance(first, (MemoryType, TableType)) and isinstance(second, (MemoryType, TableType)):
+        minimum = max(first.minimum, second.minimum)
+        bounds = [each.maximum for each in (first, second) if each.maximum is not None]
+        maximum = min(bounds, default=None)
+        if maximum is not None and maximum < minimum:
+            return None
+        made = replace(first, minimum=minimum, maximum=maximum)
+        return made if made == replace(second, minimum=minimum, maximum=maximum) else None
+    return first if first == second else None
 
 
 def once_each(storage: Mapping[str, T]) -> dict[str, T]:
-    """What `Interface.storage` gave, each memory, table or global once: by its export, or else by the shorter name."""
+    """What `Program.storage` gave, each memory, table or global once: by its export, or else by the shorter name."""
     # Each has a type object of its own, also where types are equal, and its best name is its last.
     names = {id(type_): name for name, type_ in storage.items()}
     return {name: storage[name] for name in names.values()}
@@ -292,6 +294,7 @@ def read_interface(wasm: bytes) -> Interface:
         return TagType(func(reader.unsigned()))
 
     for section, start, end in sections(wasm):
+        interface.starts |= section == 8
         if section not in (1, 2, 3, 4, 5, 6, 7, 13):
             continue
         reader = _Reader(wasm, start, end)

@@ -13,6 +13,7 @@ from .engine import loading_engine
 from .errors import GuestExit, MissingImport, WasmTrap
 from .imports import OnMissing, resolve
 from .module import ModuleSource, compile_module
+from .program import single
 from .wasi import WasiConfig, check_command, check_threads
 from .worker.channels import Running
 from .worker.failures import as_trap
@@ -55,14 +56,13 @@ class ForegroundCommand:
             module = wasmtime.Module.deserialize_file(engine, f"/dev/fd/{compiled.artifact}")
         finally:
             os.close(compiled.artifact)
-        interface = compiled.interface
-        types = interface.import_types
-        check_command(interface.exports)
-        check_threads(types, interface.exports)
-        found = resolve(interface.imports, {}, {}, wasi=True, otherwise=on_missing_import)
-        environment = wire.Environment(found, types, wasi=self._spec)
+        program = single(compiled.interface)
+        check_command(program.exports)
+        check_threads(program)
+        found = resolve(program.needed, {}, {}, wasi=True, otherwise=on_missing_import)
+        environment = wire.Environment(found, wasi=self._spec)
         limits = wire.GuestLimits(memory=memory_limit, fuel=fuel)
-        self._linkage = Linkage(engine, module, limits, interface.declared, environment, Running(engine), interface.tags)
+        self._linkage = Linkage(engine, [module], program, limits, environment, Running(engine))
 
     def run(self, end: Callable[[int | WasmTrap], NoReturn]) -> NoReturn:
         """Run it, and then end this process.

@@ -7,20 +7,26 @@ import fcntl
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Union
+from typing import TypeVar, Union
 
 import wasmtime
 
 from .binary import ExternType, FuncType, Import, Interface, read_interface
+from .checks import shown
 from .engine import compiling_engine, loading_engine
 from .errors import InvalidModule
+from .imports import Renames
+from .linking import link
 from .printable import printable
+from .program import Program
 
 ModuleSource = Union[str, bytes, bytearray, "os.PathLike[str]"]
+
+T = TypeVar("T")
 
 _MAGIC = b"\0asm"
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -38,12 +44,25 @@ class CompiledModule:
 
 
 @dataclass(frozen=True)
+class CompiledProgram:
+    """Modules that are linked together, each compiled."""
+
+    program: Program
+    artifacts: tuple[int, ...]  #: file descriptors, one for each part of the program; the owner closes them
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for fd in self.artifacts:
+            os.close(fd)
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What a module imports and exports; see :func:`inspect`.  Its text is a list to read."""
 
-    imports: tuple[Import, ...]  #: in the module's order
+    imports: tuple[Import, ...]  #: in the module's order; with linked modules, what is left to be given
     exports: Mapping[str, ExternType]  #: by name, in the module's order
-    size: int  #: bytes of the binary
+    size: int  #: bytes of the binary, or binaries
 
     def __str__(self) -> str:
         lines = [f"{self.size:,} bytes of wasm"]
@@ -56,21 +75,64 @@ class Inspection:
         return "\n".join(lines)
 
 
-def inspect(source: ModuleSource) -> Inspection:
+def inspect(
+    source: ModuleSource,
+    *,
+    modules: Mapping[str, ModuleSource] | None = None,
+    rename_imports: Renames | None = None,
+) -> Inspection:
     """What a module imports and exports, without compiling it or starting anything.
+
+    Args:
+        source: the module, as for :class:`ProcessWasmPool`.
+        modules, rename_imports: as for a pool: linked modules.  The imports are what is left to be given then, and what
+            linked modules export is there as ``"module.name"``.
 
     Raises:
         InvalidModule: wasmtime refuses it; the message says where and why.
+        BadImport: the modules cannot be linked.
         OSError: the file cannot be read.
         TypeError: ``source`` is neither bytes, nor text, nor a path.
     """
-    wasm = read_source(source)
+    size = 0
+
+    def interface(source: ModuleSource) -> Interface:
+        nonlocal size
+        wasm = read_source(source)
+        try:
+            wasmtime.Module.validate(loading_engine(), wasm)
+        except wasmtime.WasmtimeError as error:
+            raise _refused(wasm, error) from None
+        size += len(wasm)
+        return read_interface(wasm)
+
+    found = {name: _of(name, interface, each) for name, each in _all(source, modules).items()}
+    program = link(found.pop(""), found, rename_imports or {})
+    return Inspection(program.needed, MappingProxyType(program.exports), size)
+
+
+def _all(source: ModuleSource, modules: Mapping[str, ModuleSource] | None) -> dict[str, ModuleSource]:
+    """The main module under an empty name, and those that are linked to it.
+
+    Raises:
+        TypeError, ValueError: ``modules`` is no mapping of names to modules.
+    """
+    if not isinstance(modules, Mapping | None):
+        raise TypeError(f"modules must be a mapping of names to modules, got {shown(modules)}")
+    for name in modules or {}:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"modules must be by the names that they are imported by, got {shown(name)}")
+    return {"": source, **(modules or {})}
+
+
+def _of(name: str, do: Callable[[ModuleSource], T], source: ModuleSource) -> T:
+    """Do something with a module; what is raised says which linked one it was."""
     try:
-        wasmtime.Module.validate(loading_engine(), wasm)
-    except wasmtime.WasmtimeError as error:
-        raise _refused(wasm, error) from None
-    interface = read_interface(wasm)
-    return Inspection(tuple(interface.imports), MappingProxyType(interface.exports), len(wasm))
+        return do(source)
+    except (InvalidModule, TypeError) as error:
+        if name:
+            raise type(error)(f"modules[{name!r}]: {error}") from None
+        raise
 
 
 def _refused(wasm: bytes, error: wasmtime.WasmtimeError) -> InvalidModule:
@@ -136,6 +198,32 @@ def compile_module(
     except wasmtime.WasmtimeError as error:
         raise _refused(wasm, error) from None
     return CompiledModule(read_interface(wasm), anonymous_file(compiled), len(wasm))
+
+
+def compile_program(
+    source: ModuleSource,
+    modules: Mapping[str, ModuleSource] | None = None,
+    renames: Renames = MappingProxyType({}),
+    cache: bool = True,
+    fuel: bool = False,
+    stack: int | None = None,
+) -> CompiledProgram:
+    """Compile a module, and those that are linked to it.
+
+    Raises:
+        InvalidModule, OSError, TypeError: as :func:`compile_module`; of a linked module, the message says which.
+        ValueError: ``modules`` has an empty name.
+        BadImport: they cannot be linked.
+    """
+    compiled: dict[str, CompiledModule] = {}
+    with contextlib.ExitStack() as on_failure:
+        for name, each in _all(source, modules).items():
+            compiled[name] = _of(name, lambda one: compile_module(one, cache, fuel, stack), each)
+            on_failure.callback(os.close, compiled[name].artifact)
+        interfaces = {name: each.interface for name, each in compiled.items()}
+        program = link(interfaces.pop(""), interfaces, renames)
+        on_failure.pop_all()
+    return CompiledProgram(program, tuple(compiled[part.name].artifact for part in program.parts))
 
 
 def anonymous_file(content: bytes | bytearray) -> int:

@@ -34,7 +34,7 @@ from .maps.export_map import ArrayMap, ExportMap
 from .maps.options import Casting, MapOptions, Progress
 from .maps.results import AsyncMapResults, MapResults, Waiting
 from .maps.sources import Columns, Given, Rows
-from .module import ModuleSource, compile_module
+from .module import ModuleSource, compile_program
 from .options import (
     MAX_WORKERS,
     Balance,
@@ -114,7 +114,11 @@ class ProcessWasmPool(Executor):
             functions wait for something.
         imports: what the module imports: ``{"env": {"log": function}}``.  Functions run in the workers; they travel by
             cloudpickle.  A number serves an imported global, and a MemoryType or TableType has one made per instance.
-        rename_imports: import's module name (or (module, name)) -> the name under which ``imports`` gives it.
+        modules: other modules that ``src``, or one another, import from, by the name they are imported by: ``{"math":
+            "math.wasm"}``.  Each instance of ``src`` gets instances of its own of them.  What they export is known as
+            ``"math.sin"`` to every method here.  What no module exports is looked for in ``imports``.  ``_initialize`` of a
+            linked module is called before anything uses it.
+        rename_imports: import's module name (or (module, name)) -> the name that it has in ``imports`` or ``modules``.
         on_missing_import: what serves imports that nothing is given for.  By default the module is refused, with all of
             them named.  ``"trap"``: a function whose call fails; ``"zero"``: one that returns zeros and nulls; with both,
             memories and tables of the type imported, and globals that are zero or null.  Or a function of yours that gets
@@ -154,8 +158,9 @@ class ProcessWasmPool(Executor):
 
     Raises:
         InvalidModule: ``src`` is not a module that wasmtime accepts.
-        MissingImport: the module imports something that ``imports`` does not give.
-        BadImport: ``imports`` gives something that does not fit, or that the module does not import.
+        MissingImport: the module imports something that neither ``imports`` nor ``modules`` gives.
+        BadImport: ``imports`` or ``modules`` gives something that does not fit, ``imports`` something that no module
+            imports, or modules import from each other in a circle.
         UnknownExport, BadArguments: ``start`` names no function, or gives one what it does not take.
         Whatever ``initializer`` raises.
         OSError: the file cannot be read.
@@ -187,6 +192,7 @@ class ProcessWasmPool(Executor):
         timeout: float | None = None,
         instances: int = 1,
         imports: Imports | None = None,
+        modules: MappingType[str, ModuleSource] | None = None,
         rename_imports: Renames | None = None,
         on_missing_import: OnMissing = None,
         isolation: Isolation = "pooled",
@@ -261,30 +267,38 @@ class ProcessWasmPool(Executor):
             reserved = reserve_stdio()
             for fd in reserved:
                 on_failure.callback(os.close, fd)
-            compiled = compile_module(src, options.cache, fuel=options.fuel is not None, stack=options.max_stack)
-            on_failure.callback(os.close, compiled.artifact)
-            #: what the module exports, by name: signatures of functions, and memories, tables and globals
-            self.exports: MappingType[str, ExternType] = MappingProxyType(compiled.interface.exports)
-            self._storage = compiled.interface.storage
-            #: what it imports
-            self.imports: tuple[Import, ...] = tuple(compiled.interface.imports)
+            compiled = compile_program(
+                src, modules, options.rename_imports, options.cache, fuel=options.fuel is not None, stack=options.max_stack
+            )
+            on_failure.callback(compiled.close)
+            program = compiled.program
+            #: what the module exports, by name: signatures of functions, and memories, tables and globals; what a linked
+            #: module exports is there as ``"module.name"``
+            self.exports: MappingType[str, ExternType] = MappingProxyType(program.exports)
+            self._storage = program.storage
+            #: what it imports, but from linked modules, and what those do
+            self.imports: tuple[Import, ...] = program.needed
             found = resolve(
-                self.imports, options.imports, options.rename_imports, options.wasi is not None, options.on_missing_import
+                self.imports,
+                options.imports,
+                options.rename_imports,
+                options.wasi is not None,
+                options.on_missing_import,
+                {part.name: part.interface for part in program.linked},
             )
             functions = self._index_functions()
             first = self._start_steps(options.start)
-            types = compiled.interface.import_types
-            check_threads(types, self.exports)
+            check_threads(program)
             self._wasi = options.wasi
             spec = None if self._wasi is None else self._wasi.spec()
-            environment = wire.Environment(found, types, options.initializer, tuple(options.initargs), spec, first)
+            environment = wire.Environment(found, options.initializer, tuple(options.initargs), spec, first)
             self._visible = bool(found)  # whether Python code runs with a call
             guest = options.guest(cloudpickle.dumps(environment), bool(self.imports), self._name)
             limits = options.guest_limits()
             inheritance = Inheritance(
-                compiled.artifact,
+                compiled.artifacts,
                 functions,
-                compiled.interface,
+                program,
                 limits,
                 guest,
                 options.instances,

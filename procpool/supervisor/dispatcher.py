@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import wire
 from ..deadline import Deadline
-from ..errors import CallTimeout, PoolClosed, PoolFull, ProcpoolError, StartupError
+from ..errors import BadImport, CallTimeout, PoolClosed, PoolFull, ProcpoolError, StartupError
 from ..options import PoolOptions
 from ..weak import WeakBag
 from .delivery import Delivery
@@ -133,12 +133,13 @@ class Dispatcher:
 
         Raises:
             StartupError: no worker gets that far.
+            BadImport: modules do not fit each other.
             Whatever the user's own code raised at the start of one.
         """
         self._startup.result()
         if self.population.unfit is not None and self.population.broken is not None:
             error = wire.loaded(self.population.unfit)
-            if isinstance(error, ProcpoolError):
+            if isinstance(error, ProcpoolError) and not isinstance(error, BadImport):
                 raise self.why_closed() from error
             raise error
 

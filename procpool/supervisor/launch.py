@@ -19,9 +19,10 @@ from multiprocessing import spawn
 from typing import Protocol
 
 from .. import wire
-from ..binary import FuncType, Interface
+from ..binary import FuncType
 from ..errors import PoolClosed, StartupError
 from ..module import anonymous_file
+from ..program import Program
 
 #: How long the template may take to kill and reap its workers when the pool closes, in seconds.
 CLOSE_GRACE = 5.0
@@ -33,7 +34,7 @@ CHILD = "PROCPOOL_CHILD"
 class Inheritance:
     """The anonymous files that all workers of a pool inherit under their numbers, and the parent's share in them.
 
-    Owns ``artifact`` and the ``reserved`` descriptors from when it is made; if it cannot be made, the caller still does.
+    Owns ``artifacts`` and ``reserved``, which are descriptors, from when it is made; if it cannot be, the caller does.
     `arena`, `payload` and `close` may be called by any thread.
 
     Raises:
@@ -43,9 +44,9 @@ class Inheritance:
 
     def __init__(
         self,
-        artifact: int,
+        artifacts: Sequence[int],
         exports: tuple[tuple[str, FuncType], ...],
-        interface: Interface,
+        program: Program,
         limits: wire.GuestLimits,
         guest: wire.Guest,
         instances: int,
@@ -86,16 +87,13 @@ class Inheritance:
                 own(parent)
             values = max((max(len(t.params), len(t.results)) for _, t in exports), default=0)
             settings = wire.Settings(
-                artifact,
+                tuple(artifacts),
                 board_fd,
                 self._arenas,
                 self._payloads,
                 lifeline,
                 exports,
-                interface.declared,
-                interface.storage,
-                interface.imported,
-                interface.tags,
+                program,
                 limits,
                 values,
                 instances,
@@ -105,9 +103,9 @@ class Inheritance:
             )
             self.settings_fd: int = own(anonymous_file(settings.dump()))
             self._owned = owned.pop_all()
-        for fd in (artifact, *reserved):
+        for fd in (*artifacts, *reserved):
             self._owned.callback(os.close, fd)
-        inherited = (self.settings_fd, artifact, board_fd, self._arenas, self._payloads, lifeline, parent)
+        inherited = (self.settings_fd, *artifacts, board_fd, self._arenas, self._payloads, lifeline, parent)
         self.fds: tuple[int, ...] = tuple(fd for fd in inherited if fd >= 0)
 
     def arena(self, row: int) -> mmap.mmap:

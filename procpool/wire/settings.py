@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..binary import Declared, ExternType, FuncType
+from ..binary import FuncType
+from ..program import Program
 
 
 class GuestLimits(NamedTuple):
@@ -38,8 +39,7 @@ Step = tuple[str, FuncType, bytes] | Callable[[Any], object]
 class Environment(NamedTuple):
     """What the user's own code adds to a worker; unpickled in each, since importing may start threads."""
 
-    imports: dict[tuple[str, str], Any]  #: (module, name) -> host function, number, or memory or table type
-    types: dict[tuple[str, str], Any]  #: (module, name) -> type of the import
+    imports: dict[tuple[str, str, str], Any]  #: (who imports it, module, name) -> host function, number, or type
     initializer: Any = None
     initargs: tuple[Any, ...] = ()
     wasi: Any = None  #: WasiConfig
@@ -53,16 +53,13 @@ class Settings:
     Descriptors are inherited under their numbers.
     """
 
-    artifact: int  #: the compiled module
+    artifacts: tuple[int, ...]  #: the compiled modules, in the program's order
     board: int
     arenas: int  #: all workers' arenas, one behind the other
     payloads: int  #: all workers' payload slots, likewise
     lifeline: int  #: read end of a pipe whose write end only the parent has
     exports: tuple[tuple[str, FuncType], ...]  #: the functions, in the order of their indexes
-    declared: Declared
-    storage: Mapping[str, ExternType]  #: memories, tables and globals by what they are known as
-    imported: Mapping[str, tuple[str, str]]  #: the same of those imported -> their two names
-    tags: tuple[str, ...]  #: those exported
+    program: Program
     limits: GuestLimits
     slots: int  #: the largest number of values any of them takes or returns
     instances: int  #: per process
