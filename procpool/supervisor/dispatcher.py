@@ -427,11 +427,11 @@ class Dispatcher:
 
         self.do(take_over)
 
-    def lost(self, lane: Lane, deadline: Deadline) -> tuple[bool, int | None]:
+    def lost(self, lane: Lane, deadline: Deadline) -> bool:
         """For the holder of a worker whose pipe has closed: wait for its end, and leave the rest to us.
 
         Returns:
-            Whether it had begun the job of its holder, and its exit code; None if that is not known by the deadline.
+            Whether it had begun the job of its holder.  Its exit code is None if that is not known by the deadline.
         """
         process = lane.port.process
         self.do(lambda: self.population.expect_end(process))  # it may have closed this pipe and live on
@@ -449,7 +449,7 @@ class Dispatcher:
                 lane.port.park()
 
         self.do(take_over)
-        return begun, process.exitcode
+        return begun
 
     def nonsense(self, lane: Lane, error: Exception) -> None:
         """For the holder of a worker that has sent what no sound worker sends: have it killed."""
