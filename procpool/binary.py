@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 PAGE = 65536  #: bytes in a page of linear memory, unless the module says otherwise
 
+#: Instead of a type, behind an empty name: many imports of one module, each with its type; or of one type as well.
+_SAME_MODULE, _SAME_TYPE = 0x7F, 0x7E
 _NUMERIC = {0x7F: "i32", 0x7E: "i64", 0x7D: "f32", 0x7C: "f64", 0x7B: "v128", 0x78: "i8", 0x77: "i16"}
 _HEAP = {
     0x74: "noexn",
@@ -55,17 +57,19 @@ class FuncType:
 
 @dataclass(frozen=True)
 class MemoryType:
-    """A linear memory: its size limits in pages of 64 KiB."""
+    """A linear memory: its size limits in pages, which are of 64 KiB unless it says otherwise."""
 
     minimum: int
     maximum: int | None = None
     shared: bool = False
     is_64: bool = False
+    page_size: int = PAGE  #: bytes; a power of two
 
     def __str__(self) -> str:
         most = "" if self.maximum is None else f", at most {self.maximum}"
         kind = ("shared " if self.shared else "") + ("64-bit " if self.is_64 else "")
-        return f"{kind}memory of {self.minimum} pages{most}"
+        size = "" if self.page_size == PAGE else f" of {self.page_size} byte{'s' if self.page_size > 1 else ''} each"
+        return f"{kind}memory of {self.minimum} pages{most}{size}"
 
 
 @dataclass(frozen=True)
@@ -228,9 +232,8 @@ class _Reader:
 
     def memory(self) -> MemoryType:
         flags, minimum, maximum = self.limits()
-        if flags & 8:  # custom page size
-            self.unsigned()
-        return MemoryType(minimum, maximum, bool(flags & 2), bool(flags & 4))
+        page_size = 1 << self.unsigned() if flags & 8 else PAGE
+        return MemoryType(minimum, maximum, bool(flags & 2), bool(flags & 4), page_size)
 
     def table(self) -> TableType:
         element = self.value_type()
@@ -293,6 +296,29 @@ def read_interface(wasm: bytes) -> Interface:
         reader.byte()  # the attribute, always an exception
         return TagType(func(reader.unsigned()))
 
+    def extern(reader: _Reader) -> tuple[ExternType, int]:
+        """What is imported, and of a function the index of its type."""
+        kind = reader.byte()
+        if kind == 0:
+            index = reader.unsigned()
+            return func(index), index
+        return (reader.table, reader.memory, reader.global_, lambda: tag(reader))[kind - 1](), -1
+
+    def imported(module: str, name: str, entry: ExternType, index: int) -> None:
+        if isinstance(entry, FuncType):
+            funcs.append(index)
+            if index in untold:
+                declared.imports.add((module, name))
+        elif isinstance(entry, TableType):
+            tables.append(entry)
+        elif isinstance(entry, MemoryType):
+            memories.append(entry)
+        elif isinstance(entry, GlobalType):
+            globals_.append(entry)
+        else:
+            tags.append(entry)
+        interface.imports.append(Import(module, name, entry))
+
     for section, start, end in sections(wasm):
         interface.starts |= section == 8
         if section not in (1, 2, 3, 4, 5, 6, 7, 13):
@@ -314,26 +340,16 @@ def read_interface(wasm: bytes) -> Interface:
             declared.entries, declared.count, declared.definitions = count, len(types), wasm[first:end]
         elif section == 2:
             for _ in range(count):
-                module, name, kind = reader.name(), reader.name(), reader.byte()
-                entry: ExternType
-                if kind == 0:
-                    funcs.append(reader.unsigned())
-                    entry = func(funcs[-1])
-                    if funcs[-1] in untold:
-                        declared.imports.add((module, name))
-                elif kind == 1:
-                    entry = reader.table()
-                    tables.append(entry)
-                elif kind == 2:
-                    entry = reader.memory()
-                    memories.append(entry)
-                elif kind == 3:
-                    entry = reader.global_()
-                    globals_.append(entry)
-                else:
-                    entry = tag(reader)
-                    tags.append(entry)
-                interface.imports.append(Import(module, name, entry))
+                module, name = reader.name(), reader.name()
+                form = wasm[reader.at]
+                if name or form not in (_SAME_MODULE, _SAME_TYPE):
+                    imported(module, name, *extern(reader))
+                    continue
+                reader.byte()
+                shared = extern(reader) if form == _SAME_TYPE else None
+                for _ in range(reader.unsigned()):
+                    name = reader.name()
+                    imported(module, name, *(shared or extern(reader)))
         elif section == 3:
             funcs.extend(reader.unsigned() for _ in range(count))
         elif section == 4:

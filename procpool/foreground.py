@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 import wasmtime
 
 from . import wire
-from .engine import loading_engine
+from .engine import EngineSettings, Feature, checked_features, loading_engine
 from .errors import GuestExit, MissingImport, WasmTrap
 from .imports import OnMissing, resolve
 from .module import ModuleSource, compile_module
@@ -33,6 +33,7 @@ class ForegroundCommand:
         memory_limit: bytes that each of its linear memories may grow to; None for no limit.
         fuel: how much it may burn, about one unit per wasm instruction; None for no limit.
         on_missing_import: what serves imports that nothing is given for, as for a pool.
+        features: proposals that the module may use, as for a pool.
 
     Raises:
         InvalidModule, MissingImport, OSError, TypeError: as for a pool.
@@ -48,11 +49,13 @@ class ForegroundCommand:
         memory_limit: int | None = None,
         fuel: int | None = None,
         on_missing_import: OnMissing = None,
+        features: Iterable[Feature] = (),
     ) -> None:
         self._spec = wasi.spec()
-        compiled = compile_module(source, fuel=fuel is not None)
+        settings = EngineSettings(fuel is not None, features=checked_features(features))
+        compiled = compile_module(source, settings=settings)
         try:
-            engine = loading_engine(fuel is not None)
+            engine = loading_engine(settings)
             module = wasmtime.Module.deserialize_file(engine, f"/dev/fd/{compiled.artifact}")
         finally:
             os.close(compiled.artifact)

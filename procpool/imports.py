@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from .binary import (
+    PAGE,
     SCALARS,
     STORAGE,
     FuncType,
@@ -182,7 +183,8 @@ def _skeleton(type_: Any) -> str:
         return f"lambda {params}: {returned!r},  # {type_}".replace("lambda :", "lambda:")
     if isinstance(type_, MemoryType):
         shared = ", shared=True" if type_.shared else ""
-        return f"MemoryType({type_.minimum}, {type_.maximum}{shared}),"
+        page_size = "" if type_.page_size == PAGE else f", page_size={type_.page_size}"
+        return f"MemoryType({type_.minimum}, {type_.maximum}{shared}{page_size}),"
     if isinstance(type_, TableType):
         return f"TableType({type_.element!r}, {type_.minimum}, {type_.maximum}),"
     if isinstance(type_, GlobalType):
@@ -222,7 +224,8 @@ def _check(needs: Import, value: Any) -> None:
     elif isinstance(type_, MemoryType):
         if not isinstance(value, MemoryType):
             refuse(f"a procpool.MemoryType, of which each instance gets one; the import is a {type_}")
-        if value.shared != type_.shared or not _within(value, type_):
+        same = (value.shared, value.page_size) == (type_.shared, type_.page_size)
+        if not same or not _within(value, type_):
             refuse(f"one that fits the import's {type_}")
     elif isinstance(type_, TableType):
         if not isinstance(value, TableType):

@@ -88,7 +88,7 @@ def misfit(wanted: ExternType, given: ExternType, grown: bool) -> str | None:
         if wanted.mutable != given.mutable or _differ((wanted.content,), (given.content,)):
             return ""
     elif isinstance(wanted, MemoryType) and isinstance(given, MemoryType):
-        if (wanted.shared, wanted.is_64) != (given.shared, given.is_64):
+        if (wanted.shared, wanted.is_64, wanted.page_size) != (given.shared, given.is_64, given.page_size):
             return ""
         return _limits(wanted, given, grown)
     elif isinstance(wanted, TableType) and isinstance(given, TableType):

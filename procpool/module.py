@@ -7,7 +7,7 @@ import fcntl
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -17,12 +17,11 @@ import wasmtime
 
 from .binary import ExternType, FuncType, Import, Interface, read_interface
 from .checks import shown
-from .engine import compiling_engine, loading_engine
+from .engine import PLAIN, EngineSettings, Feature, checked_features, compiling_engine, hint_for, loading_engine
 from .errors import InvalidModule
 from .imports import Renames
 from .linking import link
 from .printable import printable
-from .program import Program
 
 ModuleSource = Union[str, bytes, bytearray, "os.PathLike[str]"]
 
@@ -41,19 +40,6 @@ class CompiledModule:
     interface: Interface
     artifact: int  #: file descriptor of an anonymous file with the compiled code; the owner closes it
     size: int  #: bytes of the binary it was compiled from
-
-
-@dataclass(frozen=True)
-class CompiledProgram:
-    """Modules that are linked together, each compiled."""
-
-    program: Program
-    artifacts: tuple[int, ...]  #: file descriptors, one for each part of the program; the owner closes them
-
-    def close(self) -> None:
-        """Close the descriptors."""
-        for fd in self.artifacts:
-            os.close(fd)
 
 
 @dataclass(frozen=True)
@@ -80,6 +66,7 @@ def inspect(
     *,
     modules: Mapping[str, ModuleSource] | None = None,
     rename_imports: Renames | None = None,
+    features: Iterable[Feature] = (),
 ) -> Inspection:
     """What a module imports and exports, without compiling it or starting anything.
 
@@ -87,6 +74,7 @@ def inspect(
         source: the module, as for :class:`ProcessWasmPool`.
         modules, rename_imports: as for a pool: linked modules.  The imports are what is left to be given then, and what
             linked modules export is there as ``"module.name"``.
+        features: proposals that they may use, as for a pool.
 
     Raises:
         InvalidModule: wasmtime refuses it; the message says where and why.
@@ -95,23 +83,24 @@ def inspect(
         TypeError: ``source`` is neither bytes, nor text, nor a path.
     """
     size = 0
+    engine = loading_engine(EngineSettings(features=checked_features(features)))
 
     def interface(source: ModuleSource) -> Interface:
         nonlocal size
         wasm = read_source(source)
         try:
-            wasmtime.Module.validate(loading_engine(), wasm)
+            wasmtime.Module.validate(engine, wasm)
         except wasmtime.WasmtimeError as error:
             raise _refused(wasm, error) from None
         size += len(wasm)
         return read_interface(wasm)
 
-    found = {name: _of(name, interface, each) for name, each in _all(source, modules).items()}
+    found = {name: naming(name, interface, each) for name, each in by_name(source, modules).items()}
     program = link(found.pop(""), found, rename_imports or {})
     return Inspection(program.needed, MappingProxyType(program.exports), size)
 
 
-def _all(source: ModuleSource, modules: Mapping[str, ModuleSource] | None) -> dict[str, ModuleSource]:
+def by_name(source: ModuleSource, modules: Mapping[str, ModuleSource] | None) -> dict[str, ModuleSource]:
     """The main module under an empty name, and those that are linked to it.
 
     Raises:
@@ -125,7 +114,7 @@ def _all(source: ModuleSource, modules: Mapping[str, ModuleSource] | None) -> di
     return {"": source, **(modules or {})}
 
 
-def _of(name: str, do: Callable[[ModuleSource], T], source: ModuleSource) -> T:
+def naming(name: str, do: Callable[[ModuleSource], T], source: ModuleSource) -> T:
     """Do something with a module; what is raised says which linked one it was."""
     try:
         return do(source)
@@ -136,7 +125,7 @@ def _of(name: str, do: Callable[[ModuleSource], T], source: ModuleSource) -> T:
 
 
 def _refused(wasm: bytes, error: wasmtime.WasmtimeError) -> InvalidModule:
-    return InvalidModule(f"wasmtime refuses this module of {len(wasm)} bytes: {error}")
+    return InvalidModule(f"wasmtime refuses this module of {len(wasm)} bytes: {error}{hint_for(str(error))}")
 
 
 def read_source(source: ModuleSource) -> bytes:
@@ -182,9 +171,7 @@ def read_source(source: ModuleSource) -> bytes:
         raise InvalidModule(f"{subject} not valid WAT: {error}") from None
 
 
-def compile_module(
-    source: ModuleSource, cache: bool = True, fuel: bool = False, stack: int | None = None
-) -> CompiledModule:
+def compile_module(source: ModuleSource, cache: bool = True, settings: EngineSettings = PLAIN) -> CompiledModule:
     """Compile ``source`` for the workers to map.
 
     Raises:
@@ -193,37 +180,11 @@ def compile_module(
     """
     wasm = read_source(source)
     try:
-        with wasmtime.Module(compiling_engine(cache, fuel, stack), wasm) as module:
+        with wasmtime.Module(compiling_engine(cache, settings), wasm) as module:
             compiled = module.serialize()
     except wasmtime.WasmtimeError as error:
         raise _refused(wasm, error) from None
     return CompiledModule(read_interface(wasm), anonymous_file(compiled), len(wasm))
-
-
-def compile_program(
-    source: ModuleSource,
-    modules: Mapping[str, ModuleSource] | None = None,
-    renames: Renames = MappingProxyType({}),
-    cache: bool = True,
-    fuel: bool = False,
-    stack: int | None = None,
-) -> CompiledProgram:
-    """Compile a module, and those that are linked to it.
-
-    Raises:
-        InvalidModule, OSError, TypeError: as :func:`compile_module`; of a linked module, the message says which.
-        ValueError: ``modules`` has an empty name.
-        BadImport: they cannot be linked.
-    """
-    compiled: dict[str, CompiledModule] = {}
-    with contextlib.ExitStack() as on_failure:
-        for name, each in _all(source, modules).items():
-            compiled[name] = _of(name, lambda one: compile_module(one, cache, fuel, stack), each)
-            on_failure.callback(os.close, compiled[name].artifact)
-        interfaces = {name: each.interface for name, each in compiled.items()}
-        program = link(interfaces.pop(""), interfaces, renames)
-        on_failure.pop_all()
-    return CompiledProgram(program, tuple(compiled[part.name].artifact for part in program.parts))
 
 
 def anonymous_file(content: bytes | bytearray) -> int:

@@ -23,7 +23,9 @@ from .bytes_function import BytesFunction
 from .checks import boolean, cannot_travel, choice, is_int, shown
 from .codec import Codec
 from .columns import ColumnCodec
+from .compiled_program import compile_program
 from .deadline import Deadline
+from .engine import Feature
 from .errors import BadArguments, BadWasi, CallTimeout, UnknownExport
 from .export_function import ExportFunction, ExportTable
 from .imports import Imports, OnMissing, Renames, resolve
@@ -34,7 +36,7 @@ from .maps.export_map import ArrayMap, ExportMap
 from .maps.options import Casting, MapOptions, Progress
 from .maps.results import AsyncMapResults, MapResults, Waiting
 from .maps.sources import Columns, Given, Rows
-from .module import ModuleSource, compile_program
+from .module import ModuleSource
 from .options import (
     MAX_WORKERS,
     Balance,
@@ -155,6 +157,8 @@ class ProcessWasmPool(Executor):
         start_method: ``"forkserver"`` (forks ready workers from a template process; default on Linux) or ``"spawn"`` (a
             fresh interpreter for each; default elsewhere).
         cache: let wasmtime remember the compiled module on disk, so that the next run of the program need not compile.
+        features: proposals for WebAssembly that the modules may use beside those that wasmtime allows by itself:
+            ``["custom-page-sizes"]``.  See `Feature`.
 
     Raises:
         InvalidModule: ``src`` is not a module that wasmtime accepts.
@@ -220,6 +224,7 @@ class ProcessWasmPool(Executor):
         start_method: StartMethod | None = None,
         start_timeout: float = 60.0,
         cache: bool = True,
+        features: Sequence[Feature] = (),
     ) -> None:
         options = PoolOptions(
             workers=usable_cpus() if workers is None else workers,
@@ -253,6 +258,7 @@ class ProcessWasmPool(Executor):
             start_method=default_start_method() if start_method is None else start_method,
             start_timeout=start_timeout,
             cache=cache,
+            features=features,
         )
         self._options = options
         self._timeout = options.timeout
@@ -267,9 +273,7 @@ class ProcessWasmPool(Executor):
             reserved = reserve_stdio()
             for fd in reserved:
                 on_failure.callback(os.close, fd)
-            compiled = compile_program(
-                src, modules, options.rename_imports, options.cache, fuel=options.fuel is not None, stack=options.max_stack
-            )
+            compiled = compile_program(src, modules, options.rename_imports, options.cache, options.engine)
             on_failure.callback(compiled.close)
             program = compiled.program
             #: what the module exports, by name: signatures of functions, and memories, tables and globals; what a linked

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..binary import FuncType
+from ..engine import EngineSettings
 from ..program import Program
 
 
@@ -30,6 +31,7 @@ class Guest(NamedTuple):
     rlimits: tuple[tuple[int, int], ...] = ()  #: (resource, limit) pairs for the process
     log_levels: tuple[tuple[str, int], ...] = ()  #: of the parent's loggers
     module: str = "<bytes>"  #: its name, for people
+    features: tuple[str, ...] = ()  #: proposals that the module may use
 
 
 #: an export to call with packed arguments, or a function that gets the instance
@@ -66,6 +68,11 @@ class Settings:
     guest: Guest
     payload_bytes: int  #: the most that may be put into a payload slot; 0 if there are none
     parent: int = -1  #: readable once the parent has ended, whoever holds the lifeline; -1 where there is no such thing
+
+    @property
+    def engine(self) -> EngineSettings:
+        """How the engine is configured that loads the modules."""
+        return EngineSettings(self.limits.fuel is not None, self.limits.stack, self.guest.features)
 
     def dump(self) -> bytes:
         return pickle.dumps(self)

@@ -39,7 +39,8 @@ def make(store: wasmtime.Store, each: Made) -> Any:
     type_, value, name = each.type, each.value, ".".join(each.names)
     if isinstance(type_, MemoryType):
         limits = wasmtime.Limits(value.minimum, value.maximum)
-        return wasmtime.Memory(store, wasmtime.MemoryType(limits, is_64=type_.is_64))
+        log2 = type_.page_size.bit_length() - 1
+        return wasmtime.Memory(store, wasmtime.MemoryType(limits, is_64=type_.is_64, page_size_log2=log2))
     if isinstance(type_, TableType):
         if type_.element not in ("funcref", "externref"):
             return ffi.new_table(store, each.declared, f"the table {name}", type_.element)

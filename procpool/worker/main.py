@@ -43,7 +43,7 @@ class Blueprint:
     def __init__(self, settings: wire.Settings, board: memoryview) -> None:
         self.settings = settings
         self.board = board
-        self.engine: wasmtime.Engine = loading_engine(settings.limits.fuel is not None, settings.limits.stack)
+        self.engine: wasmtime.Engine = loading_engine(settings.engine)
         self.modules: list[wasmtime.Module] = [
             wasmtime.Module.deserialize_file(self.engine, f"/dev/fd/{artifact}") for artifact in settings.artifacts
         ]

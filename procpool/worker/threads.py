@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import wasmtime
 
-from ..binary import PAGE, FuncType, MemoryType, joint
+from ..binary import FuncType, MemoryType, joint
 from ..errors import GuestExit
 from ..program import Names
 from ..wasi import MODULES, PROC_EXIT, THREAD_SPAWN
@@ -106,11 +106,15 @@ class ThreadGroup:
             kind = shared.given or shared.type
             least, most = kind.minimum, kind.maximum or shared.type.maximum or 0
             if self._linkage.limits.memory is not None:  # wasmtime's own limiter does not count shared memories
-                most = min(most, self._linkage.limits.memory // PAGE)
+                most = min(most, self._linkage.limits.memory // kind.page_size)
                 if most < least:
-                    raise MemoryError(f"the module's shared memory begins with {least * PAGE} bytes, beyond memory_limit")
-            limits = wasmtime.MemoryType(wasmtime.Limits(least, most), shared=True, is_64=kind.is_64)
-            shared.memory = wasmtime.SharedMemory(self._linkage.engine, limits)
+                    raise MemoryError(
+                        f"the module's shared memory begins with {least * kind.page_size} bytes, beyond memory_limit"
+                    )
+            made = wasmtime.MemoryType(
+                wasmtime.Limits(least, most), kind.is_64, shared=True, page_size_log2=kind.page_size.bit_length() - 1
+            )
+            shared.memory = wasmtime.SharedMemory(self._linkage.engine, made)
             for member in self._assembly.importing(names):
                 ffi.define_shared_memory(member.linker, store, *names, shared.memory)
 
