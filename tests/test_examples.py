@@ -156,6 +156,17 @@ def test_image_filter_goes_on_past_broken_pictures(photographs: Path, tmp_path: 
             assert numpy.array_equal(numpy.asarray(made), painted(numpy.asarray(given), 2)), name
 
 
+def test_image_filter_keeps_the_photographs(photographs: Path, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in photographs.iterdir()}
+    for given, made, text in (
+        (photographs, photographs, "the paintings would take the place of the photographs"),
+        (tmp_path / "none", tmp_path / "paintings", "is no folder"),
+    ):
+        done = run("image_filter.py", given, made)
+        assert done.returncode == 2 and text in done.stderr and "Traceback" not in done.stderr
+    assert {path.name: path.read_bytes() for path in photographs.iterdir()} == before
+
+
 def test_image_filter_shows_its_progress_on_a_terminal(photographs: Path, tmp_path: Path, nothing_left: None) -> None:
     pytest.importorskip("tqdm")
     terminal, slave = pty.openpty()
