@@ -1,4 +1,4 @@
-"""The one wasmtime configuration that the parent compiles with and the workers load with.
+"""The one wasmtime configuration that modules are compiled with and the workers load with.
 
 A serialised module can only be loaded by an engine configured like the one that compiled it, so both sides build theirs
 here and nowhere else.
@@ -6,25 +6,29 @@ here and nowhere else.
 
 from __future__ import annotations
 
-import logging
+import hashlib
 
 import wasmtime
 
-logger: logging.Logger = logging.getLogger("procpool")
-
-
 _ASYNC_STACK = 2 << 20  # wasmtime's default
+_EMPTY = b"\0asm\1\0\0\0"
 
 
-def compiling_engine(cache: bool, fuel: bool = False, stack: int | None = None) -> wasmtime.Engine:
-    """An engine for the parent.  With ``cache``, wasmtime's own on-disk cache remembers what it compiled."""
+def compiling_engine(fuel: bool = False, stack: int | None = None, parallel: bool = False) -> wasmtime.Engine:
+    """An engine that compiles; with ``parallel`` on all cores, by threads that stay as long as the process."""
     config = _config(fuel, stack)
-    if cache:
-        try:
-            config.cache = True
-        except wasmtime.WasmtimeError as error:  # no home directory, or one that cannot be written
-            logger.warning("compiling without wasmtime's cache: %s", error)
+    config.parallel_compilation = parallel
     return wasmtime.Engine(config)
+
+
+def fingerprint(fuel: bool = False, stack: int | None = None) -> bytes:
+    """Tells apart engines that cannot load each other's code.
+
+    It is a hash of what wasmtime makes of an empty module: that holds all that wasmtime compares when it loads, such as its
+    version, the target, the features of this machine's processor that the code may use, and the settings.
+    """
+    with wasmtime.Module(compiling_engine(fuel, stack), _EMPTY) as module:
+        return hashlib.sha256(module.serialize()).digest()
 
 
 def loading_engine(fuel: bool = False, stack: int | None = None) -> wasmtime.Engine:

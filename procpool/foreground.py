@@ -9,10 +9,11 @@ from typing import NoReturn
 import wasmtime
 
 from . import wire
+from .compilation import Note, compile_module, unheard
 from .engine import loading_engine
 from .errors import GuestExit, MissingImport, WasmTrap
 from .imports import OnMissing, resolve
-from .module import ModuleSource, compile_module
+from .module import ModuleSource
 from .wasi import WasiConfig, check_command, check_threads
 from .worker.channels import Running
 from .worker.failures import as_trap
@@ -32,6 +33,7 @@ class ForegroundCommand:
         memory_limit: bytes that each of its linear memories may grow to; None for no limit.
         fuel: how much it may burn, about one unit per wasm instruction; None for no limit.
         on_missing_import: what serves imports that nothing is given for, as for a pool.
+        note: told when the module is compiled.
 
     Raises:
         InvalidModule, MissingImport, OSError, TypeError: as for a pool.
@@ -47,9 +49,10 @@ class ForegroundCommand:
         memory_limit: int | None = None,
         fuel: int | None = None,
         on_missing_import: OnMissing = None,
+        note: Note = unheard,
     ) -> None:
         self._spec = wasi.spec()
-        compiled = compile_module(source, fuel=fuel is not None)
+        compiled = compile_module(source, fuel=fuel is not None, note=note)
         try:
             engine = loading_engine(fuel is not None)
             module = wasmtime.Module.deserialize_file(engine, f"/dev/fd/{compiled.artifact}")

@@ -23,6 +23,7 @@ from .bytes_function import BytesFunction
 from .checks import boolean, cannot_travel, choice, is_int, shown
 from .codec import Codec
 from .columns import ColumnCodec
+from .compilation import compile_module
 from .deadline import Deadline
 from .errors import BadArguments, BadWasi, CallTimeout, UnknownExport
 from .export_function import ExportFunction, ExportTable
@@ -34,7 +35,7 @@ from .maps.export_map import ArrayMap, ExportMap
 from .maps.options import Casting, MapOptions, Progress
 from .maps.results import AsyncMapResults, MapResults, Waiting
 from .maps.sources import Columns, Given, Rows
-from .module import ModuleSource, compile_module, is_path
+from .module import ModuleSource, is_path
 from .options import (
     MAX_WORKERS,
     Balance,
@@ -53,7 +54,7 @@ from .stats import PoolStats, observe
 from .supervisor.awaiting import ended_async, running_loop, wait_async, wait_for
 from .supervisor.direct import DirectCalls
 from .supervisor.dispatcher import Dispatcher
-from .supervisor.events import PoolEvent
+from .supervisor.events import PoolEvent, announced
 from .supervisor.jobs.call import Export, Job
 from .supervisor.jobs.command import CommandRun
 from .supervisor.jobs.shipped import ShippedCall, Shipper
@@ -139,8 +140,8 @@ class ProcessWasmPool(Executor):
         rlimits: limits for each worker process, name as in ``resource.RLIMIT_...`` -> value: ``{"AS": 2**33, "CPU": 60}``.
             CORE is 0 unless given.
         max_stack: bytes of wasm stack; a deeper recursion traps.
-        on_event: called with a :class:`PoolEvent` when a worker starts, gets ready, crashes, is killed, replaced, or a call
-            times out.  Runs in a thread for such code, one event after the other.
+        on_event: called with a :class:`PoolEvent` when the module is compiled, a worker starts, gets ready, crashes, is
+            killed, replaced, or a call times out.  Runs in a thread for such code, one event after the other.
         on_full: what ``submit`` does when so many wait: ``"block"`` until there is room, for ``full_timeout`` seconds at
             most, or ``"raise"`` PoolFull.
         max_tasks_per_worker: calls after which a worker is replaced; the new one is ready before the old one goes.
@@ -150,7 +151,8 @@ class ProcessWasmPool(Executor):
             killed at twice that.
         start_method: ``"forkserver"`` (forks ready workers from a template process; default on Linux) or ``"spawn"`` (a
             fresh interpreter for each; default elsewhere).
-        cache: let wasmtime remember the compiled module on disk, so that the next run of the program need not compile.
+        cache: keep the compiled module on disk, in a directory of this user's, so that the next run of the program, or
+            another one, need not compile.
 
     Raises:
         InvalidModule: ``src`` is not a module that wasmtime accepts.
@@ -261,7 +263,8 @@ class ProcessWasmPool(Executor):
             reserved = reserve_stdio()
             for fd in reserved:
                 on_failure.callback(os.close, fd)
-            compiled = compile_module(src, options.cache, fuel=options.fuel is not None, stack=options.max_stack)
+            with announced(options.on_event) as note:
+                compiled = compile_module(src, options.cache, options.fuel is not None, options.max_stack, note)
             on_failure.callback(os.close, compiled.artifact)
             #: what the module exports, by name: signatures of functions, and memories, tables and globals
             self.exports: MappingType[str, ExternType] = MappingProxyType(compiled.interface.exports)
