@@ -10,11 +10,17 @@ Format: https://webassembly.github.io/spec/core/binary/ (and the GC proposal for
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 T = TypeVar("T")
+
+#: The sections that an interface is read from, and those that say something by being there.
+_READ = (1, 2, 3, 4, 5, 6, 7, 13)
+_TELLING = (*_READ, 8)
+_NUMBER = re.compile(rb"[\x80-\xff]*[\x00-\x7f]")  # an unsigned LEB128
 
 PAGE = 65536  #: bytes in a page of linear memory, unless the module says otherwise
 
@@ -277,13 +283,22 @@ def sections(wasm: bytes) -> list[tuple[int, int, int]]:
     return found
 
 
+def outline(wasm: bytes) -> bytes:
+    """What `read_interface` looks at: a binary without code and data."""
+    kept = [wasm[:8]]
+    for section, start, end in sections(wasm):
+        if section in _TELLING:
+            kept += bytes((section,)), unsigned(end - start), wasm[start:end]
+    return b"".join(kept)
+
+
 def read_interface(wasm: bytes) -> Interface:
-    """Read the imports and exports of a valid WebAssembly binary."""
+    """Read the imports and exports of a valid WebAssembly binary, or of its outline."""
     interface = Interface()
     declared = interface.declared
     types: list[FuncType | None] = []
     untold: set[int] = set()  # the types that a signature does not tell
-    funcs: list[int] = []  # their types
+    funcs: list[int | bytes] = []  # their types, encoded still where they need not be known
     tables: list[TableType] = []
     memories: list[MemoryType] = []
     globals_: list[GlobalType] = []
@@ -291,6 +306,10 @@ def read_interface(wasm: bytes) -> Interface:
 
     def func(index: int) -> FuncType:
         return types[index] or FuncType()
+
+    def type_of(function: int) -> int:
+        entry = funcs[function]
+        return entry if isinstance(entry, int) else _Reader(entry, 0, len(entry)).unsigned()
 
     def tag(reader: _Reader) -> TagType:
         reader.byte()  # the attribute, always an exception
@@ -321,7 +340,7 @@ def read_interface(wasm: bytes) -> Interface:
 
     for section, start, end in sections(wasm):
         interface.starts |= section == 8
-        if section not in (1, 2, 3, 4, 5, 6, 7, 13):
+        if section not in _READ:
             continue
         reader = _Reader(wasm, start, end)
         count = reader.unsigned()
@@ -333,10 +352,10 @@ def read_interface(wasm: bytes) -> Interface:
                     reader.byte()
                     members = reader.unsigned()
                 for _ in range(members):
-                    type_, plain = reader.definition()
+                    definition, plain = reader.definition()
                     if members > 1 or not plain:
                         untold.add(len(types))
-                    types.append(type_)
+                    types.append(definition)
             declared.entries, declared.count, declared.definitions = count, len(types), wasm[first:end]
         elif section == 2:
             for _ in range(count):
@@ -351,7 +370,7 @@ def read_interface(wasm: bytes) -> Interface:
                     name = reader.name()
                     imported(module, name, *(shared or extern(reader)))
         elif section == 3:
-            funcs.extend(reader.unsigned() for _ in range(count))
+            funcs.extend(_NUMBER.findall(wasm, reader.at, end))  # there may be 100,000 of them, and few are exported
         elif section == 4:
             for _ in range(count):
                 initialised = wasm[reader.at] == 0x40
@@ -375,9 +394,10 @@ def read_interface(wasm: bytes) -> Interface:
                 if kind:
                     interface.exports[name] = spaces[kind][index]
                     continue
-                interface.exports[name] = func(funcs[index])
-                if funcs[index] in untold:
-                    declared.exports[name] = funcs[index]
+                type_index = type_of(index)
+                interface.exports[name] = func(type_index)
+                if type_index in untold:
+                    declared.exports[name] = type_index
     return interface
 
 

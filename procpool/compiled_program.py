@@ -7,10 +7,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .artifact import CompiledModule
+from .compilation import Note, compile_module, unheard
 from .engine import EngineSettings
 from .imports import Renames
 from .linking import link
-from .module import CompiledModule, ModuleSource, by_name, compile_module, naming
+from .module import ModuleSource, by_name, naming
 from .program import Program
 
 
@@ -33,6 +35,7 @@ def compile_program(
     renames: Renames,
     cache: bool,
     settings: EngineSettings,
+    note: Note = unheard,
 ) -> CompiledProgram:
     """Compile a module, and those that are linked to it.
 
@@ -44,7 +47,7 @@ def compile_program(
     compiled: dict[str, CompiledModule] = {}
     with contextlib.ExitStack() as on_failure:
         for name, each in by_name(source, modules).items():
-            compiled[name] = naming(name, lambda one: compile_module(one, cache, settings), each)
+            compiled[name] = naming(name, lambda one: compile_module(one, cache, settings, note), each)
             on_failure.callback(os.close, compiled[name].artifact)
         interfaces = {name: each.interface for name, each in compiled.items()}
         program = link(interfaces.pop(""), interfaces, renames)

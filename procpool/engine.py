@@ -1,4 +1,4 @@
-"""The one wasmtime configuration that the parent compiles with and the workers load with.
+"""The one wasmtime configuration that modules are compiled with and the workers load with.
 
 A serialised module can only be loaded by an engine configured like the one that compiled it, so both sides build theirs
 here and nowhere else.
@@ -6,7 +6,7 @@ here and nowhere else.
 
 from __future__ import annotations
 
-import logging
+import hashlib
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -15,8 +15,6 @@ from typing import Any, Literal, NamedTuple, get_args
 import wasmtime
 
 from .checks import shown
-
-logger: logging.Logger = logging.getLogger("procpool")
 
 #: Proposals for WebAssembly that wasmtime can be told to allow, by the names of their repositories.
 Feature = Literal[
@@ -67,6 +65,7 @@ _HINTS = {
 }
 
 _ASYNC_STACK = 2 << 20  # wasmtime's default
+_EMPTY = b"\0asm\1\0\0\0"
 _ffi: Any = getattr(wasmtime, "_ffi", None)  # for what wasmtime-py has no name for
 
 
@@ -112,15 +111,21 @@ def hint_for(refusal: str) -> str:
     return ""
 
 
-def compiling_engine(cache: bool, settings: EngineSettings = PLAIN) -> wasmtime.Engine:
-    """An engine for the parent.  With ``cache``, wasmtime's own on-disk cache remembers what it compiled."""
+def compiling_engine(settings: EngineSettings = PLAIN, parallel: bool = False) -> wasmtime.Engine:
+    """An engine that compiles; with ``parallel`` on all cores, by threads that stay as long as the process."""
     config = _config(settings)
-    if cache:
-        try:
-            config.cache = True
-        except wasmtime.WasmtimeError as error:  # no home directory, or one that cannot be written
-            logger.warning("compiling without wasmtime's cache: %s", error)
+    config.parallel_compilation = parallel
     return wasmtime.Engine(config)
+
+
+def fingerprint(settings: EngineSettings = PLAIN) -> bytes:
+    """Tells apart engines that cannot load each other's code.
+
+    It is a hash of what wasmtime makes of an empty module: that holds all that wasmtime compares when it loads, such as its
+    version, the target, the features of this machine's processor that the code may use, and the settings.
+    """
+    with wasmtime.Module(compiling_engine(settings), _EMPTY) as module:
+        return hashlib.sha256(module.serialize()).digest()
 
 
 def loading_engine(settings: EngineSettings = PLAIN) -> wasmtime.Engine:

@@ -1,4 +1,4 @@
-"""From what the user has to what workers need: source to wasm, wasm to one compiled artifact."""
+"""From what the user has to wasm, and what a module says of itself."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import contextlib
 import fcntl
 import os
 import re
+import stat
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import TypeGuard, TypeVar, Union
 
@@ -17,7 +17,7 @@ import wasmtime
 
 from .binary import ExternType, FuncType, Import, Interface, read_interface
 from .checks import shown
-from .engine import PLAIN, EngineSettings, Feature, checked_features, compiling_engine, hint_for, loading_engine
+from .engine import EngineSettings, Feature, checked_features, hint_for, loading_engine
 from .errors import InvalidModule
 from .imports import Renames
 from .linking import link
@@ -31,15 +31,7 @@ _MAGIC = b"\0asm"
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 GZIP = b"\x1f\x8b"
 _ELF = b"\x7fELF"
-
-
-@dataclass(frozen=True)
-class CompiledModule:
-    """A module ready to be mapped by workers."""
-
-    interface: Interface
-    artifact: int  #: file descriptor of an anonymous file with the compiled code; the owner closes it
-    size: int  #: bytes of the binary it was compiled from
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -91,7 +83,7 @@ def inspect(
         try:
             wasmtime.Module.validate(engine, wasm)
         except wasmtime.WasmtimeError as error:
-            raise _refused(wasm, error) from None
+            raise refusal(wasm, error) from None
         size += len(wasm)
         return read_interface(wasm)
 
@@ -124,7 +116,8 @@ def naming(name: str, do: Callable[[ModuleSource], T], source: ModuleSource) -> 
         raise
 
 
-def _refused(wasm: bytes, error: wasmtime.WasmtimeError) -> InvalidModule:
+def refusal(wasm: bytes, error: wasmtime.WasmtimeError) -> InvalidModule:
+    """What wasmtime says against a module."""
     return InvalidModule(f"wasmtime refuses this module of {len(wasm)} bytes: {error}{hint_for(str(error))}")
 
 
@@ -143,16 +136,90 @@ def read_source(source: ModuleSource) -> bytes:
         OSError: the file cannot be read; as raised by ``open``.
         TypeError: ``source`` is none of the above.
     """
+    with opened(source) as given:
+        return given.wasm()
+
+
+class Given:
+    """A module as the user gave it, not looked into yet: content, or an open file.
+
+    Args:
+        subject: what errors call it, with its verb.
+        content: binary or text; None for what is in the file.
+        file: descriptor of a regular file, which belongs to whoever made this.
+    """
+
+    def __init__(self, subject: str, content: bytes | None, file: int = -1) -> None:
+        self.subject = subject
+        self.file = file
+        self._content = content
+
+    @property
+    def name(self) -> str:
+        """What to call it when there is nothing to say against it."""
+        return self.subject.rpartition(" ")[0]
+
+    @property
+    def size(self) -> int:
+        """Bytes, of text or binary."""
+        return os.fstat(self.file).st_size if self._content is None else len(self._content)
+
+    def chunks(self) -> Iterator[bytes]:
+        """What is in it, a part at a time: a large file need not fit into memory."""
+        if self._content is not None:
+            yield self._content
+            return
+        at = 0
+        while chunk := os.pread(self.file, _CHUNK, at):
+            at += len(chunk)
+            yield chunk
+
+    def read(self) -> bytes:
+        """All that is in it."""
+        return b"".join(self.chunks()) if self._content is None else self._content
+
+    def wasm(self) -> bytes:
+        """The binary.
+
+        Raises:
+            InvalidModule: it is neither a binary nor text that parses.
+        """
+        return to_wasm(self.read(), self.subject)
+
+
+@contextlib.contextmanager
+def opened(source: ModuleSource) -> Iterator[Given]:
+    """``source``, with its file open where it is the path of one.
+
+    Raises:
+        InvalidModule, OSError, TypeError: as :func:`read_source`.
+    """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        data, subject = bytes(source), "the given bytes are"
+        yield Given("the given bytes are", bytes(source))
     elif isinstance(source, str) and not is_path(source):
-        data, subject = source.encode(), "the given text is"
+        yield Given("the given text is", source.encode())
     elif isinstance(source, str) and URL.match(source):
         raise InvalidModule(f"{source!r} is a URL; download the module first, and give the file")
     elif isinstance(source, (str, os.PathLike)):
-        data, subject = Path(source).read_bytes(), f"{os.fspath(source)!r} is"
+        subject = f"{os.fspath(source)!r} is"
+        with open(source, "rb", buffering=0) as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                yield Given(subject, None, file.fileno())
+            else:  # a pipe is read once
+                yield Given(subject, file.readall())
     else:
         raise TypeError(f"expected a path, wasm bytes or WAT text, got {type(source).__name__}")
+
+
+def to_wasm(data: bytes, subject: str) -> bytes:
+    """The binary of a module that may be text.
+
+    Args:
+        subject: what errors call it, with its verb.
+
+    Raises:
+        InvalidModule: it is neither a binary nor text that parses.
+    """
     if data.startswith(_MAGIC):
         if data[4:8] == b"\x0d\0\x01\0":
             raise InvalidModule(f"{subject} a WebAssembly component; procpool runs core modules")
@@ -176,22 +243,6 @@ def read_source(source: ModuleSource) -> bytes:
         raise InvalidModule(f"{subject} not valid WAT: {error}") from None
 
 
-def compile_module(source: ModuleSource, cache: bool = True, settings: EngineSettings = PLAIN) -> CompiledModule:
-    """Compile ``source`` for the workers to map.
-
-    Raises:
-        InvalidModule: wasmtime refuses it; the message says where and why.
-        OSError, TypeError: as :func:`read_source`.
-    """
-    wasm = read_source(source)
-    try:
-        with wasmtime.Module(compiling_engine(cache, settings), wasm) as module:
-            compiled = module.serialize()
-    except wasmtime.WasmtimeError as error:
-        raise _refused(wasm, error) from None
-    return CompiledModule(read_interface(wasm), anonymous_file(compiled), len(wasm))
-
-
 def anonymous_file(content: bytes | bytearray) -> int:
     """A descriptor of a file that has no name, so that it is gone with its last user however that user ends.
 
@@ -208,10 +259,16 @@ def anonymous_file(content: bytes | bytearray) -> int:
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(fd, view) :]
+        write(fd, content)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def write(fd: int, content: bytes | bytearray) -> None:
+    """Write all of it, at the file's position."""
+    with memoryview(content) as view:
+        at = 0
+        while at < len(view):
+            at += os.write(fd, view[at:])

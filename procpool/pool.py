@@ -55,7 +55,7 @@ from .stats import PoolStats, observe
 from .supervisor.awaiting import ended_async, running_loop, wait_async, wait_for
 from .supervisor.direct import DirectCalls
 from .supervisor.dispatcher import Dispatcher
-from .supervisor.events import PoolEvent
+from .supervisor.events import PoolEvent, announced
 from .supervisor.jobs.call import Export, Job
 from .supervisor.jobs.command import CommandRun
 from .supervisor.jobs.shipped import ShippedCall, Shipper
@@ -145,8 +145,8 @@ class ProcessWasmPool(Executor):
         rlimits: limits for each worker process, name as in ``resource.RLIMIT_...`` -> value: ``{"AS": 2**33, "CPU": 60}``.
             CORE is 0 unless given.
         max_stack: bytes of wasm stack; a deeper recursion traps.
-        on_event: called with a :class:`PoolEvent` when a worker starts, gets ready, crashes, is killed, replaced, or a call
-            times out.  Runs in a thread for such code, one event after the other.
+        on_event: called with a :class:`PoolEvent` when the module is compiled, a worker starts, gets ready, crashes, is
+            killed, replaced, or a call times out.  Runs in a thread for such code, one event after the other.
         on_full: what ``submit`` does when so many wait: ``"block"`` until there is room, for ``full_timeout`` seconds at
             most, or ``"raise"`` PoolFull.
         max_tasks_per_worker: calls after which a worker is replaced; the new one is ready before the old one goes.
@@ -156,7 +156,8 @@ class ProcessWasmPool(Executor):
             killed at twice that.
         start_method: ``"forkserver"`` (forks ready workers from a template process; default on Linux) or ``"spawn"`` (a
             fresh interpreter for each; default elsewhere).
-        cache: let wasmtime remember the compiled module on disk, so that the next run of the program need not compile.
+        cache: keep the compiled module on disk, in a directory of this user's, so that the next run of the program, or
+            another one, need not compile.
         features: proposals for WebAssembly that the modules may use beside those that wasmtime allows by itself:
             ``["custom-page-sizes"]``.  See `Feature`.
 
@@ -273,7 +274,8 @@ class ProcessWasmPool(Executor):
             reserved = reserve_stdio()
             for fd in reserved:
                 on_failure.callback(os.close, fd)
-            compiled = compile_program(src, modules, options.rename_imports, options.cache, options.engine)
+            with announced(options.on_event) as note:
+                compiled = compile_program(src, modules, options.rename_imports, options.cache, options.engine, note)
             on_failure.callback(compiled.close)
             program = compiled.program
             #: what the module exports, by name: signatures of functions, and memories, tables and globals; what a linked

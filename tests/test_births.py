@@ -16,7 +16,8 @@ from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, eventually, gone, w
 
 from procpool import PoolClosed, ProcessWasmPool, wire
 from procpool.binary import Interface
-from procpool.module import anonymous_file, compile_module
+from procpool.compilation import compile_module
+from procpool.module import anonymous_file
 from procpool.program import single
 from procpool.supervisor.launch import LAUNCHERS, Inheritance, SpawnLauncher
 

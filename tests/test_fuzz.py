@@ -17,7 +17,7 @@ import pytest
 from conftest import DEADLINE, KERNELS, eventually, worker_pids
 
 from procpool import ProcessWasmPool, WorkerCrashed, wire
-from procpool.module import compile_module
+from procpool.compilation import compile_module
 from procpool.program import single
 from procpool.supervisor.launch import Inheritance, _python
 

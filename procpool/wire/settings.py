@@ -76,3 +76,25 @@ class Settings:
 
     def dump(self) -> bytes:
         return pickle.dumps(self)
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What a process that compiles is told at birth, pickled into an anonymous file.
+
+    Descriptors are inherited under their numbers.
+    """
+
+    subject: str  #: what errors call the module, with its verb
+    source: int  #: a file with the module, binary or text
+    artifact: int  #: where the compiled module goes: an empty file
+    answer: int  #: an empty file for COMPILED, or REFUSED and why; nothing if the process fails
+    lifeline: int  #: read end of a pipe whose write end only the parent has
+    engine: EngineSettings
+
+    def dump(self) -> bytes:
+        return pickle.dumps(self)
+
+
+COMPILED = b"+"
+REFUSED = b"-"
