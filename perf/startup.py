@@ -109,7 +109,7 @@ def large_executor() -> Iterator[Timed]:
 @contextmanager
 def map_large() -> Iterator[Timed]:
     with tempfile.NamedTemporaryFile() as file:
-        file.write(wasmtime.Module(compiling_engine(True), large_module().read_bytes()).serialize())
+        file.write(wasmtime.Module(compiling_engine(), large_module().read_bytes()).serialize())
         file.flush()
         engine = loading_engine()
         yield timed(lambda: wasmtime.Module.deserialize_file(engine, file.name))

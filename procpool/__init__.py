@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .binary import ExternType, FuncType, GlobalType, Import, MemoryType, TableType, TagType
     from .bytes_function import BytesFunction, Returns
     from .durations import Durations
+    from .engine import Feature
     from .errors import (
         ArgumentOutOfRange,
         BadArguments,
@@ -91,6 +92,7 @@ __all__ = [
     "EventKind",
     "ExportFunction",
     "ExternType",
+    "Feature",
     "FuncType",
     "GlobalType",
     "GuestExit",
@@ -161,6 +163,7 @@ _PLACES = {
     "binary": ("ExternType", "FuncType", "GlobalType", "Import", "MemoryType", "TableType", "TagType"),
     "bytes_function": ("BytesFunction", "Returns"),
     "durations": ("Durations",),
+    "engine": ("Feature",),
     "export_function": ("ExportFunction",),
     "imports": ("Imports", "OnMissing", "Renames", "wants_instance"),
     "job_context": ("Context", "context", "current_context", "state"),

@@ -1,4 +1,4 @@
-"""From what the user has to what workers need: source to wasm, wasm to one compiled artifact."""
+"""From what the user has to wasm, and what a module says of itself."""
 
 from __future__ import annotations
 
@@ -6,44 +6,41 @@ import contextlib
 import fcntl
 import os
 import re
+import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
-from typing import Union
+from typing import TypeGuard, TypeVar, Union
 
 import wasmtime
 
 from .binary import ExternType, FuncType, Import, Interface, read_interface
-from .engine import compiling_engine, loading_engine
+from .checks import shown
+from .engine import EngineSettings, Feature, checked_features, hint_for, loading_engine
 from .errors import InvalidModule
+from .imports import Renames
+from .linking import link
 from .printable import printable
 
 ModuleSource = Union[str, bytes, bytearray, "os.PathLike[str]"]
+
+T = TypeVar("T")
 
 _MAGIC = b"\0asm"
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 GZIP = b"\x1f\x8b"
 _ELF = b"\x7fELF"
-
-
-@dataclass(frozen=True)
-class CompiledModule:
-    """A module ready to be mapped by workers."""
-
-    interface: Interface
-    artifact: int  #: file descriptor of an anonymous file with the compiled code; the owner closes it
-    size: int  #: bytes of the binary it was compiled from
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Inspection:
     """What a module imports and exports; see :func:`inspect`.  Its text is a list to read."""
 
-    imports: tuple[Import, ...]  #: in the module's order
+    imports: tuple[Import, ...]  #: in the module's order; with linked modules, what is left to be given
     exports: Mapping[str, ExternType]  #: by name, in the module's order
-    size: int  #: bytes of the binary
+    size: int  #: bytes of the binary, or binaries
 
     def __str__(self) -> str:
         lines = [f"{self.size:,} bytes of wasm"]
@@ -56,25 +53,77 @@ class Inspection:
         return "\n".join(lines)
 
 
-def inspect(source: ModuleSource) -> Inspection:
+def inspect(
+    source: ModuleSource,
+    *,
+    modules: Mapping[str, ModuleSource] | None = None,
+    rename_imports: Renames | None = None,
+    features: Iterable[Feature] = (),
+) -> Inspection:
     """What a module imports and exports, without compiling it or starting anything.
+
+    Args:
+        source: the module, as for :class:`ProcessWasmPool`.
+        modules, rename_imports: as for a pool: linked modules.  The imports are what is left to be given then, and what
+            linked modules export is there as ``"module.name"``.
+        features: proposals that they may use, as for a pool.
 
     Raises:
         InvalidModule: wasmtime refuses it; the message says where and why.
+        BadImport: the modules cannot be linked.
         OSError: the file cannot be read.
         TypeError: ``source`` is neither bytes, nor text, nor a path.
     """
-    wasm = read_source(source)
+    size = 0
+    engine = loading_engine(EngineSettings(features=checked_features(features)))
+
+    def interface(source: ModuleSource) -> Interface:
+        nonlocal size
+        wasm = read_source(source)
+        try:
+            wasmtime.Module.validate(engine, wasm)
+        except wasmtime.WasmtimeError as error:
+            raise refusal(wasm, error) from None
+        size += len(wasm)
+        return read_interface(wasm)
+
+    found = {name: naming(name, interface, each) for name, each in by_name(source, modules).items()}
+    program = link(found.pop(""), found, rename_imports or {})
+    return Inspection(program.needed, MappingProxyType(program.exports), size)
+
+
+def by_name(source: ModuleSource, modules: Mapping[str, ModuleSource] | None) -> dict[str, ModuleSource]:
+    """The main module under an empty name, and those that are linked to it.
+
+    Raises:
+        TypeError, ValueError: ``modules`` is no mapping of names to modules.
+    """
+    if not isinstance(modules, Mapping | None):
+        raise TypeError(f"modules must be a mapping of names to modules, got {shown(modules)}")
+    for name in modules or {}:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"modules must be by the names that they are imported by, got {shown(name)}")
+    return {"": source, **(modules or {})}
+
+
+def naming(name: str, do: Callable[[ModuleSource], T], source: ModuleSource) -> T:
+    """Do something with a module; what is raised says which linked one it was."""
     try:
-        wasmtime.Module.validate(loading_engine(), wasm)
-    except wasmtime.WasmtimeError as error:
-        raise _refused(wasm, error) from None
-    interface = read_interface(wasm)
-    return Inspection(tuple(interface.imports), MappingProxyType(interface.exports), len(wasm))
+        return do(source)
+    except (InvalidModule, TypeError) as error:
+        if name:
+            raise type(error)(f"modules[{name!r}]: {error}") from None
+        raise
 
 
-def _refused(wasm: bytes, error: wasmtime.WasmtimeError) -> InvalidModule:
-    return InvalidModule(f"wasmtime refuses this module of {len(wasm)} bytes: {error}")
+def refusal(wasm: bytes, error: wasmtime.WasmtimeError) -> InvalidModule:
+    """What wasmtime says against a module."""
+    return InvalidModule(f"wasmtime refuses this module of {len(wasm)} bytes: {error}{hint_for(str(error))}")
+
+
+def is_path(source: ModuleSource) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether it names a file, and is no module itself."""
+    return isinstance(source, os.PathLike) or (isinstance(source, str) and not source.lstrip().startswith(("(", ";;")))
 
 
 def read_source(source: ModuleSource) -> bytes:
@@ -87,16 +136,90 @@ def read_source(source: ModuleSource) -> bytes:
         OSError: the file cannot be read; as raised by ``open``.
         TypeError: ``source`` is none of the above.
     """
+    with opened(source) as given:
+        return given.wasm()
+
+
+class Given:
+    """A module as the user gave it, not looked into yet: content, or an open file.
+
+    Args:
+        subject: what errors call it, with its verb.
+        content: binary or text; None for what is in the file.
+        file: descriptor of a regular file, which belongs to whoever made this.
+    """
+
+    def __init__(self, subject: str, content: bytes | None, file: int = -1) -> None:
+        self.subject = subject
+        self.file = file
+        self._content = content
+
+    @property
+    def name(self) -> str:
+        """What to call it when there is nothing to say against it."""
+        return self.subject.rpartition(" ")[0]
+
+    @property
+    def size(self) -> int:
+        """Bytes, of text or binary."""
+        return os.fstat(self.file).st_size if self._content is None else len(self._content)
+
+    def chunks(self) -> Iterator[bytes]:
+        """What is in it, a part at a time: a large file need not fit into memory."""
+        if self._content is not None:
+            yield self._content
+            return
+        at = 0
+        while chunk := os.pread(self.file, _CHUNK, at):
+            at += len(chunk)
+            yield chunk
+
+    def read(self) -> bytes:
+        """All that is in it."""
+        return b"".join(self.chunks()) if self._content is None else self._content
+
+    def wasm(self) -> bytes:
+        """The binary.
+
+        Raises:
+            InvalidModule: it is neither a binary nor text that parses.
+        """
+        return to_wasm(self.read(), self.subject)
+
+
+@contextlib.contextmanager
+def opened(source: ModuleSource) -> Iterator[Given]:
+    """``source``, with its file open where it is the path of one.
+
+    Raises:
+        InvalidModule, OSError, TypeError: as :func:`read_source`.
+    """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        data, subject = bytes(source), "the given bytes are"
-    elif isinstance(source, str) and source.lstrip().startswith(("(", ";;")):
-        data, subject = source.encode(), "the given text is"
+        yield Given("the given bytes are", bytes(source))
+    elif isinstance(source, str) and not is_path(source):
+        yield Given("the given text is", source.encode())
     elif isinstance(source, str) and URL.match(source):
         raise InvalidModule(f"{source!r} is a URL; download the module first, and give the file")
     elif isinstance(source, (str, os.PathLike)):
-        data, subject = Path(source).read_bytes(), f"{os.fspath(source)!r} is"
+        subject = f"{os.fspath(source)!r} is"
+        with open(source, "rb", buffering=0) as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                yield Given(subject, None, file.fileno())
+            else:  # a pipe is read once
+                yield Given(subject, file.readall())
     else:
         raise TypeError(f"expected a path, wasm bytes or WAT text, got {type(source).__name__}")
+
+
+def to_wasm(data: bytes, subject: str) -> bytes:
+    """The binary of a module that may be text.
+
+    Args:
+        subject: what errors call it, with its verb.
+
+    Raises:
+        InvalidModule: it is neither a binary nor text that parses.
+    """
     if data.startswith(_MAGIC):
         if data[4:8] == b"\x0d\0\x01\0":
             raise InvalidModule(f"{subject} a WebAssembly component; procpool runs core modules")
@@ -120,24 +243,6 @@ def read_source(source: ModuleSource) -> bytes:
         raise InvalidModule(f"{subject} not valid WAT: {error}") from None
 
 
-def compile_module(
-    source: ModuleSource, cache: bool = True, fuel: bool = False, stack: int | None = None
-) -> CompiledModule:
-    """Compile ``source`` for the workers to map.
-
-    Raises:
-        InvalidModule: wasmtime refuses it; the message says where and why.
-        OSError, TypeError: as :func:`read_source`.
-    """
-    wasm = read_source(source)
-    try:
-        with wasmtime.Module(compiling_engine(cache, fuel, stack), wasm) as module:
-            compiled = module.serialize()
-    except wasmtime.WasmtimeError as error:
-        raise _refused(wasm, error) from None
-    return CompiledModule(read_interface(wasm), anonymous_file(compiled), len(wasm))
-
-
 def anonymous_file(content: bytes | bytearray) -> int:
     """A descriptor of a file that has no name, so that it is gone with its last user however that user ends.
 
@@ -154,10 +259,16 @@ def anonymous_file(content: bytes | bytearray) -> int:
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(fd, view) :]
+        write(fd, content)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def write(fd: int, content: bytes | bytearray) -> None:
+    """Write all of it, at the file's position."""
+    with memoryview(content) as view:
+        at = 0
+        while at < len(view):
+            at += os.write(fd, view[at:])

@@ -23,7 +23,9 @@ from .bytes_function import BytesFunction
 from .checks import boolean, cannot_travel, choice, is_int, shown
 from .codec import Codec
 from .columns import ColumnCodec
+from .compiled_program import compile_program
 from .deadline import Deadline
+from .engine import Feature
 from .errors import BadArguments, BadWasi, CallTimeout, UnknownExport
 from .export_function import ExportFunction, ExportTable
 from .imports import Imports, OnMissing, Renames, resolve
@@ -34,7 +36,7 @@ from .maps.export_map import ArrayMap, ExportMap
 from .maps.options import Casting, MapOptions, Progress
 from .maps.results import AsyncMapResults, MapResults, Waiting
 from .maps.sources import Columns, Given, Rows
-from .module import ModuleSource, compile_module
+from .module import ModuleSource, is_path
 from .options import (
     MAX_WORKERS,
     Balance,
@@ -53,7 +55,7 @@ from .stats import PoolStats, observe
 from .supervisor.awaiting import ended_async, running_loop, wait_async, wait_for
 from .supervisor.direct import DirectCalls
 from .supervisor.dispatcher import Dispatcher
-from .supervisor.events import PoolEvent
+from .supervisor.events import PoolEvent, announced
 from .supervisor.jobs.call import Export, Job
 from .supervisor.jobs.command import CommandRun
 from .supervisor.jobs.shipped import ShippedCall, Shipper
@@ -114,7 +116,11 @@ class ProcessWasmPool(Executor):
             functions wait for something.
         imports: what the module imports: ``{"env": {"log": function}}``.  Functions run in the workers; they travel by
             cloudpickle.  A number serves an imported global, and a MemoryType or TableType has one made per instance.
-        rename_imports: import's module name (or (module, name)) -> the name under which ``imports`` gives it.
+        modules: other modules that ``src``, or one another, import from, by the name they are imported by: ``{"math":
+            "math.wasm"}``.  Each instance of ``src`` gets instances of its own of them.  What they export is known as
+            ``"math.sin"`` to every method here.  What no module exports is looked for in ``imports``.  ``_initialize`` of a
+            linked module is called before anything uses it.
+        rename_imports: import's module name (or (module, name)) -> the name that it has in ``imports`` or ``modules``.
         on_missing_import: what serves imports that nothing is given for.  By default the module is refused, with all of
             them named.  ``"trap"``: a function whose call fails; ``"zero"``: one that returns zeros and nulls; with both,
             memories and tables of the type imported, and globals that are zero or null.  Or a function of yours that gets
@@ -139,8 +145,8 @@ class ProcessWasmPool(Executor):
         rlimits: limits for each worker process, name as in ``resource.RLIMIT_...`` -> value: ``{"AS": 2**33, "CPU": 60}``.
             CORE is 0 unless given.
         max_stack: bytes of wasm stack; a deeper recursion traps.
-        on_event: called with a :class:`PoolEvent` when a worker starts, gets ready, crashes, is killed, replaced, or a call
-            times out.  Runs in a thread for such code, one event after the other.
+        on_event: called with a :class:`PoolEvent` when the module is compiled, a worker starts, gets ready, crashes, is
+            killed, replaced, or a call times out.  Runs in a thread for such code, one event after the other.
         on_full: what ``submit`` does when so many wait: ``"block"`` until there is room, for ``full_timeout`` seconds at
             most, or ``"raise"`` PoolFull.
         max_tasks_per_worker: calls after which a worker is replaced; the new one is ready before the old one goes.
@@ -150,12 +156,16 @@ class ProcessWasmPool(Executor):
             killed at twice that.
         start_method: ``"forkserver"`` (forks ready workers from a template process; default on Linux) or ``"spawn"`` (a
             fresh interpreter for each; default elsewhere).
-        cache: let wasmtime remember the compiled module on disk, so that the next run of the program need not compile.
+        cache: keep the compiled module on disk, in a directory of this user's, so that the next run of the program, or
+            another one, need not compile.
+        features: proposals for WebAssembly that the modules may use beside those that wasmtime allows by itself:
+            ``["custom-page-sizes"]``.  See `Feature`.
 
     Raises:
         InvalidModule: ``src`` is not a module that wasmtime accepts.
-        MissingImport: the module imports something that ``imports`` does not give.
-        BadImport: ``imports`` gives something that does not fit, or that the module does not import.
+        MissingImport: the module imports something that neither ``imports`` nor ``modules`` gives.
+        BadImport: ``imports`` or ``modules`` gives something that does not fit, ``imports`` something that no module
+            imports, or modules import from each other in a circle.
         UnknownExport, BadArguments: ``start`` names no function, or gives one what it does not take.
         Whatever ``initializer`` raises.
         OSError: the file cannot be read.
@@ -187,6 +197,7 @@ class ProcessWasmPool(Executor):
         timeout: float | None = None,
         instances: int = 1,
         imports: Imports | None = None,
+        modules: MappingType[str, ModuleSource] | None = None,
         rename_imports: Renames | None = None,
         on_missing_import: OnMissing = None,
         isolation: Isolation = "pooled",
@@ -214,6 +225,7 @@ class ProcessWasmPool(Executor):
         start_method: StartMethod | None = None,
         start_timeout: float = 60.0,
         cache: bool = True,
+        features: Sequence[Feature] = (),
     ) -> None:
         options = PoolOptions(
             workers=usable_cpus() if workers is None else workers,
@@ -247,11 +259,12 @@ class ProcessWasmPool(Executor):
             start_method=default_start_method() if start_method is None else start_method,
             start_timeout=start_timeout,
             cache=cache,
+            features=features,
         )
         self._options = options
         self._timeout = options.timeout
         self._retries = options.retries
-        self._name = os.path.basename(src) if isinstance(src, (str, os.PathLike)) and "(" not in str(src) else "<bytes>"
+        self._name = os.path.basename(src) if is_path(src) else "<bytes>"
         self._functions: dict[str, Export] = {}
         self._refused: dict[str, BadArguments] = {}
         self._callables = ExportTable(self)
@@ -261,30 +274,37 @@ class ProcessWasmPool(Executor):
             reserved = reserve_stdio()
             for fd in reserved:
                 on_failure.callback(os.close, fd)
-            compiled = compile_module(src, options.cache, fuel=options.fuel is not None, stack=options.max_stack)
-            on_failure.callback(os.close, compiled.artifact)
-            #: what the module exports, by name: signatures of functions, and memories, tables and globals
-            self.exports: MappingType[str, ExternType] = MappingProxyType(compiled.interface.exports)
-            self._storage = compiled.interface.storage
-            #: what it imports
-            self.imports: tuple[Import, ...] = tuple(compiled.interface.imports)
+            with announced(options.on_event) as note:
+                compiled = compile_program(src, modules, options.rename_imports, options.cache, options.engine, note)
+            on_failure.callback(compiled.close)
+            program = compiled.program
+            #: what the module exports, by name: signatures of functions, and memories, tables and globals; what a linked
+            #: module exports is there as ``"module.name"``
+            self.exports: MappingType[str, ExternType] = MappingProxyType(program.exports)
+            self._storage = program.storage
+            #: what it imports, but from linked modules, and what those do
+            self.imports: tuple[Import, ...] = program.needed
             found = resolve(
-                self.imports, options.imports, options.rename_imports, options.wasi is not None, options.on_missing_import
+                self.imports,
+                options.imports,
+                options.rename_imports,
+                options.wasi is not None,
+                options.on_missing_import,
+                {part.name: part.interface for part in program.linked},
             )
             functions = self._index_functions()
             first = self._start_steps(options.start)
-            types = compiled.interface.import_types
-            check_threads(types, self.exports)
+            check_threads(program)
             self._wasi = options.wasi
             spec = None if self._wasi is None else self._wasi.spec()
-            environment = wire.Environment(found, types, options.initializer, tuple(options.initargs), spec, first)
+            environment = wire.Environment(found, options.initializer, tuple(options.initargs), spec, first)
             self._visible = bool(found)  # whether Python code runs with a call
             guest = options.guest(cloudpickle.dumps(environment), bool(self.imports), self._name)
             limits = options.guest_limits()
             inheritance = Inheritance(
-                compiled.artifact,
+                compiled.artifacts,
                 functions,
-                compiled.interface,
+                program,
                 limits,
                 guest,
                 options.instances,

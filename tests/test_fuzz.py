@@ -17,7 +17,8 @@ import pytest
 from conftest import DEADLINE, KERNELS, eventually, worker_pids
 
 from procpool import ProcessWasmPool, WorkerCrashed, wire
-from procpool.module import compile_module
+from procpool.compilation import compile_module
+from procpool.program import single
 from procpool.supervisor.launch import Inheritance, _python
 
 
@@ -33,7 +34,9 @@ class Bare:
         import cloudpickle
 
         guest = wire.Guest(environment=cloudpickle.dumps(environment))
-        self.inheritance = Inheritance(compiled.artifact, functions, compiled.interface, wire.GuestLimits(), guest, 1, 4)
+        self.inheritance = Inheritance(
+            [compiled.artifact], functions, single(compiled.interface), wire.GuestLimits(), guest, 1, 4
+        )
         self.inheritance.arena(0)
         jobs_theirs, self.jobs = os.pipe()
         self.replies, replies_theirs = os.pipe()

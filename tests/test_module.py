@@ -12,7 +12,7 @@ from bounded import environment, run_script
 from conftest import FIXTURES, KERNELS
 
 from procpool import InvalidModule, MissingImport, ProcessWasmPool, StartupError, WasmTrap
-from procpool.module import compile_module
+from procpool.compilation import compile_module
 
 ADD = '(module (func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1))))'
 
@@ -90,7 +90,7 @@ def test_the_artifact_has_no_name_and_workers_map_it(nothing_left: None) -> None
 
 def test_compiled_once_per_machine(tmp_path: Path) -> None:
     """A second run finds the first one's work in wasmtime's cache."""
-    script = f"from procpool.module import compile_module; compile_module({str(KERNELS)!r}, cache=True)"
+    script = f"from procpool.compilation import compile_module; compile_module({str(KERNELS)!r}, cache=True)"
     cached = {**environment(), "XDG_CACHE_HOME": str(tmp_path)}
 
     def modules() -> list[Path]:

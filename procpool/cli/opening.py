@@ -30,10 +30,9 @@ def opened(options: argparse.Namespace, workers: int | None = None, stdout: str 
         stderr="inherit",
     )
     limits = {"timeout": options.timeout, "fuel": options.fuel, "memory_limit": options.memory_limit}
+    module = {"on_missing_import": options.missing_imports, "features": options.feature}
     try:
-        pool = ProcessWasmPool(
-            options.module, workers or options.workers, wasi=wasi, on_missing_import=options.missing_imports, **limits
-        )
+        pool = ProcessWasmPool(options.module, workers or options.workers, wasi=wasi, **module, **limits)
     except MissingImport as error:
         raise not_to_be_had(options.module, error) from None
     if options.env and not any(needed.module in MODULES for needed in pool.imports):

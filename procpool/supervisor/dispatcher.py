@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import wire
 from ..deadline import Deadline
-from ..errors import CallTimeout, PoolClosed, PoolFull, ProcpoolError, StartupError
+from ..errors import BadImport, CallTimeout, PoolClosed, PoolFull, ProcpoolError, StartupError
 from ..options import PoolOptions
 from ..weak import WeakBag
 from .delivery import Delivery
@@ -133,12 +133,13 @@ class Dispatcher:
 
         Raises:
             StartupError: no worker gets that far.
+            BadImport: modules do not fit each other.
             Whatever the user's own code raised at the start of one.
         """
         self._startup.result()
         if self.population.unfit is not None and self.population.broken is not None:
             error = wire.loaded(self.population.unfit)
-            if isinstance(error, ProcpoolError):
+            if isinstance(error, ProcpoolError) and not isinstance(error, BadImport):
                 raise self.why_closed() from error
             raise error
 
@@ -426,11 +427,11 @@ class Dispatcher:
 
         self.do(take_over)
 
-    def lost(self, lane: Lane, deadline: Deadline) -> tuple[bool, int | None]:
+    def lost(self, lane: Lane, deadline: Deadline) -> bool:
         """For the holder of a worker whose pipe has closed: wait for its end, and leave the rest to us.
 
         Returns:
-            Whether it had begun the job of its holder, and its exit code; None if that is not known by the deadline.
+            Whether it had begun the job of its holder.  Its exit code is None if that is not known by the deadline.
         """
         process = lane.port.process
         self.do(lambda: self.population.expect_end(process))  # it may have closed this pipe and live on
@@ -448,7 +449,7 @@ class Dispatcher:
                 lane.port.park()
 
         self.do(take_over)
-        return begun, process.exitcode
+        return begun
 
     def nonsense(self, lane: Lane, error: Exception) -> None:
         """For the holder of a worker that has sent what no sound worker sends: have it killed."""

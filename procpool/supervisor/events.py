@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+from .delivery import Delivery
 
 logger: logging.Logger = logging.getLogger("procpool")
 
 EventKind = Literal[
+    "compiling",
+    "compiled",
     "started",
     "ready",
     "start_failed",
@@ -27,6 +32,8 @@ EventKind = Literal[
 ]
 #: The kinds of event, and the level at which each is logged.
 LEVELS: dict[EventKind, int] = {
+    "compiling": logging.INFO,  # the module was not found among those compiled before
+    "compiled": logging.INFO,  # it is, now
     "started": logging.DEBUG,  # a worker process exists
     "ready": logging.DEBUG,  # it takes jobs
     "start_failed": logging.WARNING,  # a worker process could not be made, or died before it was ready
@@ -47,7 +54,7 @@ class PoolEvent:
     """One thing that happened, as given to ``on_event``."""
 
     kind: EventKind
-    pid: int | None  #: the worker process it happened to
+    pid: int | None  #: the worker process it happened to, or the process that compiles; None for another program's
     message: str
 
 
@@ -90,3 +97,18 @@ class Journal:
                 self._hook(event)
             except BaseException:
                 logger.exception("procpool: on_event raised at a %r event", event.kind)
+
+
+@contextlib.contextmanager
+def announced(hook: Callable[[PoolEvent], None] | None) -> Iterator[Callable[[EventKind, int | None, str], None]]:
+    """A `Journal.note` for before there is a dispatcher, whose thread would tell it.
+
+    What was noted is told before the block is left, so that what the dispatcher tells comes after it.
+    """
+    delivery = Delivery(lambda: None)
+    try:
+        yield Journal(hook, delivery.strand()).note
+    except BaseException:
+        delivery.close(0)
+        raise
+    delivery.close(None)

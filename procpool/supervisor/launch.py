@@ -8,32 +8,27 @@ import functools
 import mmap
 import os
 import select
-import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import spawn
 from typing import Protocol
 
-from .. import wire
-from ..binary import FuncType, Interface
-from ..errors import PoolClosed, StartupError
+from .. import interpreter, wire
+from ..binary import FuncType
+from ..errors import PoolClosed
 from ..module import anonymous_file
+from ..program import Program
 
 #: How long the template may take to kill and reap its workers when the pool closes, in seconds.
 CLOSE_GRACE = 5.0
-#: In the environment of our children until they have begun to be what they are meant to be.  A program that finds it
-#: and wants a pool is such a child that became something else.
-CHILD = "PROCPOOL_CHILD"
 
 
 class Inheritance:
     """The anonymous files that all workers of a pool inherit under their numbers, and the parent's share in them.
 
-    Owns ``artifact`` and the ``reserved`` descriptors from when it is made; if it cannot be made, the caller still does.
+    Owns ``artifacts`` and ``reserved``, which are descriptors, from when it is made; if it cannot be, the caller does.
     `arena`, `payload` and `close` may be called by any thread.
 
     Raises:
@@ -43,16 +38,16 @@ class Inheritance:
 
     def __init__(
         self,
-        artifact: int,
+        artifacts: Sequence[int],
         exports: tuple[tuple[str, FuncType], ...],
-        interface: Interface,
+        program: Program,
         limits: wire.GuestLimits,
         guest: wire.Guest,
         instances: int,
         slots: int,
         reserved: Sequence[int] = (),
     ) -> None:
-        self.interpreter: str = _interpreter()  #: the Python that runs workers
+        self.interpreter: str = interpreter.chosen()  #: the Python that runs workers
         self.instances = instances  #: per process, each with a row on the board
         self.slots = slots  #: the most processes there can be at a time
         self._pid = os.getpid()
@@ -86,16 +81,13 @@ class Inheritance:
                 own(parent)
             values = max((max(len(t.params), len(t.results)) for _, t in exports), default=0)
             settings = wire.Settings(
-                artifact,
+                tuple(artifacts),
                 board_fd,
                 self._arenas,
                 self._payloads,
                 lifeline,
                 exports,
-                interface.declared,
-                interface.storage,
-                interface.imported,
-                interface.tags,
+                program,
                 limits,
                 values,
                 instances,
@@ -105,9 +97,9 @@ class Inheritance:
             )
             self.settings_fd: int = own(anonymous_file(settings.dump()))
             self._owned = owned.pop_all()
-        for fd in (artifact, *reserved):
+        for fd in (*artifacts, *reserved):
             self._owned.callback(os.close, fd)
-        inherited = (self.settings_fd, artifact, board_fd, self._arenas, self._payloads, lifeline, parent)
+        inherited = (self.settings_fd, *artifacts, board_fd, self._arenas, self._payloads, lifeline, parent)
         self.fds: tuple[int, ...] = tuple(fd for fd in inherited if fd >= 0)
 
     def arena(self, row: int) -> mmap.mmap:
@@ -242,86 +234,14 @@ class Launcher(Protocol):
         """In the child of a fork: close our copies of its descriptors, and harm nobody."""
 
 
-def _interpreter() -> str:
-    """The Python that runs workers.
-
-    Raises:
-        StartupError: there is none, or it would be this program again, which would make a pool, whose workers would be...
-    """
-    advice = "give multiprocessing.set_executable() the path of a Python interpreter before you make a pool"
-    if CHILD in os.environ:
-        raise StartupError(
-            f"this program was started by a pool to be its worker, and wants a pool itself: {sys.executable!r} does not "
-            f"run the code it is given, as a Python interpreter does; {advice}"
-        )
-    executable = os.fsdecode(spawn.get_executable() or sys.executable or "")
-    if not executable:
-        raise StartupError(f"sys.executable names no Python interpreter to run workers; {advice}")
-    if _frozen() and executable == sys.executable:
-        raise StartupError(f"this program is frozen, and {executable!r}, being the program, cannot be a worker; {advice}")
-    return executable
-
-
-def _frozen() -> bool:
-    """Whether this is an interpreter and a program packed into one, as by PyInstaller."""
-    return bool(getattr(sys, "frozen", False))
-
-
-def _python(code: str, *args: int, interpreter: str | None = None) -> list[str]:
-    """The command line of a fresh interpreter that runs ``code`` with this one's import path.
-
-    The path is passed on as it is now, so a worker finds what the parent finds whatever its working directory, and
-    ``__main__`` is never imported again.  A frozen program's path, which lacks most of the library, comes after the
-    interpreter's own.
-    """
-    path = []
-    for entry in sys.path:
-        with contextlib.suppress(FileNotFoundError):  # a relative entry, and the working directory is gone
-            path.append(os.path.abspath(entry))
-    prelude = (
-        f"import os, sys; os.environ.pop({CHILD!r}, None); n = {len(args)}; args = [int(a) for a in sys.argv[1:n + 1]]; "
-        f"sys.path[{'len(sys.path)' if _frozen() else ''}:] = sys.argv[n + 1:]; "
-    )
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return [interpreter or _interpreter(), *flags, "-c", prelude + code, *map(str, args), *path]
-
-
-def _directory() -> str | None:
-    """Where to start a child: here, or at the root if here is gone (CPython 3.13 cannot start there)."""
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        return os.sep
-    return None
-
-
-def _environment() -> dict[str, str]:
-    """A child's environment."""
-    while True:
-        try:
-            return {**os.environ, CHILD: "1"}
-        except KeyError:  # another thread has removed a variable meanwhile
-            pass
-
-
 def _start(inheritance: Inheritance, code: str, *args: int, fds: Sequence[int]) -> subprocess.Popen[bytes]:
     """A fresh interpreter that runs ``code`` and inherits ``fds`` beside what all inherit.
 
     Raises:
         OSError: it cannot be started.
     """
-    # Ctrl-C reaches the terminal's whole process group, and the child must not hear it before it can ignore it.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        return subprocess.Popen(
-            _python(code, inheritance.settings_fd, *args, interpreter=inheritance.interpreter),
-            stdin=subprocess.DEVNULL,
-            cwd=_directory(),
-            env=_environment(),
-            pass_fds=(*inheritance.fds, *fds),
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    python = inheritance.interpreter
+    return interpreter.start(code, inheritance.settings_fd, *args, fds=(*inheritance.fds, *fds), python=python)
 
 
 class TemplateLauncher:

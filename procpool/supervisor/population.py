@@ -238,7 +238,7 @@ class Population:
             if held > most:
                 process.outdate()
             if held > 2 * most:
-                self.kill(process, f"it holds {held} bytes, twice max_worker_memory")
+                self.kill(process, f"it held {held:,} bytes, more than twice max_worker_memory={most:,}")
 
     # -- births --------------------------------------------------------------------------------------------------------
 
@@ -377,7 +377,7 @@ class Population:
         # waitpid and our reading of the report.
         if process.pid is not None and not process.reaped:
             if not process.killed and not process.stopping:
-                process.is_killed()
+                process.is_killed(why)
                 self._journal.note("killed", process.pid, f"{process.title} is killed: {why}")
             try:
                 os.kill(process.pid, signal.SIGKILL)
@@ -417,7 +417,7 @@ class Population:
         if exitcode == wire.EXIT_SCARCE:
             return OSError(errno.EAGAIN, "a worker could not start its threads")
         if process.starts_by > monotonic():
-            return WorkerCrashed(process.pid, None, exitcode)
+            return process.crash(None)
         return StartupError(
             f"a worker was not ready within start_timeout={self._options.start_timeout:g} s; does its initializer or start"
             " function ever end?"
@@ -433,7 +433,7 @@ class Population:
         guilty, rest = self._scheduler.crash(lane, port.begun)
         left: Sequence[Job] = ()
         if guilty is not None:
-            retried, left = guilty.crashed(lane, port, WorkerCrashed(process.pid, guilty.name, process.exitcode))
+            retried, left = guilty.crashed(lane, port, process.crash(guilty.name))
             if retried:
                 self._journal.note("retried", process.pid, f"{guilty.name} runs again")
         self._scheduler.bury(lane, [*left, *rest])

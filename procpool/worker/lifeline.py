@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import select
@@ -9,6 +10,7 @@ import signal
 import sys
 
 _F_SETSIG = 10  # Linux's fcntl.h; the fcntl module does not name it
+_PR_SET_PDEATHSIG = 1  # Linux's sys/prctl.h
 
 
 def die_with_parent(lifeline: int, owner: int) -> None:
@@ -27,6 +29,18 @@ def die_with_parent(lifeline: int, owner: int) -> None:
     # It may have closed before we asked to be told; then nothing more would come.
     if readable(watch):
         os.kill(owner, signal.SIGKILL)
+
+
+def die_with_starter(parent: int) -> None:
+    """Have the kernel kill us when the thread that started us ends, which it does after us or with the whole parent.
+
+    Unlike the lifeline, this also works while a fork that Python did not see holds copies of all the parent had open.
+    """
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # It may have ended before we asked.
+    if parent >= 0 and readable(parent):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def readable(fd: int) -> bool:

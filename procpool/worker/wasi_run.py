@@ -130,13 +130,13 @@ def run_start(
         Whatever a host function raised that it called.
     """
     store = group = None
-    own: Own = {}
+    own = Own()
     try:
         store = linkage.new_store(wasi())
         show(store, own, None)
         instance, group = linkage.instantiate(store, wasi, max_threads, own)
         show(store, own, instance)
-        exceptions = ffi.Exceptions(store, instance, linkage.tags)
+        exceptions = linkage.exceptions(store, instance, own)
         ffi.bind(store, instance, "_start", FuncType(), ffi.Slots(1), linkage.calls, exceptions)()
         if group is not None and group.error is not None:
             raise group.error

@@ -1,0 +1,79 @@
+"""A compiled module as a file: the code that workers map, and behind it what the module says of itself.
+
+The code comes first, because wasmtime maps whole files, and does not mind what follows.  The end of the file says how long
+its parts are, so a file that was cut off anywhere is known as such without reading it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from dataclasses import dataclass
+
+import wasmtime
+
+from .binary import Interface, outline, read_interface
+from .engine import EngineSettings, compiling_engine
+from .module import refusal, to_wasm, write
+
+#: Part of the name of what is kept: changes with the format.
+FORMAT = b"procpool 2"
+#: The last bytes: length of the code, of the outline and of the binary; hash of the source; hash of outline and all these.
+_END = struct.Struct("<QQQ32s32s")
+
+
+@dataclass(frozen=True)
+class CompiledModule:
+    """A module ready to be mapped by workers."""
+
+    interface: Interface
+    artifact: int  #: descriptor of a file with the compiled code; the owner closes it
+    size: int  #: bytes of the binary it was compiled from
+    source: bytes  #: SHA-256 of what it was compiled from, be it binary or text
+
+
+class Torn(Exception):
+    """Raised for a file that is no whole artifact."""
+
+
+def make(fd: int, source: bytes, subject: str, settings: EngineSettings, parallel: bool) -> None:
+    """Compile ``source`` into an empty file.
+
+    Args:
+        subject: what errors call it, with its verb.
+        parallel: on all cores, by threads that stay as long as the process.
+
+    Raises:
+        InvalidModule: wasmtime refuses it; the message says where and why.
+        OSError: the file cannot be written.
+    """
+    wasm = to_wasm(source, subject)
+    try:
+        with wasmtime.Module(compiling_engine(settings, parallel), wasm) as module:
+            code = module.serialize()
+    except wasmtime.WasmtimeError as error:
+        raise refusal(wasm, error) from None
+    told = outline(wasm)
+    ending = struct.pack("<QQQ32s", len(code), len(told), len(wasm), hashlib.sha256(source).digest())
+    for part in (code, told, ending, hashlib.sha256(told + ending).digest()):
+        write(fd, part)
+
+
+def read(fd: int) -> CompiledModule:
+    """What is in a file that `make` has made.
+
+    Raises:
+        Torn: it is not whole.  Its length and the part that is read here are checked; the code is not read.
+    """
+    length = os.fstat(fd).st_size
+    if length < _END.size:
+        raise Torn(f"it has {length} bytes")
+    ending = os.pread(fd, _END.size, length - _END.size)
+    code, told, size, source, digest = _END.unpack(ending)
+    if code + told + _END.size != length:
+        raise Torn(f"it has {length} bytes, and not those it ends in")
+    content = os.pread(fd, told, code)
+    if hashlib.sha256(content + ending[: -len(digest)]).digest() != digest:
+        raise Torn("what it says of the module is damaged")
+    return CompiledModule(read_interface(content), fd, size, source)

@@ -1,0 +1,205 @@
+"""From a module's source to its compiled form: found where it was kept, or made, here or in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal
+
+import wasmtime
+
+from . import artifact, interpreter, wire
+from .artifact import CompiledModule
+from .cache import Cache
+from .cache import opened as opened_cache
+from .engine import PLAIN, EngineSettings, fingerprint, loading_engine
+from .errors import InvalidModule, StartupError
+from .module import Given, ModuleSource, anonymous_file, opened
+
+logger: logging.Logger = logging.getLogger("procpool")
+
+#: Bytes from which on a module is compiled in a process of its own, on all cores.  To start one takes as long as one
+#: thread takes for a module of about this size.
+LARGE = 64 << 10
+
+#: Told of what happens: its kind, the process that compiles (None: one of another program), and a sentence.
+Note = Callable[[Literal["compiling", "compiled"], "int | None", str], None]
+
+
+def unheard(kind: str, pid: int | None, message: str) -> None:
+    """A Note for nobody."""
+
+
+def compile_module(
+    source: ModuleSource,
+    cache: bool = True,
+    settings: EngineSettings = PLAIN,
+    note: Note = unheard,
+) -> CompiledModule:
+    """Compile ``source`` for the workers to map, or find that somebody has.
+
+    Leaves no threads behind.  Among several programs that want the same at the same time, one compiles.
+
+    Args:
+        cache: keep what was compiled, and look for it, in a directory of this user's.
+        note: told when something is compiled, and not if it was found.
+
+    Raises:
+        InvalidModule: wasmtime refuses it; the message says where and why.
+        StartupError: the process that compiles could not be started, or died.
+        OSError, TypeError: as :func:`read_source`.
+        ValueError: the environment asks for a cache of a size that is none.
+    """
+    with opened(source) as given, opened_cache() if cache else contextlib.nullcontext() as kept:
+        compiler = _Compiler(given, settings, note)
+        return compiler.made() if kept is None else compiler.found_or_made(kept)
+
+
+@dataclass(frozen=True)
+class _Compiler:
+    """How to get one module compiled."""
+
+    given: Given
+    settings: EngineSettings
+    note: Note
+
+    def found_or_made(self, cache: Cache) -> CompiledModule:
+        digest = self._digest() if self.given.file < 0 else cache.digest(self.given.file, self._digest)
+        name = hashlib.sha256(artifact.FORMAT + fingerprint(self.settings) + digest).hexdigest()
+        try:
+            found = self._found(cache, name)
+            if found is not None:
+                return found
+            turn = cache.turn(name, self._await_other)
+        except OSError as error:
+            logger.warning("procpool: compiling without the cache: %s", error)
+            return self.made()
+        with turn:
+            found = self._found(cache, name)  # somebody may have made it since
+            if found is not None:
+                return found
+            made = self.made()
+            if made.source != digest:  # the file has changed meanwhile
+                return made
+            try:
+                turn.keep(made.artifact)
+                found = self._found(cache, name)
+            except OSError as error:
+                logger.warning("procpool: cannot keep what was compiled: %s", error)
+            except BaseException:
+                os.close(made.artifact)
+                raise
+            if found is None:
+                return made
+            os.close(made.artifact)  # which is memory; of a file, the system need not keep all in memory
+            return found
+
+    def _digest(self) -> bytes:
+        hashed = hashlib.sha256()
+        for chunk in self.given.chunks():
+            hashed.update(chunk)
+        return hashed.digest()
+
+    def _await_other(self) -> None:
+        self.note("compiling", None, f"another program is compiling {self.given.name}; waiting for it")
+
+    def _found(self, cache: Cache, name: str) -> CompiledModule | None:
+        """That entry; None if there is none that can be used, and none that cannot be used is left."""
+        fd = cache.find(name)
+        if fd is None:
+            return None
+        try:
+            compiled = artifact.read(fd)
+            # The workers do the same.  To map even a large one takes some milliseconds, and nothing of it is run.
+            wasmtime.Module.deserialize_file(loading_engine(self.settings), f"/dev/fd/{fd}").close()
+        except (artifact.Torn, wasmtime.WasmtimeError) as error:
+            logger.warning("procpool: not using what is in the cache for %s: %s", self.given.name, error)
+            cache.remove(name)
+            os.close(fd)
+            return None
+        except BaseException:
+            os.close(fd)
+            raise
+        return compiled
+
+    def made(self) -> CompiledModule:
+        """Compile it, into memory."""
+        fd = anonymous_file(b"")
+        try:
+            begun = perf_counter()
+            pid = self._made_here(fd) if self.given.size < LARGE else self._made_apart(fd)
+            compiled = artifact.read(fd)
+            self.note("compiled", pid, f"compiled {self.given.name} in {perf_counter() - begun:.1f} s")
+            return compiled
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _made_here(self, fd: int) -> int:
+        pid = os.getpid()
+        self._begin(pid)
+        artifact.make(fd, self.given.read(), self.given.subject, self.settings, parallel=False)
+        return pid
+
+    def _begin(self, pid: int) -> None:
+        self.note("compiling", pid, f"compiling {self.given.name}, {self.given.size:,} bytes")
+
+    def _made_apart(self, fd: int) -> int:
+        """In a process that can be killed at any time, and takes its threads and memory with it."""
+        with contextlib.ExitStack() as owned:
+
+            def own(descriptor: int) -> int:
+                """A copy that does not replace a standard stream in a child."""
+                copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+                owned.callback(os.close, copy)
+                return copy
+
+            source = self.given.file
+            if source < 0:
+                source = anonymous_file(self.given.read())
+                owned.callback(os.close, source)
+            ends = os.pipe()
+            for end in ends:
+                owned.callback(os.close, end)
+            # The process dies when nobody has the other end, which is never written to: with this one, at the latest.
+            lifeline, _ = map(own, ends)
+            answer = anonymous_file(b"")
+            owned.callback(os.close, answer)
+            told = wire.Compilation(self.given.subject, own(source), own(fd), own(answer), lifeline, self.settings)
+            settings = anonymous_file(told.dump())
+            owned.callback(os.close, settings)
+            settings = own(settings)
+            fds = (settings, told.source, told.artifact, told.answer, told.lifeline)
+            process = interpreter.start("from procpool.worker.compiler import main; main(*args)", settings, fds=fds)
+            try:
+                self._begin(process.pid)
+                process.wait()
+            except BaseException:
+                process.kill()
+                process.wait()
+                raise
+            said = os.pread(answer, os.fstat(answer).st_size, 0)
+        if said.startswith(wire.REFUSED):
+            raise InvalidModule(said[1:].decode())
+        if said != wire.COMPILED:
+            raise StartupError(
+                f"the process that compiled {self.given.name}, of {self.given.size:,} bytes, {_ending(process.returncode)};"
+                " is there enough memory? a module of 75 MB took 2.2 GB"
+            )
+        return process.pid
+
+
+def _ending(code: int) -> str:
+    """How a process has ended."""
+    if code >= 0:
+        return f"exited with code {code}"
+    with contextlib.suppress(ValueError):
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"was ended by signal {-code}"
