@@ -20,8 +20,14 @@ from .deadline import Deadline
 
 _NEVER = Deadline.NEVER
 
+
+class _State(SimpleNamespace):
+    def __reduce__(self) -> str:
+        return "state"  # where it arrives it is that process's own: `from procpool import state` ships no copy
+
+
 #: A place for what an initializer wants to keep for host functions and shipped callables: one per worker process.
-state: SimpleNamespace = SimpleNamespace()
+state: SimpleNamespace = _State()
 
 
 def _never() -> bool:

@@ -90,7 +90,18 @@ _COMMANDS = {
         f"{package.name}@{package.version}",
     ],
     "pypi": lambda package, to: [
-        *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--retries=1", "--dest", to),
+        *(
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--retries=1",
+            "--dest",
+            to,
+        ),
         f"{package.name}=={package.version}",
     ],
 }

