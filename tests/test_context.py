@@ -160,6 +160,19 @@ def test_a_callable_sees_that_it_is_cancelled(nothing_left: None, tmp_path: Any)
         assert pool.call("add", 1, 1) == 2 and [worker.pid for worker in pool.stats().workers] == [pid]
 
 
+def test_the_state_is_the_workers_own_by_whatever_name_a_function_has_it(nothing_left: None) -> None:
+    from procpool import state
+
+    def put(instance: Any) -> None:
+        state.kept = "here"
+
+    with ProcessWasmPool(KERNELS, workers=1) as pool:
+        pool.submit(put).result(DEADLINE)
+        assert pool.submit(lambda instance: procpool.state.kept).result(DEADLINE) == "here"
+        assert pool.submit(lambda instance: state.kept).result(DEADLINE) == "here", "a copy of its own, pickled along"
+    assert not hasattr(state, "kept")
+
+
 # -- baggage -----------------------------------------------------------------------------------------------------------
 
 
