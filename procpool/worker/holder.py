@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import wasmtime
@@ -161,6 +161,26 @@ class InstanceHolder:
                 function = function._replace(run=self._group.watched(function.run))
             self.bound[index] = function
         return function
+
+    def call_with_references(self, name: str, args: Sequence[Any]) -> Any:
+        """Call an export that takes or returns references.
+
+        Raises:
+            LookupError: there is no such function.
+            BadArguments: an argument does not fit.
+            RuntimeError: the instance is another thread's, or being made.
+            Whatever the call raises.
+        """
+        signature = self._linkage.program.exports.get(name)
+        if not isinstance(signature, FuncType):
+            raise LookupError(f"the module exports no function {name!r}")
+        if self.threaded:
+            raise RuntimeError("in a module with threads, an export cannot take or return references")
+        self.warm()
+        assert self._store is not None and self._instance is not None
+        place = self._linkage.place(self._instance, self._own, name)
+        with self.fuelled_anew() if self.fuelled else contextlib.nullcontext():
+            return ffi.call_with_references(self._store, *place, signature, args, self.calls, self._exceptions)
 
     def driver(self, index: int) -> Function:
         """The driver of the export of that index, bound to the instance."""

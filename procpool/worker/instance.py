@@ -48,7 +48,7 @@ class Instance:
         return {name: (index, Codec(name, type_)) for index, (name, type_) in enumerate(self._exported)}
 
     def call(self, export: str, /, *args: Any) -> Any:
-        """Call an export.
+        """Call an export.  Here it may take and return references too, as host functions do.
 
         Raises:
             LookupError: there is no such function.
@@ -58,7 +58,7 @@ class Instance:
         try:
             index, codec = self._codecs[export]
         except KeyError:
-            raise LookupError(f"the module exports no function {export!r}") from None
+            return self._instances.call_with_references(export, args)
         function = self._instances.function(index)
         function.params[:] = codec.pack(args)
         if self._instances.fuelled:

@@ -20,7 +20,7 @@ from .externs import (
     set_global,
     view,
 )
-from .functions import Slots, bind
+from .functions import Slots, bind, call_with_references
 from .hosting import define
 from .names import RAW
 from .values import mark
@@ -33,6 +33,7 @@ __all__ = [
     "Thrown",
     "backtrace",
     "bind",
+    "call_with_references",
     "caller_export",
     "define",
     "define_shared_memory",

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import wasmtime
 
 from ...binary import FuncType
 from ...codec import Codec
+from ...errors import BadArguments
 from ..host import HostCalls
 from .exceptions import Exceptions
 from .externs import find
 from .names import NAMED, RAW, c, tell_why_not
+from .values import MixedCodec
 
 if RAW:
     _call: Any = ctypes.CFUNCTYPE(
@@ -78,6 +80,38 @@ def bind(
             raise cause or raised
 
     return run
+
+
+def call_with_references(
+    store: wasmtime.Store,
+    instance: wasmtime.Instance,
+    name: str,
+    signature: FuncType,
+    args: Sequence[Any],
+    calls: HostCalls,
+    exceptions: Exceptions | None,
+) -> Any:
+    """Call an export that takes or returns references; its results, as `Codec.unpack` gives them.
+
+    Raises:
+        BadArguments: an argument does not fit, or there are more or fewer.
+        NotImplementedError: this release of wasmtime-py does not let us.
+        Whatever `bind` raises.
+    """
+    if not RAW:
+        raise NotImplementedError(f"{name}{signature} needs wasmtime-py's private names")
+    if len(args) != len(signature.params):
+        raise BadArguments(f"{name}{signature} takes {len(signature.params)} arguments, got {len(args)}")
+    slots, context = Slots(max(len(signature.params), len(signature.results))), store._context()
+    run = bind(store, instance, name, signature, slots, calls, exceptions)
+    try:
+        packed = MixedCodec(name, signature.params).pack(context, args)
+    except TypeError as error:
+        raise BadArguments(f"{name}{signature} expects {error}") from None
+    slots.bytes[: len(packed)] = packed
+    run()
+    results = MixedCodec(name, signature.results).unpack(context, slots.bytes)
+    return results[0] if len(results) == 1 else tuple(results) or None
 
 
 def _bind_public(

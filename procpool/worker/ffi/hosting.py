@@ -8,13 +8,13 @@ from typing import Any
 
 import wasmtime
 
-from ...binary import SCALARS, FuncType
+from ...binary import FuncType
 from ...codec import SLOT, Codec
 from ...errors import BadArguments
 from ..host import HostCalls, HostFunction
 from .externs import ImportTypes
 from .names import NAMED, RAW, c, tell_why_not
-from .values import reads_slot, reference, slot_of
+from .values import MixedCodec
 
 if RAW:
     _pointer, _size = ctypes.c_void_p, ctypes.c_size_t
@@ -104,9 +104,7 @@ def _with_references(function: HostFunction, instance: Any, calls: HostCalls) ->
     """The same for a function that takes or returns references, value by value, which is slower."""
     run = function.bound(instance)
     area, name = _area(function.signature), f"{function.module}.{function.name}"
-    results = function.signature.results
-    readers = [_reader(name, kind) for kind in function.signature.params]
-    codecs = [Codec(name, FuncType((kind,))) if kind in SCALARS else None for kind in results]
+    taken, returned = MixedCodec(name, function.signature.params), MixedCodec(name, function.signature.results)
 
     def trampoline(_env: int, caller: int, slots: int, _count: int) -> int | None:
         if calls.making:
@@ -114,31 +112,20 @@ def _with_references(function: HostFunction, instance: Any, calls: HostCalls) ->
         try:
             context = c.wasmtime_caller_context(ctypes.cast(caller, ctypes.POINTER(c.wasmtime_caller_t)))
             values: Any = area.from_address(slots)
-            args = [read(context, values[at * SLOT : (at + 1) * SLOT]) for at, read in enumerate(readers)]
-            result = run(*args)
-            given = list(zip(results, codecs, function.values(result), strict=True))
+            result = run(*taken.unpack(context, values))
             try:
-                # All are rooted before the first becomes a number again: making one may collect what nothing holds.
-                made = [codec.pack((value,)) if codec else reference(context, kind, value) for kind, codec, value in given]
+                data = returned.pack(context, function.values(result))
             except BadArguments as error:
-                raise function.misfit(result, ", ".join(results), error) from None
+                raise function.misfit(result, ", ".join(function.signature.results), error) from None
             except TypeError as error:
                 raise function.misfit(result, str(error)) from None
-            for at, (kind, codec, _) in enumerate(given):
-                values[at * SLOT : (at + 1) * SLOT] = made[at] if codec else slot_of(context, kind, made[at])
+            values[: len(data)] = data
         except BaseException as error:
             calls.keep(error, function)
             return _new_trap(b"host", 4)  # type: ignore[no-any-return]
         return None
 
     return trampoline
-
-
-def _reader(name: str, kind: str) -> Callable[[Any, bytes], Any]:
-    if kind not in SCALARS:
-        return reads_slot(kind)
-    unpack = Codec(name, FuncType(results=(kind,))).unpack
-    return lambda _context, slot: unpack(slot)
 
 
 def _area(signature: FuncType) -> Any:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
 import wasmtime
 
-from ...binary import SCALARS, nullable
-from ...codec import SLOT, converted
+from ...binary import SCALARS, FuncType, nullable
+from ...codec import SLOT, Codec, converted
 from ..references import COLLECTED, EXTERN, FUNCTION, Reference, heap_of
 from .names import RAW, c
 
@@ -111,6 +111,41 @@ def slot_of(context: Any, kind: str, ref: Any) -> bytes:
     else:
         raw = c.wasmtime_func_to_raw(context, ctypes.byref(ref))
     return (raw or 0).to_bytes(SLOT, "little")
+
+
+class MixedCodec:
+    """Values to slots and back where there are references among them: value by value, which is slower than a `Codec`."""
+
+    def __init__(self, what: str, kinds: Sequence[str]) -> None:
+        self._kinds = kinds
+        self._scalars = [Codec(what, FuncType((kind,), (kind,))) if kind in SCALARS else None for kind in kinds]
+        self._references = [None if kind in SCALARS else reads_slot(kind) for kind in kinds]
+
+    def pack(self, context: Any, values: Sequence[Any]) -> bytes:
+        """As many values as there are kinds, as slots.  Nothing may be collected before the guest has them.
+
+        Raises:
+            BadArguments: a number does not fit.
+            TypeError: a reference does not; the message says what is expected.
+        """
+        each = list(zip(self._kinds, self._scalars, values, strict=True))
+        # All are rooted before the first becomes a number again: making one may collect what nothing holds.
+        made = [codec.pack((value,)) if codec else reference(context, kind, value) for kind, codec, value in each]
+        return b"".join(
+            one if codec else slot_of(context, kind, one) for (kind, codec, _), one in zip(each, made, strict=True)
+        )
+
+    def unpack(self, context: Any, data: Any) -> list[Any]:
+        """What slots hold.
+
+        Raises:
+            TypeError: Python cannot hold a reference that is there.
+        """
+        slots = [bytes(data[at * SLOT : (at + 1) * SLOT]) for at in range(len(self._kinds))]
+        return [
+            codec.unpack(slot) if codec else read(context, slot)  # type: ignore[misc]
+            for codec, read, slot in zip(self._scalars, self._references, slots, strict=True)
+        ]
 
 
 def val(context: Any, what: str, kind: str, value: Any) -> Any:
