@@ -55,6 +55,10 @@ def main() -> int:
     parser.add_argument("--radius", type=int, default=4, help="of the brush, in pixels")
     options = parser.parse_args()
 
+    if not options.photographs.is_dir():
+        parser.error(f"{options.photographs} is no folder")
+    if options.paintings.exists() and options.paintings.samefile(options.photographs):
+        parser.error("the paintings would take the place of the photographs; name another folder")
     sources = sorted(path for path in options.photographs.iterdir() if path.suffix.lower() in SUFFIXES)
     options.paintings.mkdir(parents=True, exist_ok=True)
     failed = paint_folder(sources, [options.paintings / path.name for path in sources], options.radius)

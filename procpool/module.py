@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Union
+from typing import TypeGuard, Union
 
 import wasmtime
 
@@ -77,6 +77,11 @@ def _refused(wasm: bytes, error: wasmtime.WasmtimeError) -> InvalidModule:
     return InvalidModule(f"wasmtime refuses this module of {len(wasm)} bytes: {error}")
 
 
+def is_path(source: ModuleSource) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether it names a file, and is no module itself."""
+    return isinstance(source, os.PathLike) or (isinstance(source, str) and not source.lstrip().startswith(("(", ";;")))
+
+
 def read_source(source: ModuleSource) -> bytes:
     """The binary of ``source``: bytes (binary or text), WAT text, or the path of a ``.wasm`` or ``.wat`` file.
 
@@ -89,7 +94,7 @@ def read_source(source: ModuleSource) -> bytes:
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         data, subject = bytes(source), "the given bytes are"
-    elif isinstance(source, str) and source.lstrip().startswith(("(", ";;")):
+    elif isinstance(source, str) and not is_path(source):
         data, subject = source.encode(), "the given text is"
     elif isinstance(source, str) and URL.match(source):
         raise InvalidModule(f"{source!r} is a URL; download the module first, and give the file")

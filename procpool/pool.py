@@ -34,7 +34,7 @@ from .maps.export_map import ArrayMap, ExportMap
 from .maps.options import Casting, MapOptions, Progress
 from .maps.results import AsyncMapResults, MapResults, Waiting
 from .maps.sources import Columns, Given, Rows
-from .module import ModuleSource, compile_module
+from .module import ModuleSource, compile_module, is_path
 from .options import (
     MAX_WORKERS,
     Balance,
@@ -251,7 +251,7 @@ class ProcessWasmPool(Executor):
         self._options = options
         self._timeout = options.timeout
         self._retries = options.retries
-        self._name = os.path.basename(src) if isinstance(src, (str, os.PathLike)) and "(" not in str(src) else "<bytes>"
+        self._name = os.path.basename(src) if is_path(src) else "<bytes>"
         self._functions: dict[str, Export] = {}
         self._refused: dict[str, BadArguments] = {}
         self._callables = ExportTable(self)

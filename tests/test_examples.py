@@ -156,6 +156,17 @@ def test_image_filter_goes_on_past_broken_pictures(photographs: Path, tmp_path: 
             assert numpy.array_equal(numpy.asarray(made), painted(numpy.asarray(given), 2)), name
 
 
+def test_image_filter_keeps_the_photographs(photographs: Path, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in photographs.iterdir()}
+    for given, made, text in (
+        (photographs, photographs, "the paintings would take the place of the photographs"),
+        (tmp_path / "none", tmp_path / "paintings", "is no folder"),
+    ):
+        done = run("image_filter.py", given, made)
+        assert done.returncode == 2 and text in done.stderr and "Traceback" not in done.stderr
+    assert {path.name: path.read_bytes() for path in photographs.iterdir()} == before
+
+
 def test_image_filter_shows_its_progress_on_a_terminal(photographs: Path, tmp_path: Path, nothing_left: None) -> None:
     pytest.importorskip("tqdm")
     terminal, slave = pty.openpty()
@@ -335,8 +346,7 @@ def test_the_service_says_what_was_wrong(nothing_left: None) -> None:
         assert answer.status_code == 422 and "argument 1 is 1099511627776, out of range for i32" in answer.json()["detail"]
         answer = await client.get("/primes", params=ENDLESS)
         assert answer.status_code == 504 and "count_primes got no result within 1 s" in answer.json()["detail"]
-        answer = await client.get("/health")
-        assert (answer.status_code, answer.json()["ready"]) == (200, 2)
+        await until(client, lambda health: (health["busy"], health["ready"]) == (0, 2))  # its worker has to be stopped
 
         from prometheus_client.parser import text_string_to_metric_families
 

@@ -56,3 +56,11 @@ def test_a_module_without_a_name(nothing_left: None) -> None:
     with ProcessWasmPool("(module)", workers=1) as pool:
         (pid,) = worker_pids(pool)
         assert shown(pid) == ("procpool 1", "procpool worker 1 of <bytes>\0")
+
+
+def test_the_name_of_a_file_with_parentheses(tmp_path: Path, nothing_left: None) -> None:
+    module = tmp_path / "kernels (1) <new>.wasm"
+    module.write_bytes(KERNELS.read_bytes())
+    for source in (module, str(module)):
+        with ProcessWasmPool(source, workers=1) as pool:
+            assert repr(pool).startswith("<ProcessWasmPool kernels (1) <new>.wasm ")
