@@ -268,7 +268,6 @@ class ProcessWasmPool(Executor):
         self._functions: dict[str, Export] = {}
         self._refused: dict[str, BadArguments] = {}
         self._callables = ExportTable(self)
-        self._shipped = Shipper()
         self._maps = MapsUnderWay()
         with contextlib.ExitStack() as on_failure:
             reserved = reserve_stdio()
@@ -281,7 +280,8 @@ class ProcessWasmPool(Executor):
             #: what the module exports, by name: signatures of functions, and memories, tables and globals; what a linked
             #: module exports is there as ``"module.name"``
             self.exports: MappingType[str, ExternType] = MappingProxyType(program.exports)
-            self._storage = program.storage
+            self._shipped = Shipper(self.exports)
+            self._types = {**program.storage, **self.exports}
             #: what it imports, but from linked modules, and what those do
             self.imports: tuple[Import, ...] = program.needed
             found = resolve(
@@ -570,11 +570,7 @@ class ProcessWasmPool(Executor):
         return self._submit(self._call_job(self._bytes_function(export, convention), args, deadline), deadline)
 
     def _bytes_function(self, export: str, convention: MappingType[str, Any]) -> BytesFunction:
-        function = BytesFunction(self._function(export).name, **convention)
-        for name in (function.alloc, function.free):
-            if name is not None and name not in self._functions:
-                raise UnknownExport(f"the module exports no function {name!r} to allocate or free with; name its own")
-        return function
+        return BytesFunction(self._function(export).name, **convention)
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
@@ -800,7 +796,7 @@ class ProcessWasmPool(Executor):
     def _ask(self) -> tuple[Lease, Request]:
         """A lease that has not begun, and the job that asks for its instance."""
         self._check_open()
-        lease = Lease(self._dispatcher, self._direct, self._callables, self._storage, self._visible, self._timeout)
+        lease = Lease(self._dispatcher, self._direct, self._callables, self._types, self._visible, self._timeout)
         return lease, Request()
 
     def put(self, lease: Lease, discard: bool = False) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import wasmtime
 
-from ..binary import ExternType, FuncType, GlobalType
+from ..binary import ExternType, FuncType, GlobalType, TableType
 from ..checks import count, shown
 from ..codec import Codec
 from . import ffi
@@ -35,6 +35,7 @@ class Instance:
     ) -> None:
         self._instances = instances
         self._exported = exports
+        self._storage = storage
         self.globals: MutableMapping[str, Any] = _InstanceGlobals(instances, storage)
 
     # Made when first asked for: a worker that only runs exports has no use for them, and a module may have thousands.
@@ -42,6 +43,11 @@ class Instance:
     @cached_property
     def exports(self) -> Mapping[str, Callable[..., Any]]:
         return MappingProxyType({name: self._callable(name) for name, _ in self._exported})
+
+    @cached_property
+    def types(self) -> Mapping[str, ExternType]:
+        """The types of the functions that can be called, and of memories, tables and globals, by name."""
+        return MappingProxyType({**self._storage, **dict(self._exported)})
 
     @cached_property
     def _codecs(self) -> dict[str, tuple[int, Codec]]:
@@ -112,6 +118,19 @@ class Instance:
         except wasmtime.WasmtimeError as error:
             raise MemoryError(f"cannot grow {name!r} by {pages} pages: {error}") from None
         return before
+
+    def element(self, table: str, index: int) -> Any:
+        """What a table holds: an object, a Reference, or None.
+
+        Raises:
+            LookupError: the module has no such table, or the table no such element.
+            TypeError: Python cannot hold references of its type.
+        """
+        store, found = self._instances.extern(table)
+        type_ = self._storage.get(table)
+        if not isinstance(found, wasmtime.Table) or not isinstance(type_, TableType):
+            raise LookupError(f"the module exports no table {table!r}, and imports none of that name")
+        return ffi.get_element(store, found, f"the table {table!r}", type_.element, index)
 
     def _memory(self, name: str) -> tuple[wasmtime.Store, Any]:
         store, memory = self._instances.extern(name)
