@@ -38,7 +38,8 @@ class Codec:
         if unsupported:
             raise BadArguments(
                 f"{export}{signature} uses the type {unsupported[0]}: references point into one worker's instance and"
-                " cannot cross to another process; export a function with i32, i64, f32, f64 or v128 instead"
+                " cannot cross to another process; call it beside the instance, in a function given to submit, or export a"
+                " function with i32, i64, f32, f64 or v128 instead"
             )
         self._params = struct.Struct("<" + "".join(_FORMATS[t] for t in signature.params))
         self._results = struct.Struct("<" + "".join(_FORMATS[t] for t in signature.results))

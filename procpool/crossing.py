@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .binary import FuncType
+from .binary import SCALARS, FuncType
 from .checks import shown
 from .codec import converted
 from .conventions import Convention
@@ -114,9 +114,11 @@ class _Crossing:
         call, params = self._call, self._call.signature.params
         at, prepared = int(block), []
         for position, arg in enumerate(args):
-            put, value, width = self._put(arg)
-            if width == 1 and put is _as_it_is and at < len(params):
-                value = converted(f"{call.export}: argument {position}", value, params[at])
+            kind = params[at] if at < len(params) else None
+            # A reference may be to any object, text and bytes included, or null.
+            put, value, width = self._put(arg) if kind is None or kind in SCALARS else (_as_it_is, arg, 1)
+            if put is _as_it_is and kind in SCALARS:
+                value = converted(f"{call.export}: argument {position}", value, kind)
             prepared.append((put, value))
             at += width
         given = at + isinstance(call.returns, int)

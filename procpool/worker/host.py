@@ -128,6 +128,6 @@ class HostFunction:
         """What to raise for a result that does not fit: an OverflowError if that is why, else a TypeError."""
         kind = OverflowError if isinstance(cause, OverflowError) else TypeError
         return kind(
-            f"the host function {self.module}.{self.name} returned {shown(result)} ({type(result).__name__}); its import"
+            f"the host function {self.module}.{self.name} returned {shown(result)}; its import"
             f" {self.signature} expects {expected}"
         )

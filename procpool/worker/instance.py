@@ -31,23 +31,19 @@ class Instance:
         self,
         instances: InstanceHolder,
         exports: tuple[tuple[str, FuncType], ...],
-        storage: Mapping[str, ExternType],
+        types: Mapping[str, ExternType],
     ) -> None:
         self._instances = instances
         self._exported = exports
-        self._storage = storage
-        self.globals: MutableMapping[str, Any] = _InstanceGlobals(instances, storage)
+        #: the types of exports, and of memories, tables and globals that are imported, by name
+        self.types: Mapping[str, ExternType] = MappingProxyType(types)
+        self.globals: MutableMapping[str, Any] = _InstanceGlobals(instances, types)
 
     # Made when first asked for: a worker that only runs exports has no use for them, and a module may have thousands.
 
     @cached_property
     def exports(self) -> Mapping[str, Callable[..., Any]]:
         return MappingProxyType({name: self._callable(name) for name, _ in self._exported})
-
-    @cached_property
-    def types(self) -> Mapping[str, ExternType]:
-        """The types of the functions that can be called, and of memories, tables and globals, by name."""
-        return MappingProxyType({**self._storage, **dict(self._exported)})
 
     @cached_property
     def _codecs(self) -> dict[str, tuple[int, Codec]]:
@@ -126,11 +122,29 @@ class Instance:
             LookupError: the module has no such table, or the table no such element.
             TypeError: Python cannot hold references of its type.
         """
-        store, found = self._instances.extern(table)
-        type_ = self._storage.get(table)
+        return ffi.get_element(*self._table(table), index)
+
+    def append(self, table: str, *values: Any) -> int:
+        """Grow a table by values, which are what a host function may return; the index of the first.
+
+        Raises:
+            LookupError: the module has no such table.
+            TypeError: a value does not fit.
+            MemoryError: its maximum or ``memory_limit`` does not allow that.
+            ValueError: there are no values.
+        """
+        if not values:
+            raise ValueError("append takes at least one value")
+        found = self._table(table)
+        first, *_ = [ffi.append_element(*found, value) for value in values]
+        return first
+
+    def _table(self, name: str) -> tuple[wasmtime.Store, wasmtime.Table, str, str]:
+        store, found = self._instances.extern(name)
+        type_ = self.types.get(name)
         if not isinstance(found, wasmtime.Table) or not isinstance(type_, TableType):
-            raise LookupError(f"the module exports no table {table!r}, and imports none of that name")
-        return ffi.get_element(store, found, f"the table {table!r}", type_.element, index)
+            raise LookupError(f"the module exports no table {name!r}, and imports none of that name")
+        return store, found, f"the table {name!r}", type_.element
 
     def _memory(self, name: str) -> tuple[wasmtime.Store, Any]:
         store, memory = self._instances.extern(name)

@@ -171,7 +171,7 @@ def _furnish(
     program = settings.program
     linkage = Linkage(blueprint.engine, blueprint.modules, program, settings.limits, environment, running)
     instances = InstanceHolder(linkage, settings, arena, streams)
-    surface = linkage.surface = Instance(instances, settings.exports, program.storage)
+    surface = linkage.surface = Instance(instances, settings.exports, {**program.storage, **program.exports})
     first = row * wire.BOARD_ROW
     room = Room(
         waiting=Waiting(jobs_fd),

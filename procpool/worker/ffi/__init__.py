@@ -11,6 +11,7 @@ out when something looks wrong.
 from .exceptions import Exceptions, Thrown, backtrace
 from .externs import (
     ImportTypes,
+    append_element,
     caller_export,
     define_shared_memory,
     find,
@@ -32,6 +33,7 @@ __all__ = [
     "ImportTypes",
     "Slots",
     "Thrown",
+    "append_element",
     "backtrace",
     "bind",
     "call_with_references",

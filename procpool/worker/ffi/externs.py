@@ -157,6 +157,25 @@ def get_element(store: wasmtime.Store, table: wasmtime.Table, what: str, element
     return value_of(store._context(), what, element, held)
 
 
+def append_element(store: wasmtime.Store, table: wasmtime.Table, what: str, element: str, value: Any) -> int:
+    """Grow a table by one element; its index.
+
+    Raises:
+        TypeError: the value does not fit; see `val`.
+        MemoryError: the table's maximum, or the limit on tables, does not allow that.
+        NotImplementedError: this release of wasmtime-py does not let us.
+    """
+    if not RAW:
+        raise NotImplementedError(f"{what} of {element} needs wasmtime-py's private names")
+    before = ctypes.c_uint64()
+    made = val(store._context(), what, element, value)
+    error = c.wasmtime_table_grow(store._context(), ctypes.byref(table._table), 1, ctypes.byref(made), ctypes.byref(before))
+    release(element, made)
+    if error:
+        raise MemoryError(f"cannot grow {what}: {wasmtime.WasmtimeError._from_ptr(error)}")
+    return before.value
+
+
 def define_shared_memory(
     linker: wasmtime.Linker, store: wasmtime.Store, module: str, name: str, memory: wasmtime.SharedMemory
 ) -> None:
