@@ -51,7 +51,9 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def run_page(page: str | Path, title: str, programs: Path, directory: Path) -> subprocess.CompletedProcess[str]:
+def run_page(
+    page: str | Path, title: str, programs: Path, directory: Path, patience: float = PATIENCE
+) -> subprocess.CompletedProcess[str]:
     """Run a part of a page as a program."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {
@@ -61,7 +63,7 @@ def run_page(page: str | Path, title: str, programs: Path, directory: Path) -> s
     }
     command = [sys.executable, ROOT / "tests" / "pages.py", page, title]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.run(command, cwd=directory, env=environment, text=True, timeout=PATIENCE, **streams)
+    return subprocess.run(command, cwd=directory, env=environment, text=True, timeout=patience, **streams)
 
 
 @pytest.mark.parametrize("part", PARTS, ids=str)

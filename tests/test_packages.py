@@ -23,6 +23,8 @@ from test_docs import PAGES, programs, run_page
 
 TEXT = PAGES[PAGE]
 SECTIONS = [part for part in parts(PAGE, TEXT) if part.needs is not None]
+#: Seconds after which a section is given up: a module of 75 MB takes minutes to compile, on a loaded machine many.
+COMPILING = 1800
 __all__ = ["programs"]  # the fixture
 
 
@@ -65,7 +67,7 @@ def test_package_does_its_job(
         if required():
             raise
         pytest.skip(str(reason))
-    done = run_page(part.page, part.title, programs, tmp_path)
+    done = run_page(part.page, part.title, programs, tmp_path, COMPILING)
     assert done.returncode == 0, done.stdout
 
 
