@@ -300,8 +300,8 @@ def test_what_is_eight_times_as_large_takes_eight_times_as_long(what: str, caplo
     with pool_that_goes(GUEST, workers=1, wasi=WasiConfig()) as pool, caplog.at_level(logging.CRITICAL):
         LARGE[what](pool, MIB)
         small = seconds(lambda: LARGE[what](pool, 3 * MIB))
-        large = seconds(lambda: LARGE[what](pool, 24 * MIB), OFTEN, enough=24 * small)
-    assert large < 24 * small, f"{small * 1e3:.0f} ms and {large * 1e3:.0f} ms"
+        large = seconds(lambda: LARGE[what](pool, 24 * MIB), OFTEN, enough=40 * small)
+    assert large < 40 * small, f"{small * 1e3:.0f} ms and {large * 1e3:.0f} ms"
 
 
 # -- what failed leaves nothing ----------------------------------------------------------------------------------------
