@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import struct
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from time import perf_counter_ns, process_time_ns
 from typing import NamedTuple
@@ -42,6 +43,7 @@ class Room(NamedTuple):
     commands: CommandRunner
     arena: Arena
     board: memoryview  #: its row of counters
+    printed: Callable[[], None]  #: sends what was printed outside of a command, before the answer goes
 
 
 class Loop:
@@ -58,6 +60,7 @@ class Loop:
         self._commands = room.commands
         self._arena = room.arena
         self._board = room.board
+        self._printed = room.printed
         self._exports = settings.exports
         self._fresh = settings.guest.fresh
         self._may_outgrow = settings.guest.fresh or settings.limits.recycle is not None
@@ -132,6 +135,7 @@ class Loop:
                 replies.flush()
                 with self._span(kind, export):
                     answer = self._run_batch(begun, export, flags, payload)
+                self._printed()
                 replies.add(answer)
                 replies.flush()
                 begun += 1
@@ -145,6 +149,7 @@ class Loop:
             else:
                 answer = self._run(begun, export, kind, flags, payload)
             begun += 1
+            self._printed()
             if kind in (wire.CALL, wire.ACCESS):
                 _write(self._replies_fd, answer)
                 if threaded:
@@ -211,9 +216,15 @@ class Loop:
             if kind != wire.ACCESS or instances.calls.failed:
                 instances.discard()
         if not self._running.finish(number):
-            answer = wire.reply(wire.INTERRUPTED, pickle.dumps(self._commands.printed) if kind == wire.RUN else b"")
+            printed = pickle.dumps(self._commands.printed) if kind == wire.RUN else b""
+            answer = self._stopped() or wire.reply(wire.INTERRUPTED, printed)
             instances.discard()
         return answer
+
+    def _stopped(self) -> bytes | None:
+        """The reply for a job, or an item, that was stopped from here; None if its caller wanted that."""
+        why, self._running.why = self._running.why, None
+        return None if why is None else failure(why)
 
     def _run_other(self, kind: int, payload: bytes) -> bytes:
         """The reply to a job that is no call of an export."""
@@ -272,8 +283,10 @@ class Loop:
                 first = max(first, self._arena.item())  # it never got to an item if the driver cannot be made
                 failed = failure(error)
             interrupted = not self._running.finish(running)
-            if interrupted and failed:
-                failed = wire.reply(wire.INTERRUPTED)
+            if interrupted:
+                stopped = self._stopped()
+                if failed:
+                    failed = stopped or wire.reply(wire.INTERRUPTED)
             if interrupted or failed:
                 self._instances.discard()
             elif self._may_outgrow or self._instances.calls.failed:

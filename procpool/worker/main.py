@@ -167,7 +167,7 @@ def _furnish(
     arena = Arena(settings.arenas, row)
     payloads = Payloads(settings.payloads, row, settings.payload_bytes)
     running = Running(blueprint.engine)
-    streams = Streams(blueprint.engine, replies, settings.lifeline)
+    streams = Streams(running, replies, settings.lifeline, environment.wasi)
     program = settings.program
     linkage = Linkage(blueprint.engine, blueprint.modules, program, settings.limits, environment, running)
     instances = InstanceHolder(linkage, settings, arena, streams)
@@ -184,6 +184,7 @@ def _furnish(
         access=Access(instances, surface, arena, settings.guest.fresh),
         arena=arena,
         board=blueprint.board[first : first + wire.BOARD_ROW],
+        printed=streams.pass_on,
     )
     _start_thread(threading.Thread(target=_listen, args=(room, settings.parent), daemon=True))
     return room
