@@ -135,7 +135,7 @@ class Compiling:
             return
         for sign in itertools.cycle("|/-\\"):
             width = shutil.get_terminal_size().columns
-            sys.stderr.write(f"\r{f'{sign} {message}: {perf_counter() - begun:.0f} s':.{width - 1}}")
+            sys.stderr.write(f"\r{f'{sign} {perf_counter() - begun:.0f} s: {message}':.{width - 1}}")
             sys.stderr.flush()
             if self._over.wait(FLUSH_SECONDS):
                 break
