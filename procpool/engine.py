@@ -7,6 +7,7 @@ here and nowhere else.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -121,11 +122,20 @@ def compiling_engine(settings: EngineSettings = PLAIN, parallel: bool = False) -
 def fingerprint(settings: EngineSettings = PLAIN) -> bytes:
     """Tells apart engines that cannot load each other's code.
 
-    It is a hash of what wasmtime makes of an empty module: that holds all that wasmtime compares when it loads, such as its
-    version, the target, the features of this machine's processor that the code may use, and the settings.
+    It is a hash of what wasmtime makes of an empty module: that holds all that wasmtime compares when it loads, such as the
+    target, the features of this machine's processor that the code may use, and the settings.  Of its version wasmtime
+    compares the major number only; here it is the whole, for a release may mend what the compiler of the last did wrong.
     """
     with wasmtime.Module(compiling_engine(settings), _EMPTY) as module:
-        return hashlib.sha256(module.serialize()).digest()
+        return hashlib.sha256(repr(_release()).encode() + module.serialize()).digest()
+
+
+def _release() -> list[object]:
+    """Which release of wasmtime is installed: importlib.metadata would tell too, and takes 20 ms to import."""
+    package = os.path.dirname(wasmtime.__file__)
+    beside = os.listdir(os.path.dirname(package))
+    found = sorted(name for name in beside if name.startswith("wasmtime-") and name.endswith(".dist-info"))
+    return [*found] or [os.stat(package).st_mtime_ns]
 
 
 def loading_engine(settings: EngineSettings = PLAIN) -> wasmtime.Engine:
