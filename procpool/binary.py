@@ -50,6 +50,12 @@ def nullable(kind: str) -> bool:
     return not kind.startswith("(") or kind.startswith("(ref null ")
 
 
+def canonical(kind: str) -> str:
+    """The one spelling that is used here of a value type: ``funcref`` for ``(ref null func)``."""
+    heap = kind.removeprefix("(ref null ").removesuffix(")")
+    return f"{heap}ref" if kind.startswith("(ref null ") and heap in _HEAP.values() else kind
+
+
 @dataclass(frozen=True)
 class FuncType:
     """A function's signature: the value types of its parameters and results, in the names of the text format."""
@@ -224,6 +230,8 @@ class _Reader:
             if name is None:  # a type index: a signed LEB128, of which the first byte is read
                 self.at -= 1
                 name = str(self.unsigned())
+            elif byte == 0x63:
+                return f"{name}ref"  # the same type has a shorter spelling
             return f"(ref {'null ' if byte == 0x63 else ''}{name})"
         return f"{_HEAP.get(byte, hex(byte))}ref"
 

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from conftest import DEADLINE, KERNELS, eventually, worker_pids
 
-from procpool import ProcessWasmPool, WorkerCrashed, wire
+from procpool import ProcessWasmPool, WorkerCrashed, interpreter, wire
 from procpool.compilation import compile_module
 from procpool.program import single
-from procpool.supervisor.launch import Inheritance, _python
+from procpool.supervisor.launch import Inheritance
 
 
 class Bare:
@@ -43,7 +43,13 @@ class Bare:
         self.control, control_theirs = socket.socketpair()
         fds = (jobs_theirs, replies_theirs, control_theirs.fileno())
         self.process = subprocess.Popen(
-            _python("from procpool.worker.spawned import main; main(*args)", self.inheritance.settings_fd, 0, *fds),
+            interpreter._command(
+                interpreter.chosen(),
+                "from procpool.worker.spawned import main; main(*args)",
+                self.inheritance.settings_fd,
+                0,
+                *fds,
+            ),
             pass_fds=(*self.inheritance.fds, *fds),
             stderr=subprocess.PIPE,
         )

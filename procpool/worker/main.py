@@ -180,7 +180,7 @@ def _furnish(
         replies_fd=replies_fd,
         instances=instances,
         functions=ShippedFunctions(surface, payloads),
-        commands=CommandRunner(linkage, instances, payloads, replies, streams),
+        commands=CommandRunner(linkage, instances, payloads, replies, streams, settings.instances == 1),
         access=Access(instances, surface, arena, settings.guest.fresh),
         arena=arena,
         board=blueprint.board[first : first + wire.BOARD_ROW],
