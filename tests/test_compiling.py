@@ -50,7 +50,7 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- what comes back ---------------------------------------------------------------------------------------------------
 
 
-def compile_and_count(source: bytes) -> None:
+def compile_and_count(size: int) -> None:
     """In a program of its own: its threads and children, before and after."""
     pids: list[int | None] = []
 
@@ -58,14 +58,14 @@ def compile_and_count(source: bytes) -> None:
         return len(os.listdir("/proc/self/task"))
 
     before = tasks()
-    os.close(compile_module(source, note=lambda kind, pid, message: pids.append(pid)).artifact)
+    os.close(compile_module(large_module(size), note=lambda kind, pid, message: pids.append(pid)).artifact)
     assert len(pids) == 2 and pids[0] == pids[1] and pids[0] is not None
     print(tasks() - before, len(psutil.Process().children()), pids[0] != os.getpid())
 
 
 @pytest.mark.parametrize("size", [1000, LARGE])
 def test_no_thread_and_no_process_stays(directory: Path, size: int) -> None:
-    assert in_a_program(compile_and_count, large_module(size)).split() == ["0", "0", str(size == LARGE)]
+    assert in_a_program(compile_and_count, size).split() == ["0", "0", str(size == LARGE)]
 
 
 def test_a_large_module_runs(directory: Path, nothing_left: None) -> None:
