@@ -43,7 +43,7 @@ class Room(NamedTuple):
     commands: CommandRunner
     arena: Arena
     board: memoryview  #: its row of counters
-    printed: Callable[[], None]  #: sends what was printed outside of a command, before the answer goes
+    printed: Callable[[], None] | None  #: sends what was printed outside of a command, before the answer goes, if it is to
 
 
 class Loop:
@@ -95,7 +95,7 @@ class Loop:
         """
         serve_contexts(self.current_context)
         jobs, replies, board = self._waiting.jobs, self._replies, self._board
-        threaded = self._instances.threaded
+        threaded, printed = self._instances.threaded, self._printed
         board[wire.START_CPU_NS] = process_time_ns()
         begun, void = 0, -1  # jobs begun, and the first of those that are being skipped
         passed = 0  # the last fence that lies behind; at first none, for a fence may have been set before we come here
@@ -135,7 +135,8 @@ class Loop:
                 replies.flush()
                 with self._span(kind, export):
                     answer = self._run_batch(begun, export, flags, payload)
-                self._printed()
+                if printed is not None:
+                    printed()
                 replies.add(answer)
                 replies.flush()
                 begun += 1
@@ -149,7 +150,8 @@ class Loop:
             else:
                 answer = self._run(begun, export, kind, flags, payload)
             begun += 1
-            self._printed()
+            if printed is not None:
+                printed()
             if kind in (wire.CALL, wire.ACCESS):
                 _write(self._replies_fd, answer)
                 if threaded:

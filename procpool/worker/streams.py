@@ -72,6 +72,11 @@ class Streams:
         self._active = False
         self._over = 0  # the stream that exceeded the limit
 
+    @property
+    def sends(self) -> bool:
+        """Whether anybody is to see what is printed outside of a command."""
+        return bool(self._sent)
+
     def configure(self, spec: Spec, close: list[int]) -> wasmtime.WasiConfig:
         """wasmtime's configuration; descriptors to close when the store is made, or cannot be, are added to ``close``.
 
