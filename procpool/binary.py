@@ -385,7 +385,9 @@ def read_interface(wasm: bytes) -> Interface:
                 shared = extern(reader) if form == _SAME_TYPE else None
                 for _ in range(reader.unsigned()):
                     name = reader.name()
-                    imported(module, name, *(shared or extern(reader)))
+                    entry, index = shared or extern(reader)
+                    # Each memory, table or global has a type object of its own; see `once_each`.
+                    imported(module, name, replace(entry) if isinstance(entry, STORAGE) else entry, index)
         elif section == 3:
             funcs.extend(reader.unsigned() for _ in range(count))
         elif section == 4:
