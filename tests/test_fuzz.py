@@ -30,7 +30,7 @@ class Bare:
         functions = tuple(
             (name, type_) for name, type_ in compiled.interface.exports.items() if type(type_).__name__ == "FuncType"
         )
-        environment = wire.Environment({}, {})
+        environment = wire.Environment({})
         import cloudpickle
 
         guest = wire.Guest(environment=cloudpickle.dumps(environment))
