@@ -17,9 +17,7 @@ _EMPTY = b"\0asm\1\0\0\0"
 
 def compiling_engine(fuel: bool = False, stack: int | None = None, parallel: bool = False) -> wasmtime.Engine:
     """An engine that compiles; with ``parallel`` on all cores, by threads that stay as long as the process."""
-    config = _config(fuel, stack)
-    config.parallel_compilation = parallel
-    return wasmtime.Engine(config)
+    return wasmtime.Engine(_config(fuel, stack, parallel))
 
 
 def fingerprint(fuel: bool = False, stack: int | None = None) -> bytes:
@@ -42,12 +40,14 @@ def _release() -> list[object]:
 
 
 def loading_engine(fuel: bool = False, stack: int | None = None) -> wasmtime.Engine:
-    """An engine for a worker, which only loads."""
+    """An engine for a worker, which loads, and compiles small modules of ours; also for validating."""
     return wasmtime.Engine(_config(fuel, stack))
 
 
-def _config(fuel: bool, stack: int | None) -> wasmtime.Config:
+def _config(fuel: bool, stack: int | None, parallel: bool = False) -> wasmtime.Config:
     config = wasmtime.Config()
+    # The threads would stay, and a fork, which does not have them, would wait for them when it compiles or validates.
+    config.parallel_compilation = parallel
     config.consume_fuel = fuel
     # Raising the epoch is the only way to stop a call that does not return.  Cost: a load and a compare per loop
     # iteration and function entry.

@@ -18,7 +18,8 @@ from conftest import DEADLINE, KERNELS, eventually, worker_pids
 
 from procpool import ProcessWasmPool, WorkerCrashed, wire
 from procpool.compilation import compile_module
-from procpool.supervisor.launch import Inheritance, _python
+from procpool.interpreter import _command, chosen
+from procpool.supervisor.launch import Inheritance
 
 
 class Bare:
@@ -40,7 +41,9 @@ class Bare:
         self.control, control_theirs = socket.socketpair()
         fds = (jobs_theirs, replies_theirs, control_theirs.fileno())
         self.process = subprocess.Popen(
-            _python("from procpool.worker.spawned import main; main(*args)", self.inheritance.settings_fd, 0, *fds),
+            _command(
+                chosen(), "from procpool.worker.spawned import main; main(*args)", self.inheritance.settings_fd, 0, *fds
+            ),
             pass_fds=(*self.inheritance.fds, *fds),
             stderr=subprocess.PIPE,
         )
