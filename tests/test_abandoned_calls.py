@@ -129,14 +129,19 @@ def test_workers_killed_at_the_deadline() -> None:
     in_a_program(workers_killed_at_the_deadline)
 
 
-def terminated_while_abandoned(way: Callable[..., None]) -> None:
-    """`terminate` within the time that an interrupted job has to stop."""
-    pool = ProcessWasmPool(HOST, 4, imports=with_note(doze), kill_grace=3600)
+def with_abandoned_calls(way: Callable[..., None], kill_grace: float) -> ProcessWasmPool:
+    """A pool whose workers all run calls whose callers have left."""
+    pool = ProcessWasmPool(HOST, 4, imports=with_note(doze), kill_grace=kill_grace)
     pool.wait_ready(DEADLINE)
     with ThreadPoolExecutor(4) as many:
         for future in [many.submit(way, pool) for _ in range(4)]:
             assert isinstance(future.exception(DEADLINE), CallTimeout), future
-    pool.terminate()
+    return pool
+
+
+def terminated_while_abandoned(way: Callable[..., None]) -> None:
+    """`terminate` within the time that an interrupted job has to stop."""
+    with_abandoned_calls(way, kill_grace=3600).terminate()
 
 
 @pytest.mark.parametrize("way", [_call, _lease], ids=["call", "lease"])
@@ -145,12 +150,7 @@ def test_terminated_while_abandoned(way: Callable[..., None]) -> None:
 
 
 def shut_down_while_abandoned() -> None:
-    pool = ProcessWasmPool(HOST, 4, imports=with_note(doze), kill_grace=0.3)
-    pool.wait_ready(DEADLINE)
-    with ThreadPoolExecutor(4) as many:
-        for future in [many.submit(_call, pool) for _ in range(4)]:
-            assert isinstance(future.exception(DEADLINE), CallTimeout), future
-    pool.shutdown()
+    with_abandoned_calls(_call, kill_grace=0.3).shutdown()
 
 
 def test_shut_down_while_abandoned() -> None:

@@ -160,14 +160,20 @@ def test_a_worker_that_hears_goes_on() -> None:
     assert job.done() and not pool.killed and list(pool.scheduler.idle) == [pool.lanes[1], pool.lanes[0]]
 
 
-def test_what_a_stopped_worker_has_not_begun_goes_to_one_that_is_idle() -> None:
-    pool = Pool()
+def past_a_stopped_worker(pool: Pool) -> ModelJob:
+    """A job that was sent to a worker which is stopped, and has been run by the other."""
     pool.workers[0].stopped = True
     job = pool.submit()
     pool.looks(2 * STALL_SECONDS)
     pool.looks(0.001)
     pool.steps(1)
     pool.hears()
+    return job
+
+
+def test_what_a_stopped_worker_has_not_begun_goes_to_one_that_is_idle() -> None:
+    pool = Pool()
+    job = past_a_stopped_worker(pool)
     assert job.done() and list(pool.scheduler.busy) == [pool.lanes[0]], "which has a fence to pass"
     pool.workers[0].stopped = False
     pool.steps(0)
@@ -178,12 +184,7 @@ def test_what_a_stopped_worker_has_not_begun_goes_to_one_that_is_idle() -> None:
 def test_no_call_is_sent_to_the_neighbour_of_a_stopped_worker_when_their_process_is_killed() -> None:
     pool = Pool()
     pool.lanes[1].port.process = pool.lanes[0].port.process
-    pool.workers[0].stopped = True
-    job = pool.submit()
-    pool.looks(2 * STALL_SECONDS)
-    pool.looks(0.001)
-    pool.steps(1)
-    pool.hears()
+    job = past_a_stopped_worker(pool)
     assert job.done() and list(pool.scheduler.idle) == [pool.lanes[1]]
     killed: list[Any] = []
     called: list[Lane] = []

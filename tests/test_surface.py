@@ -478,6 +478,17 @@ class Trial:
                 self.fail(what, "was accepted")
         return False
 
+    def go_on(self, what: str, subject: Subject, ended: bool) -> None:
+        """With a new pool if the last one has ended; else it is to work as before."""
+        if not ended:
+            try:
+                subject.answers()
+            except BaseException as error:
+                self.fail(what, f"then the pool failed: {error!r}")
+                ended = True
+        if ended:
+            subject.renew()
+
 
 def odd_text(value: Any) -> str:
     try:
@@ -509,14 +520,8 @@ def with_odd_arguments(trial: Trial, chosen: list[str]) -> None:
                 what = f"{method}({parameter}={odd_text(value)})"
                 call = partial(within, partial(subject.call, method, signature, {parameter: given}))
                 hung = trial.expect(what, call, accepted, kind, parameter)
-                if hung or (method in ENDING and accepted is not False):  # if it was refused, the pool goes on
-                    subject.renew()
-                    continue
-                try:
-                    subject.answers()
-                except BaseException as error:
-                    trial.fail(what, f"then the pool failed: {error!r}")
-                    subject.renew()
+                ends = method in ENDING and accepted is not False  # if it was refused, the pool goes on
+                trial.go_on(what, subject, hung or ends)
 
 
 def use_a_new_pool() -> None:
@@ -565,14 +570,7 @@ def in_state(trial: Trial, state: str) -> None:
         if state != "thread":
             call = partial(from_callback if state == "callback" else from_generator, subject, call)
         hung = trial.expect(method, partial(within, call), accepted, kind)
-        if hung or method in ENDING:
-            subject.renew()
-            continue
-        try:
-            subject.answers()
-        except BaseException as error:
-            trial.fail(method, f"then the pool failed: {error!r}")
-            subject.renew()
+        trial.go_on(method, subject, hung or method in ENDING)
 
 
 def from_callback(subject: Subject, call: Callable[[], Any]) -> Any:
