@@ -114,9 +114,7 @@ def hint_for(refusal: str) -> str:
 
 def compiling_engine(settings: EngineSettings = PLAIN, parallel: bool = False) -> wasmtime.Engine:
     """An engine that compiles; with ``parallel`` on all cores, by threads that stay as long as the process."""
-    config = _config(settings)
-    config.parallel_compilation = parallel
-    return wasmtime.Engine(config)
+    return wasmtime.Engine(_config(settings, parallel))
 
 
 def fingerprint(settings: EngineSettings = PLAIN) -> bytes:
@@ -139,7 +137,7 @@ def _release() -> list[object]:
 
 
 def loading_engine(settings: EngineSettings = PLAIN) -> wasmtime.Engine:
-    """An engine for a worker, which only loads."""
+    """An engine for a worker, which loads, and compiles small modules of ours; also for validating."""
     return wasmtime.Engine(_config(settings))
 
 
@@ -147,8 +145,10 @@ def _setter(feature: str) -> str:
     return f"wasmtime_config_wasm_{_SETTINGS.get(feature, feature.replace('-', '_'))}_set"
 
 
-def _config(settings: EngineSettings) -> wasmtime.Config:
+def _config(settings: EngineSettings, parallel: bool = False) -> wasmtime.Config:
     config = wasmtime.Config()
+    # The threads would stay, and a fork, which does not have them, would wait for them when it compiles or validates.
+    config.parallel_compilation = parallel
     config.consume_fuel = settings.fuel
     # Raising the epoch is the only way to stop a call that does not return.  Cost: a load and a compare per loop
     # iteration and function entry.

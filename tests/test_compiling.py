@@ -125,10 +125,23 @@ def test_text_and_small_stack_and_fuel_reach_the_compiler(directory: Path, apart
         assert pool.exports
 
 
-def test_inspect_compiles_nothing(directory: Path, slow: Path) -> None:
-    before = len(os.listdir("/proc/self/task")), psutil.Process().children()
-    assert "f" in inspect(slow).exports
-    assert not directory.exists() and psutil.Process().children() == before[1]
+def inspect_and_count() -> None:
+    """In a program of its own, and in a fork of it, which has none of its threads."""
+    source = large_module(LARGE)
+    assert "f" in inspect(source).exports
+    child = os.fork()
+    if not child:
+        inspect(source)
+        os.close(compile_module(large_module(1000)).artifact)
+        os._exit(0)
+    assert os.waitpid(child, 0) == (child, 0)
+    print(len(os.listdir("/proc/self/task")), len(psutil.Process().children()))
+
+
+def test_inspect_compiles_nothing_and_leaves_nothing(directory: Path) -> None:
+    """What validates on many threads leaves them behind, and a fork that validates would wait for them."""
+    assert in_a_program(inspect_and_count).split() == ["1", "0"]
+    assert len([path for path in directory.iterdir() if path.suffix != ".note"]) == 1, "the fork's"
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from conftest import DEADLINE, KERNELS, eventually, worker_pids
 
-from procpool import ProcessWasmPool, WorkerCrashed, interpreter, wire
+from procpool import ProcessWasmPool, WorkerCrashed, wire
 from procpool.compilation import compile_module
+from procpool.interpreter import _command, chosen
 from procpool.program import single
 from procpool.supervisor.launch import Inheritance
 
@@ -43,12 +44,8 @@ class Bare:
         self.control, control_theirs = socket.socketpair()
         fds = (jobs_theirs, replies_theirs, control_theirs.fileno())
         self.process = subprocess.Popen(
-            interpreter._command(
-                interpreter.chosen(),
-                "from procpool.worker.spawned import main; main(*args)",
-                self.inheritance.settings_fd,
-                0,
-                *fds,
+            _command(
+                chosen(), "from procpool.worker.spawned import main; main(*args)", self.inheritance.settings_fd, 0, *fds
             ),
             pass_fds=(*self.inheritance.fds, *fds),
             stderr=subprocess.PIPE,
