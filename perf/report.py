@@ -49,7 +49,7 @@ SHORT = (
     Row("64 jobs of 4 ms", "64 jobs of 4 ms", "procpool map", "threads"),
     Row(
         "start of 8 workers, module of 14 MB, to the first result",
-        "first result, 8 workers, module of 14 MB, wasmtime's cache warm",
+        "first result, 8 workers, module of 14 MB, compiled before",
         "procpool",
         "ProcessPoolExecutor (spawn), compiling initializer",
     ),

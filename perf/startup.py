@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,16 +19,19 @@ from typing import Any
 
 import wasmtime
 
-from procpool import FuncType, ProcessWasmPool
+from procpool import FuncType, ProcessWasmPool, WasiConfig
 from procpool.binary import read_interface
 from procpool.engine import compiling_engine, loading_engine
+from procpool.module import ModuleSource
 from procpool.options import StartMethod
 
 from . import floors, peers
-from .ways import FLOOR, PEER, Timed, Way, plain, run, timed
+from .ways import FLOOR, PEER, Timed, Way, figure, plain, run, timed
 
 FIRST = "first result of a small module, by workers"
-LARGE = "first result, 8 workers, module of 14 MB, wasmtime's cache warm"
+LARGE = "first result, 8 workers, module of 14 MB, compiled before"
+HUGE = "first result of one worker, compiled before"
+PEAK = "peak memory of the program at the first result, above that with a module of 34 bytes"
 WORKERS = (1, 2, 4, 8, 16, 32)
 
 
@@ -51,18 +54,29 @@ _own_downloads = tempfile.TemporaryDirectory()  # where there is none
 atexit.register(_own_downloads.cleanup)
 
 
-@functools.cache
-def large_module() -> Path:
-    """A 14 MB module: esbuild, from the npm registry."""
-    target = Path(os.environ.get(DOWNLOADS) or _own_downloads.name) / "esbuild.wasm"
+def _of_npm(package: str, file: str) -> Path:
+    """A file of a package from the npm registry."""
+    target = Path(os.environ.get(DOWNLOADS) or _own_downloads.name) / os.path.basename(file)
     if not target.exists():
         with tempfile.TemporaryDirectory() as directory:
-            subprocess.run(["npm", "pack", "--silent", "esbuild-wasm"], cwd=directory, check=True, capture_output=True)
+            subprocess.run(["npm", "pack", "--silent", package], cwd=directory, check=True, capture_output=True)
             with tarfile.open(next(Path(directory).glob("*.tgz"))) as archive:
-                member = archive.extractfile("package/esbuild.wasm")
+                member = archive.extractfile(f"package/{file}")
                 assert member is not None
                 target.write_bytes(member.read())
     return target
+
+
+@functools.cache
+def large_module() -> Path:
+    """A 14 MB module: esbuild."""
+    return _of_npm("esbuild-wasm", "esbuild.wasm")
+
+
+@functools.cache
+def huge_module() -> Path:
+    """A 75 MB module: clang."""
+    return _of_npm("@yowasp/clang", "gen/llvm.core.wasm")
 
 
 def _stub(*args: Any) -> None:
@@ -85,7 +99,7 @@ def large_ours() -> Iterator[Timed]:
         with ProcessWasmPool(path, 8, imports=imports) as pool:
             pool.call("getsp")
 
-    first()  # the cache is warm
+    first()  # compiles it
     yield timed(first)
 
 
@@ -109,16 +123,51 @@ def large_executor() -> Iterator[Timed]:
 @contextmanager
 def map_large() -> Iterator[Timed]:
     with tempfile.NamedTemporaryFile() as file:
-        file.write(wasmtime.Module(compiling_engine(), large_module().read_bytes()).serialize())
+        file.write(wasmtime.Module(compiling_engine(parallel=True), large_module().read_bytes()).serialize())
         file.flush()
         engine = loading_engine()
         yield timed(lambda: wasmtime.Module.deserialize_file(engine, file.name))
 
 
-def _npm(make: Callable[[], Any]) -> Callable[[], Any]:
-    if shutil.which("npm") is None:
-        print("npm is missing: the figures for a large module are left out", file=sys.stderr)
-    return make
+#: 34 bytes of binary.
+TINY = b'(module (func (export "f") (result i32) i32.const 1))'
+
+
+def first_result(module: ModuleSource) -> None:
+    """What a callable, one that needs no import, returns beside an instance of it."""
+    with ProcessWasmPool(module, 1, wasi=WasiConfig(), on_missing_import="trap", start=()) as pool:
+        pool.submit(id).result()
+
+
+@contextmanager
+def first_tiny() -> Iterator[Timed]:
+    first_result(TINY)
+    yield timed(lambda: first_result(TINY))
+
+
+@contextmanager
+def first_huge() -> Iterator[Timed]:
+    first_result(huge_module())  # compiles it, which takes minutes
+    yield timed(lambda: first_result(huge_module()))
+
+
+def first_result_peak(module: str) -> float:
+    """The most memory that a program has held after the first result of that file, or of a tiny module, in bytes."""
+    code = (
+        "import sys; from procpool import ProcessWasmPool, WasiConfig\n"
+        "with ProcessWasmPool(sys.argv[1], 1, wasi=WasiConfig(), on_missing_import='trap', start=()) as pool:\n"
+        "    pool.submit(id).result()\n"
+        "with open('/proc/self/status') as status:\n"
+        "    print(next(line.split()[1] for line in status if line.startswith('VmHWM')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, module], check=True, capture_output=True, text=True)
+    return float(done.stdout) * 1024
+
+
+@contextmanager
+def peak_of_huge() -> Iterator[Timed]:
+    first_result(huge_module())
+    yield figure(lambda: first_result_peak(str(huge_module())) - first_result_peak(TINY.decode()))
 
 
 WAYS = [
@@ -133,6 +182,9 @@ if shutil.which("npm") is not None:
         Way(LARGE, "mapping the compiled form", map_large, 20, role=FLOOR),
         Way(LARGE, "procpool", large_ours),
         Way(LARGE, "ProcessPoolExecutor (spawn), compiling initializer", large_executor, role=PEER),
+        Way(HUGE, "procpool, module of 34 bytes", first_tiny, 3),
+        Way(HUGE, "procpool, module of 75 MB", first_huge, 3),
+        Way(PEAK, "procpool, module of 75 MB", peak_of_huge, unit="byte"),
     ]
 
 if __name__ == "__main__":

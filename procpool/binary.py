@@ -50,6 +50,12 @@ def nullable(kind: str) -> bool:
     return not kind.startswith("(") or kind.startswith("(ref null ")
 
 
+def canonical(kind: str) -> str:
+    """The one spelling that is used here of a value type: ``funcref`` for ``(ref null func)``."""
+    heap = kind.removeprefix("(ref null ").removesuffix(")")
+    return f"{heap}ref" if kind.startswith("(ref null ") and heap in _HEAP.values() else kind
+
+
 @dataclass(frozen=True)
 class FuncType:
     """A function's signature: the value types of its parameters and results, in the names of the text format."""
@@ -224,6 +230,8 @@ class _Reader:
             if name is None:  # a type index: a signed LEB128, of which the first byte is read
                 self.at -= 1
                 name = str(self.unsigned())
+            elif byte == 0x63:
+                return f"{name}ref"  # the same type has a shorter spelling
             return f"(ref {'null ' if byte == 0x63 else ''}{name})"
         return f"{_HEAP.get(byte, hex(byte))}ref"
 
@@ -284,12 +292,25 @@ def sections(wasm: bytes) -> list[tuple[int, int, int]]:
 
 
 def outline(wasm: bytes) -> bytes:
-    """What `read_interface` looks at: a binary without code and data."""
-    kept = [wasm[:8]]
-    for section, start, end in sections(wasm):
-        if section in _TELLING:
-            kept += bytes((section,)), unsigned(end - start), wasm[start:end]
-    return b"".join(kept)
+    """What `read_interface` needs of a valid binary: no code, no data, and of its own functions those that it exports.
+
+    A large module has 100,000 functions, and is read in a moment without them.  Those that stay get new indexes.
+    """
+    imported = sum(isinstance(needed.type, FuncType) for needed in read_interface(wasm).imports)
+    parts = {section: wasm[start:end] for section, start, end in sections(wasm) if section in _TELLING}
+    exports = bytearray()
+    reader = _Reader(parts.pop(7, b"\0"), 0, 0)
+    entries = [(reader.name(), reader.byte(), reader.unsigned()) for _ in range(reader.unsigned())]
+    exported = sorted({index for _, kind, index in entries if kind == 0 and index >= imported})
+    moved = {index: imported + place for place, index in enumerate(exported)}
+    for name, kind, index in entries:
+        encoded = name.encode()
+        exports += unsigned(len(encoded)) + encoded + bytes((kind,))
+        exports += unsigned(moved.get(index, index) if kind == 0 else index)
+    _, *types = _NUMBER.findall(parts.get(3, b"\0"))
+    parts[3] = unsigned(len(exported)) + b"".join(types[index - imported] for index in exported)
+    parts[7] = unsigned(len(entries)) + exports
+    return wasm[:8] + b"".join(bytes((section,)) + unsigned(len(content)) + content for section, content in parts.items())
 
 
 def read_interface(wasm: bytes) -> Interface:
@@ -298,7 +319,7 @@ def read_interface(wasm: bytes) -> Interface:
     declared = interface.declared
     types: list[FuncType | None] = []
     untold: set[int] = set()  # the types that a signature does not tell
-    funcs: list[int | bytes] = []  # their types, encoded still where they need not be known
+    funcs: list[int] = []  # their types
     tables: list[TableType] = []
     memories: list[MemoryType] = []
     globals_: list[GlobalType] = []
@@ -306,10 +327,6 @@ def read_interface(wasm: bytes) -> Interface:
 
     def func(index: int) -> FuncType:
         return types[index] or FuncType()
-
-    def type_of(function: int) -> int:
-        entry = funcs[function]
-        return entry if isinstance(entry, int) else _Reader(entry, 0, len(entry)).unsigned()
 
     def tag(reader: _Reader) -> TagType:
         reader.byte()  # the attribute, always an exception
@@ -368,9 +385,11 @@ def read_interface(wasm: bytes) -> Interface:
                 shared = extern(reader) if form == _SAME_TYPE else None
                 for _ in range(reader.unsigned()):
                     name = reader.name()
-                    imported(module, name, *(shared or extern(reader)))
+                    entry, index = shared or extern(reader)
+                    # Each memory, table or global has a type object of its own; see `once_each`.
+                    imported(module, name, replace(entry) if isinstance(entry, STORAGE) else entry, index)
         elif section == 3:
-            funcs.extend(_NUMBER.findall(wasm, reader.at, end))  # there may be 100,000 of them, and few are exported
+            funcs.extend(reader.unsigned() for _ in range(count))
         elif section == 4:
             for _ in range(count):
                 initialised = wasm[reader.at] == 0x40
@@ -394,10 +413,9 @@ def read_interface(wasm: bytes) -> Interface:
                 if kind:
                     interface.exports[name] = spaces[kind][index]
                     continue
-                type_index = type_of(index)
-                interface.exports[name] = func(type_index)
-                if type_index in untold:
-                    declared.exports[name] = type_index
+                interface.exports[name] = func(funcs[index])
+                if funcs[index] in untold:
+                    declared.exports[name] = funcs[index]
     return interface
 
 

@@ -39,35 +39,40 @@ _HASH = re.compile(rb"[0-9a-f]{64}\n")
 
 
 class Refused(PermissionError):
-    """Raised for a directory, or a file in it, that others may have had their hands on."""
+    """Raised for what is not used as it is: a directory, or a file in it, that others may have had their hands on."""
 
 
 @contextlib.contextmanager
 def opened() -> Iterator[Cache | None]:
-    """The cache that the environment asks for; None, after a warning, if it cannot be used, and None for "off".
-
-    Raises:
-        ValueError: the environment asks for no number of bytes.
-    """
-    asked = os.environ.get(DIRECTORY) or os.path.join(
+    """The cache that the environment asks for; None for "off", and, after a warning, if it cannot be used."""
+    path = os.environ.get(DIRECTORY) or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "procpool"
     )
-    most = os.environ.get(SIZE, str(DEFAULT_BYTES))
-    if not most.isdecimal():
-        raise ValueError(f"{SIZE} is {most!r}; expected a number of bytes, or 0 for no cache")
-    if asked == "off" or not int(most):
+    if path == "off":
         yield None
         return
     try:
-        directory = _private_directory(os.path.abspath(asked))
+        most = _size(os.environ.get(SIZE, str(DEFAULT_BYTES)))
+        directory = _private_directory(os.path.abspath(path))
     except OSError as error:
-        logger.warning("procpool: compiling without a cache: %s", error)
+        logger.warning("procpool: no cache of compiled modules: %s", error)
         yield None
         return
     try:
-        yield Cache(directory, int(most))
+        yield Cache(directory, most)
     finally:
         os.close(directory)
+
+
+def _size(given: str) -> int:
+    """How many bytes there may be.
+
+    Raises:
+        Refused: it is no number.
+    """
+    if not given.isdecimal():
+        raise Refused(f"{SIZE} is {given!r}, and should be a number of bytes")
+    return int(given)
 
 
 def _private_directory(path: str) -> int:
@@ -144,12 +149,13 @@ class Cache:
                     waiting()
                     fcntl.flock(fd, fcntl.LOCK_EX)
                 # Who had the lock has renamed or removed the file, if it lived; then this is no lock on anything.
-                if self._is(part, fd):
-                    return Turn(self, name, fd)
-                _unlock(fd)
+                named = self._is(part, fd)
             except BaseException:
                 _unlock(fd)
                 raise
+            if named:
+                return Turn(self, name, fd)
+            _unlock(fd)
 
     def digest(self, fd: int, hashing: Callable[[], bytes]) -> bytes:
         """The hash of a source file, from a note of earlier, or of ``hashing`` it.

@@ -55,7 +55,6 @@ def compile_module(
         InvalidModule: wasmtime refuses it; the message says where and why.
         StartupError: the process that compiles could not be started, or died.
         OSError, TypeError: as :func:`read_source`.
-        ValueError: the environment asks for a cache of a size that is none.
     """
     with opened(source) as given, opened_cache() if cache else contextlib.nullcontext() as kept:
         compiler = _Compiler(given, settings, note)
@@ -190,8 +189,8 @@ class _Compiler:
             raise InvalidModule(said[1:].decode())
         if said != wire.COMPILED:
             raise StartupError(
-                f"the process that compiled {self.given.name}, of {self.given.size:,} bytes, {_ending(process.returncode)};"
-                " is there enough memory? a module of 75 MB took 2.2 GB"
+                f"the process that compiled {self.given.name} ({self.given.size:,} bytes) {_ending(process.returncode)}; "
+                "is there enough memory? a module of 75 MB took 2.2 GB"
             )
         return process.pid
 

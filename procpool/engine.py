@@ -7,6 +7,7 @@ here and nowhere else.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -113,23 +114,30 @@ def hint_for(refusal: str) -> str:
 
 def compiling_engine(settings: EngineSettings = PLAIN, parallel: bool = False) -> wasmtime.Engine:
     """An engine that compiles; with ``parallel`` on all cores, by threads that stay as long as the process."""
-    config = _config(settings)
-    config.parallel_compilation = parallel
-    return wasmtime.Engine(config)
+    return wasmtime.Engine(_config(settings, parallel))
 
 
 def fingerprint(settings: EngineSettings = PLAIN) -> bytes:
     """Tells apart engines that cannot load each other's code.
 
-    It is a hash of what wasmtime makes of an empty module: that holds all that wasmtime compares when it loads, such as its
-    version, the target, the features of this machine's processor that the code may use, and the settings.
+    It is a hash of what wasmtime makes of an empty module: that holds all that wasmtime compares when it loads, such as the
+    target, the features of this machine's processor that the code may use, and the settings.  Of its version wasmtime
+    compares the major number only; here it is the whole, for a release may mend what the compiler of the last did wrong.
     """
     with wasmtime.Module(compiling_engine(settings), _EMPTY) as module:
-        return hashlib.sha256(module.serialize()).digest()
+        return hashlib.sha256(repr(_release()).encode() + module.serialize()).digest()
+
+
+def _release() -> list[object]:
+    """Which release of wasmtime is installed: importlib.metadata would tell too, and takes 20 ms to import."""
+    package = os.path.dirname(wasmtime.__file__)
+    beside = os.listdir(os.path.dirname(package))
+    found = sorted(name for name in beside if name.startswith("wasmtime-") and name.endswith(".dist-info"))
+    return [*found] or [os.stat(package).st_mtime_ns]
 
 
 def loading_engine(settings: EngineSettings = PLAIN) -> wasmtime.Engine:
-    """An engine for a worker, which only loads."""
+    """An engine for a worker, which loads, and compiles small modules of ours; also for validating."""
     return wasmtime.Engine(_config(settings))
 
 
@@ -137,8 +145,10 @@ def _setter(feature: str) -> str:
     return f"wasmtime_config_wasm_{_SETTINGS.get(feature, feature.replace('-', '_'))}_set"
 
 
-def _config(settings: EngineSettings) -> wasmtime.Config:
+def _config(settings: EngineSettings, parallel: bool = False) -> wasmtime.Config:
     config = wasmtime.Config()
+    # The threads would stay, and a fork, which does not have them, would wait for them when it compiles or validates.
+    config.parallel_compilation = parallel
     config.consume_fuel = settings.fuel
     # Raising the epoch is the only way to stop a call that does not return.  Cost: a load and a compare per loop
     # iteration and function entry.

@@ -233,7 +233,7 @@ class RunFailed(ProcpoolError):
 
 
 class OutputLimit(ProcpoolError):
-    """Raised by ``run`` when the command printed more than ``max_output``; it has been stopped."""
+    """Raised by ``run`` when the command printed more than ``max_output``, and by a call that did; it has been stopped."""
 
     def __init__(self, message: str, stdout: Any = None, stderr: Any = None):
         super().__init__(message)

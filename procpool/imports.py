@@ -18,6 +18,7 @@ from .binary import (
     Interface,
     MemoryType,
     TableType,
+    canonical,
     described,
     joint,
     nullable,
@@ -230,6 +231,7 @@ def _check(needs: Import, value: Any) -> None:
     elif isinstance(type_, TableType):
         if not isinstance(value, TableType):
             refuse(f"a procpool.TableType, of which each instance gets one; the import is a {type_}")
+        value = replace(value, element=canonical(value.element))
         plain = type_.element in ("funcref", "externref")
         if value.element != type_.element or not (_within(value, type_) if plain else value == type_):
             refuse(f"one that {'fits' if plain else 'is'} the import's {type_}")

@@ -9,7 +9,7 @@ from .binary import SCALARS, ExternType, FuncType, GlobalType, Interface, Memory
 from .errors import BadImport
 from .imports import Renames, renamed
 from .printable import printable
-from .program import Names, Part, Program, mismatch
+from .program import INITIALIZE, Names, Part, Program, mismatch
 
 
 def link(main: Interface, modules: Mapping[str, Interface], renames: Renames) -> Program:
@@ -24,16 +24,17 @@ def link(main: Interface, modules: Mapping[str, Interface], renames: Renames) ->
         BadImport: they import from each other in a circle; or an export does not fit an import.
     """
     parts = {name: _part(name, interface, modules, renames) for name, interface in {"": main, **modules}.items()}
-    for part in parts.values():
-        for names, provided in part.links.items():
-            provider = parts[provided[0]]
-            given = provider.interface.exports[provided[1]]
-            why = misfit(part.interface.import_types[names], given, provider.interface.starts)
-            if why is not None:
-                raise BadImport(mismatch(part, names, provider) + why)
     ordered: dict[str, Part] = {}
     for name in (*modules, ""):
         _visit(parts, name, ordered, ())
+    grown = any(each.starts or INITIALIZE in each.exports for each in modules.values())
+    for part in ordered.values():
+        for names, provided in part.links.items():
+            given, outside = _made(parts, provided)
+            why = misfit(part.interface.import_types[names], given, grown, outside)
+            if why is not None:
+                raise BadImport(mismatch(part, names, parts[provided[0]]) + why)
+    _check_names(modules)
     return Program(tuple(ordered.values()))
 
 
@@ -70,13 +71,42 @@ def _example(part: Part, source: str) -> str:
     return printable(".".join(names))
 
 
-def misfit(wanted: ExternType, given: ExternType, grown: bool) -> str | None:
+def _made(parts: Mapping[str, Part], provided: Names) -> tuple[ExternType, bool]:
+    """The type that an export is made with, by whichever module makes it; and whether that is none of them.
+
+    What a module exports that it imports may have narrower limits than the module says.
+    """
+    part = parts[provided[0]]
+    type_ = part.interface.exports[provided[1]]
+    if isinstance(type_, (MemoryType, TableType)):
+        for names, imported in part.interface.import_types.items():
+            if imported is type_:
+                return _made(parts, part.links[names]) if names in part.links else (type_, True)
+    return type_, False
+
+
+def _check_names(modules: Mapping[str, Interface]) -> None:
+    """Whether each export has a name of its own.
+
+    Raises:
+        BadImport: two have one, as there are dots in their names or their modules'.
+    """
+    known: dict[str, Names] = {}
+    for module, interface in modules.items():
+        for name in interface.exports:
+            other = known.setdefault(f"{module}.{name}", (module, name))
+            if other != (module, name):
+                raise BadImport(f"the linked modules {other[0]!r} and {module!r} both export {f'{module}.{name}'!r}")
+
+
+def misfit(wanted: ExternType, given: ExternType, grown: bool, outside: bool = False) -> str | None:
     """Why an export can never serve an import, as the end of a sentence; None if it can, or only wasmtime can tell.
 
     Types by their number in one module or the other say nothing here, and of references one may be a subtype of the other.
 
     Args:
         grown: whether the export may have more than its minimum when it is imported.
+        outside: whether its limits are not known at all.
     """
     if type(wanted) is not type(given):
         return ""
@@ -90,9 +120,11 @@ def misfit(wanted: ExternType, given: ExternType, grown: bool) -> str | None:
     elif isinstance(wanted, MemoryType) and isinstance(given, MemoryType):
         if (wanted.shared, wanted.is_64, wanted.page_size) != (given.shared, given.is_64, given.page_size):
             return ""
-        return _limits(wanted, given, grown)
+        return None if outside else _limits(wanted, given, grown)
     elif isinstance(wanted, TableType) and isinstance(given, TableType):
-        return "" if _differ((wanted.element,), (given.element,)) else _limits(wanted, given, grown)
+        if _differ((wanted.element,), (given.element,)):
+            return ""
+        return None if outside else _limits(wanted, given, grown)
     return None
 
 

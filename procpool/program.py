@@ -13,6 +13,9 @@ from .printable import printable
 #: the two names of an import, of its module and its own; or the name of a linked module and of its export
 Names = tuple[str, str]
 
+#: What a reactor of WASI's wants to be called before anything else of it.
+INITIALIZE = "_initialize"
+
 
 @dataclass(frozen=True)
 class Part:

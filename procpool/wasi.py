@@ -60,10 +60,11 @@ class WasiConfig:
             where the program has come to, and the program's place in it stays.
         stdout, stderr: ``"capture"`` (for the result of :meth:`ProcessWasmPool.run`), ``"inherit"``, the path of a file to
             write, a function called with each line as it comes, or None to drop what is printed.  The function runs in
-            a thread for such code, one line after the other.
+            a thread for such code, one line after the other.  What is printed outside of ``run`` goes to the function too;
+            if it is captured, the logger ``procpool.guest`` has each line, at INFO for stdout and WARNING for stderr.
         preopens: guest path -> host directory, readable only; or -> (host directory, ``"ro"`` or ``"rw"``).
-        max_output: bytes that may be printed to each stream that is captured or given to a function; a guest that prints
-            more is stopped.
+        max_output: bytes that a command may print to each stream that is captured or given to a function, and a call to
+            both; a guest that prints more is stopped.
         max_threads: live threads of a module with wasi-threads, the main one not counted; a further spawn fails.
     """
 

@@ -18,8 +18,9 @@ from conftest import DEADLINE, KERNELS, eventually, worker_pids
 
 from procpool import ProcessWasmPool, WorkerCrashed, wire
 from procpool.compilation import compile_module
+from procpool.interpreter import _command, chosen
 from procpool.program import single
-from procpool.supervisor.launch import Inheritance, _python
+from procpool.supervisor.launch import Inheritance
 
 
 class Bare:
@@ -30,7 +31,7 @@ class Bare:
         functions = tuple(
             (name, type_) for name, type_ in compiled.interface.exports.items() if type(type_).__name__ == "FuncType"
         )
-        environment = wire.Environment({}, {})
+        environment = wire.Environment({})
         import cloudpickle
 
         guest = wire.Guest(environment=cloudpickle.dumps(environment))
@@ -43,7 +44,9 @@ class Bare:
         self.control, control_theirs = socket.socketpair()
         fds = (jobs_theirs, replies_theirs, control_theirs.fileno())
         self.process = subprocess.Popen(
-            _python("from procpool.worker.spawned import main; main(*args)", self.inheritance.settings_fd, 0, *fds),
+            _command(
+                chosen(), "from procpool.worker.spawned import main; main(*args)", self.inheritance.settings_fd, 0, *fds
+            ),
             pass_fds=(*self.inheritance.fds, *fds),
             stderr=subprocess.PIPE,
         )

@@ -19,6 +19,7 @@ from procpool import (
     MissingImport,
     ProcessWasmPool,
     StartupError,
+    TableType,
     UnknownExport,
     WasiConfig,
     WasmException,
@@ -234,6 +235,43 @@ def test_what_a_start_function_grows_may_be_imported_as_it_is_then() -> None:
         assert pool.call("size") == 3
     with pytest.raises(BadImport, match="lib"):
         ProcessWasmPool(main.replace("(memory 3)", "(memory 4)"), workers=1, modules={"lib": library})
+
+
+def test_what_another_module_grows_may_be_imported_as_it_is_then() -> None:
+    base = '(module (memory (export "memory") 1))'
+    for grows in (
+        '(module (import "base" "memory" (memory 1)) (func $grow (drop (memory.grow (i32.const 2)))) (start $grow))',
+        '(module (import "base" "memory" (memory 1)) (func (export "_initialize") (drop (memory.grow (i32.const 2)))))',
+    ):
+        main = '(module (import "base" "memory" (memory 3)) (func (export "size") (result i32) (memory.size)))'
+        with ProcessWasmPool(main, workers=1, modules={"base": base, "grows": grows}) as pool:
+            assert pool.call("size") == 3
+
+
+def test_what_is_passed_on_has_the_limits_it_was_made_with() -> None:
+    base = '(module (memory (export "memory") 5 6) (table (export "table") 5 6 funcref))'
+    passing = """(module (import "base" "memory" (memory 1)) (export "memory" (memory 0))
+      (import "base" "table" (table 1 funcref)) (export "table" (table 0)))"""
+    main = """(module (import "lib" "memory" (memory 4 6)) (import "lib" "table" (table 4 6 funcref))
+      (func (export "size") (result i32) (memory.size)))"""
+    with ProcessWasmPool(main, workers=1, modules={"base": base, "lib": passing}) as pool:
+        assert pool.call("size") == 5
+        assert pool.submit(lambda instance: len(instance.memory_named("lib.memory"))).result() == 5 * 65536
+    imports = {"base": {"memory": MemoryType(5, 6), "table": TableType("funcref", 4, 5)}}
+    with ProcessWasmPool(main, workers=1, modules={"lib": passing}, imports=imports) as pool:
+        assert pool.call("size") == 5
+    with pytest.raises(
+        BadImport, match=r"imports lib\.memory as a memory of 4 pages, at most 6, and the linked module 'lib'"
+    ):
+        ProcessWasmPool(main, modules={"base": base.replace("5 6)", "5 7)"), "lib": passing})
+
+
+def test_names_with_dots_must_not_meet() -> None:
+    one, two = '(module (func (export "b.c")))', '(module (func (export "c")))'
+    with pytest.raises(BadImport, match=r"the linked modules 'a' and 'a\.b' both export 'a\.b\.c'"):
+        ProcessWasmPool("(module)", modules={"a": one, "a.b": two})
+    with ProcessWasmPool("(module)", workers=1, modules={"a": one, "b": two}) as pool:
+        assert pool.call("a.b.c") is None and pool.call("b.c") is None
 
 
 def test_types_are_compared_across_modules_and_not_by_their_numbers() -> None:

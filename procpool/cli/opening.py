@@ -10,6 +10,7 @@ from ..pool import ProcessWasmPool
 from ..printable import printable
 from ..wasi import MODULES, WasiConfig
 from .failures import BadRequest
+from .progress import Compiling
 
 
 def opened(options: argparse.Namespace, workers: int | None = None, stdout: str | None = None) -> ProcessWasmPool:
@@ -32,7 +33,15 @@ def opened(options: argparse.Namespace, workers: int | None = None, stdout: str 
     limits = {"timeout": options.timeout, "fuel": options.fuel, "memory_limit": options.memory_limit}
     module = {"on_missing_import": options.missing_imports, "features": options.feature}
     try:
-        pool = ProcessWasmPool(options.module, workers or options.workers, wasi=wasi, **module, **limits)
+        with Compiling() as compiling:
+            pool = ProcessWasmPool(
+                options.module,
+                workers or options.workers,
+                wasi=wasi,
+                on_event=compiling.hear,
+                **module,
+                **limits,
+            )
     except MissingImport as error:
         raise not_to_be_had(options.module, error) from None
     if options.env and not any(needed.module in MODULES for needed in pool.imports):

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
+import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any
 
+from ..supervisor.events import PoolEvent
+
 #: The longest time for which lines are kept back while others come, in seconds.
 FLUSH_SECONDS = 0.1
+#: For how long a module is compiled before that is shown.
+UNSHOWN_SECONDS = 0.3
 #: From here on a bar counts in thousands and millions.
 LARGE = 100_000
 
@@ -90,3 +97,47 @@ class Lines:
                 sys.stdout.flush()
             self._held.clear()
             self._flushed = perf_counter()
+
+
+class Compiling:
+    """A sign of life on a terminal while a module is compiled.  ``with Compiling() as compiling``, in which it is noted.
+
+    Nobody can say how long it will take.  What takes but a moment is not shown.
+    """
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Compiling:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def note(self, kind: str, pid: int | None, message: str) -> None:
+        """As told by whoever compiles."""
+        if kind == "compiled":
+            self._over.set()
+        elif kind == "compiling" and self._thread is None and sys.stderr.isatty():
+            self._thread = threading.Thread(target=self._show, args=(message,), daemon=True)
+            self._thread.start()
+
+    def hear(self, event: PoolEvent) -> None:
+        """The same, as a pool's ``on_event``."""
+        self.note(event.kind, event.pid, event.message)
+
+    def _show(self, message: str) -> None:
+        begun = perf_counter()
+        if self._over.wait(UNSHOWN_SECONDS):
+            return
+        for sign in itertools.cycle("|/-\\"):
+            width = shutil.get_terminal_size().columns
+            sys.stderr.write(f"\r{f'{sign} {perf_counter() - begun:.0f} s: {message}':.{width - 1}}")
+            sys.stderr.flush()
+            if self._over.wait(FLUSH_SECONDS):
+                break
+        sys.stderr.write("\r\x1b[K")  # it vanishes, as a bar does
+        sys.stderr.flush()

@@ -21,7 +21,7 @@ from ..worktime import in_words
 from .failures import GUEST_FAILED, BadRequest, complain, told
 from .opening import not_to_be_had
 from .options import Commands, guest_options, running_options
-from .progress import Progress
+from .progress import Compiling, Progress
 from .wording import plural
 
 #: Exit codes: those of a shell for a program that aborts, and of `timeout` for one that takes too long.
@@ -125,7 +125,8 @@ def _guest(options: argparse.Namespace) -> dict[str, Any]:
 
 def _run_as_program(module: str, wasi: WasiConfig, options: argparse.Namespace) -> NoReturn:
     _usual_signals()
-    command = ForegroundCommand(module, wasi, **_guest(options))
+    with Compiling() as compiling:
+        command = ForegroundCommand(module, wasi, **_guest(options), note=compiling.note)
     if options.timeout is not None:
         limit = threading.Timer(min(options.timeout, threading.TIMEOUT_MAX), _out_of_time, [module, options.timeout])
         limit.daemon = True
@@ -162,10 +163,9 @@ def _run_each(module: str, wasi: WasiConfig, options: argparse.Namespace) -> int
     outputs = [None] * len(inputs) if options.output_dir is None else _outputs(inputs, options.output_dir)
     failed, started = 0, perf_counter()
     progress = Progress(len(inputs), "runs")
-    with (
-        ProcessWasmPool(module, options.workers, wasi=wasi, **_guest(options)) as pool,
-        progress as advance,
-    ):
+    with Compiling() as compiling:
+        pool = ProcessWasmPool(module, options.workers, wasi=wasi, on_event=compiling.hear, **_guest(options))
+    with pool, progress as advance:
         blobs = (Path(name).read_bytes() for name in inputs)
         runs = pool.run_map(blobs, timeout=options.timeout, return_exceptions=True)
         for name, output, done in zip(inputs, outputs, runs, strict=True):

@@ -27,6 +27,7 @@ from .launch import CLOSE_GRACE, Inheritance
 from .overseer import Overseer
 from .population import Population
 from .port import DEAD, READY, STOPPING
+from .printed import Printed
 from .scheduler import Scheduler
 from .watch import Watch
 
@@ -96,11 +97,12 @@ class Dispatcher:
         self._watch = Watch()
         self._delivery = Delivery(self.look_again)
         self._log = self._delivery.strand()
+        self._printed = Printed(options.wasi, self._delivery.strand())
         self.keys: Keys = Keys()
         self.journal: Journal = Journal(options.on_event, self._delivery.strand())
         self.scheduler: Scheduler = Scheduler(monotonic, self._look_by, options.round_robin)
         self.population: Population = Population(
-            inheritance, options, self.scheduler, self.journal, self._watch, self._hear
+            inheritance, options, self.scheduler, self.journal, self._watch, self._hear, self._printed.ended
         )
         population = self.population
         self._overseer = Overseer(self.scheduler, self.journal, options.kill_grace, population.kill, population.lanes)
@@ -704,6 +706,8 @@ class Dispatcher:
             segment.item_failed(lane, payload)
         elif status == wire.OUTPUT:
             lane.job_at(place).output(payload)
+        elif status == wire.PRINTED:
+            self._printed.heard(lane, payload)
         elif status == wire.LOG:
             self._log(lambda: _log(payload))
         elif status in (wire.READY, wire.UNFIT) and lane.port.was_ready:

@@ -9,13 +9,11 @@ import wasmtime
 
 from ..binary import STORAGE, ExternType, FuncType
 from ..errors import BadImport, GuestExit
-from ..program import Names, Part, mismatch
+from ..program import INITIALIZE, Names, Part, mismatch
 from . import ffi
 from .host import HostCalls, HostFunction
 from .made import Made, Own, make
 
-#: What a reactor wants to be called before anything else of it.
-_INITIALIZE = "_initialize"
 #: What wasmtime's complaint about an import begins with.
 _INCOMPATIBLE = "incompatible import type for"
 
@@ -105,7 +103,7 @@ class Assembly:
                 raise (self._misfit(member, error) or error) from None
             if member.part.name:
                 own.linked[member.part.name] = instance
-                if first and member.part.interface.exports.get(_INITIALIZE) == FuncType():
+                if first and member.part.interface.exports.get(INITIALIZE) == FuncType():
                     self._initialize(store, instance)
         return instance
 
@@ -132,7 +130,7 @@ class Assembly:
     def _initialize(self, store: wasmtime.Store, instance: wasmtime.Instance) -> None:
         """Have a linked reactor set itself up, before anybody uses it."""
         try:
-            ffi.bind(store, instance, _INITIALIZE, FuncType(), ffi.Slots(1), self._calls)()
+            ffi.bind(store, instance, INITIALIZE, FuncType(), ffi.Slots(1), self._calls)()
         except (wasmtime.ExitTrap, GuestExit) as error:
             if error.code:
                 raise

@@ -1,0 +1,384 @@
+"""What is kept of compiled modules: that it is found again, by whom, and what is never loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+import pytest
+import wasmtime
+from conftest import KERNELS, worker_pids
+from large import large_module
+
+from procpool import ProcessWasmPool, cache, compilation
+from procpool.artifact import CompiledModule
+from procpool.compilation import compile_module
+from procpool.engine import EngineSettings, fingerprint
+
+ONE = b'(module (func (export "f") (result i32) i32.const 1))'
+MAJOR = version("wasmtime").partition(".")[0].encode()  # wasmtime compares that of its version
+TWO = b'(module (func (export "f") (result i32) i32.const 2))'
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test's own."""
+    path = tmp_path / "cache"
+    monkeypatch.setenv(cache.DIRECTORY, str(path))
+    return path
+
+
+class Compilations:
+    """Compiles modules, and knows how often that took work."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._made: list[CompiledModule] = []
+
+    def note(self, kind: str, pid: int | None, message: str) -> None:
+        self.count += kind == "compiled"
+
+    def __call__(self, source: bytes | Path, **how: bool) -> CompiledModule:
+        self._made.append(compile_module(source, note=self.note, **how))
+        return self._made[-1]
+
+    def close(self) -> None:
+        for made in self._made:
+            os.close(made.artifact)
+
+
+@pytest.fixture
+def compiled() -> Iterator[Compilations]:
+    compilations = Compilations()
+    yield compilations
+    compilations.close()
+
+
+def entries(directory: Path) -> list[Path]:
+    return [path for path in directory.iterdir() if not path.suffix]
+
+
+def file_of(made: CompiledModule) -> str:
+    return os.readlink(f"/proc/self/fd/{made.artifact}")
+
+
+def result(source: bytes) -> int:
+    with ProcessWasmPool(source, 1) as pool:
+        return int(pool.call("f"))
+
+
+# -- what is found -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_what_was_compiled_once_is_mapped_from_then_on(directory: Path, compiled: Compilations, large: bool) -> None:
+    source = large_module(100_000 if large else 1000)
+    assert (len(source) >= compilation.LARGE) is large
+    first, second = compiled(source), compiled(source)
+    assert compiled.count == 1
+    (entry,) = entries(directory)
+    assert file_of(first) == file_of(second) == str(entry)
+    assert first.interface == second.interface and first.size == second.size == len(source)
+
+
+def test_workers_map_the_file_itself(directory: Path, nothing_left: None) -> None:
+    with ProcessWasmPool(KERNELS, 1) as pool:
+        (entry,) = entries(directory)
+        (pid,) = worker_pids(pool)
+        assert str(entry) in [area.path for area in psutil.Process(pid).memory_maps()]
+
+
+def test_only_its_user_can_read_or_write_what_is_kept(directory: Path, compiled: Compilations) -> None:
+    compiled(ONE)
+    assert directory.stat().st_mode & 0o777 == 0o700
+    (entry,) = directory.iterdir()
+    assert entry.stat().st_mode & 0o777 == 0o400
+
+
+def test_a_pool_says_when_it_compiles_and_not_when_it_has_found(directory: Path) -> None:
+    kinds: list[list[str]] = []
+    for _ in range(2):
+        seen: list[str] = []
+        with ProcessWasmPool(ONE, 1, on_event=lambda event, seen=seen: seen.append(event.kind)) as pool:
+            pool.wait_ready()
+        kinds.append(seen)
+    assert kinds[0][:3] == ["compiling", "compiled", "started"]
+    assert kinds[1][0] == "started" and "compiling" not in kinds[1]
+
+
+def test_code_for_other_settings_is_another_entry(directory: Path, compiled: Compilations) -> None:
+    for fuel in (False, True, False, True):
+        compiled(ONE, settings=EngineSettings(fuel))
+    assert compiled.count == 2 and len(entries(directory)) == 2
+
+
+def test_code_of_another_release_is_another_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """wasmtime itself would load it, if only the last numbers differ."""
+    before = fingerprint()
+    assert fingerprint() == before != fingerprint(EngineSettings(fuel=True))
+    (tmp_path / "wasmtime").mkdir()
+    monkeypatch.setattr(wasmtime, "__file__", str(tmp_path / "wasmtime" / "__init__.py"))
+    unknown = fingerprint()
+    (tmp_path / "wasmtime-50.0.99.dist-info").mkdir()
+    assert len({before, unknown, fingerprint()}) == 3
+
+
+@pytest.mark.parametrize("how", ["the option", "the variable"])
+def test_off_writes_nothing(directory: Path, how: str, compiled: Compilations, monkeypatch: pytest.MonkeyPatch) -> None:
+    if how == "the variable":
+        monkeypatch.setenv(cache.DIRECTORY, "off")
+    made = compiled(ONE, cache=how != "the option")
+    assert not directory.exists() and "memfd" in file_of(made)
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def poison(directory: Path, compiled: Compilations) -> None:
+    """Put the code of another module where that of ONE is looked for."""
+    compiled(ONE)
+    (one,) = entries(directory)
+    compiled(TWO)
+    (two,) = set(entries(directory)) - {one}
+    os.replace(two, one)
+
+
+def test_who_can_write_there_can_run_code_here(directory: Path, compiled: Compilations) -> None:
+    """Why all of the following is refused; and that the tests of it would notice."""
+    poison(directory, compiled)
+    assert result(ONE) == 2
+
+
+def refused_directory(directory: Path, what: str) -> None:
+    if what == "a link":
+        shutil.move(directory, beside := directory.with_name("elsewhere"))
+        directory.symlink_to(beside)
+    elif what == "another user's":
+        if os.geteuid():
+            pytest.skip("only root can give a directory away")
+        os.chown(directory, 12345, -1)
+    else:
+        directory.chmod(int(what, 8))
+
+
+@pytest.mark.parametrize("what", ["755", "770", "702", "710", "a link", "another user's"])
+def test_a_directory_that_others_may_use_is_not_used(
+    directory: Path, what: str, compiled: Compilations, caplog: pytest.LogCaptureFixture
+) -> None:
+    poison(directory, compiled)
+    before = sorted(directory.iterdir())
+    refused_directory(directory, what)
+    assert result(ONE) == 1
+    assert "no cache of compiled modules" in caplog.text and str(directory) in caplog.text
+    assert sorted(directory.iterdir()) == before, "something was written"
+
+
+@pytest.mark.parametrize("what", ["writable", "a link", "another user's", "a directory"])
+def test_a_file_that_others_may_have_written_is_not_loaded(
+    directory: Path, what: str, compiled: Compilations, caplog: pytest.LogCaptureFixture
+) -> None:
+    poison(directory, compiled)
+    (entry,) = entries(directory)
+    if what == "writable":
+        entry.chmod(0o420)
+    elif what == "a link":
+        entry.rename(beside := directory / "beside")
+        entry.symlink_to(beside)
+    elif what == "a directory":
+        entry.unlink()
+        entry.mkdir()
+    elif os.geteuid():
+        pytest.skip("only root can give a file away")
+    else:
+        os.chown(entry, 12345, -1)
+    assert result(ONE) == 1
+    assert "not using what is in the cache" in caplog.text
+
+
+def test_a_place_that_cannot_be_had_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, compiled: Compilations, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(cache.DIRECTORY, "/dev/null/cache")
+    assert "memfd" in file_of(compiled(ONE))
+    assert "no cache of compiled modules" in caplog.text
+
+
+def test_a_size_that_is_none_is_said(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, compiled: Compilations, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(cache.SIZE, "2GB")
+    compiled(ONE)
+    assert "PROCPOOL_CACHE_BYTES is '2GB', and should be a number of bytes" in caplog.text
+
+
+# -- what is damaged ---------------------------------------------------------------------------------------------------
+
+
+def _cut(content: bytes, at: float) -> bytes:
+    return content[: int(len(content) * at)]
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "one byte short": lambda content: content[:-1],
+    "half": lambda content: _cut(content, 0.5),
+    "cut in the outline": lambda content: content[:-130],
+    "an end of zeros": lambda content: content[:-200] + bytes(200),
+    "zeros": lambda content: bytes(len(content)),
+    "longer": lambda content: content + b"x",
+    "another outline": lambda content: content[:-125] + bytes([content[-125] ^ 1]) + content[-124:],
+    "no ELF": lambda content: b"xxxx" + content[4:],
+    "code of another version": lambda content: content.replace(b"\x02" + MAJOR, b"\x0249"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_damaged_is_removed_and_compiled_anew(
+    directory: Path, damage: str, compiled: Compilations, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiled(ONE)
+    (entry,) = entries(directory)
+    whole = entry.read_bytes()
+    entry.unlink()
+    entry.write_bytes(DAMAGES[damage](whole))
+    assert entry.read_bytes() != whole
+    assert result(ONE) == 1
+    assert "not using what is in the cache for the given bytes" in caplog.text
+    assert entry.read_bytes() == whole
+    assert os.listdir(directory) == [entry.name]
+
+
+# -- how much is kept --------------------------------------------------------------------------------------------------
+
+
+def test_what_was_not_used_for_longest_goes(
+    directory: Path, compiled: Compilations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = [large_module(1000) for _ in range(4)]
+    for age, source in enumerate(sources[:3]):
+        entry = Path(file_of(compiled(source)))
+        os.utime(entry, (age + 1, age + 1))
+    compiled(sources[0])  # the oldest, and used now
+    each = entry.stat().st_size
+    monkeypatch.setenv(cache.SIZE, str(3 * each + 10))
+    compiled(sources[3])
+    assert compiled.count == 4 and len(entries(directory)) == 3
+    compiled(sources[0])
+    compiled(sources[2])
+    assert compiled.count == 4
+    compiled(sources[1])
+    assert compiled.count == 5, "the one not used for longest was still there"
+
+
+def test_what_was_evicted_serves_those_who_have_it(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ProcessWasmPool(ONE, 1) as pool:
+        monkeypatch.setenv(cache.SIZE, "1")
+        assert result(TWO) == 2
+        assert not entries(directory)
+        pool.restart()
+        assert pool.call("f") == 1
+
+
+def test_what_is_larger_than_the_cache_works_and_is_not_kept(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, compiled: Compilations
+) -> None:
+    monkeypatch.setenv(cache.SIZE, "1000")
+    assert "memfd" in file_of(compiled(ONE))
+    assert not list(directory.iterdir())
+
+
+def test_what_a_dead_program_was_writing_is_swept_away(directory: Path, compiled: Compilations) -> None:
+    compiled(ONE)
+    (directory / f"{'0' * 64}.part").write_bytes(b"half of")
+    compiled(TWO)
+    assert not list(directory.glob("*.part"))
+
+
+# -- what is known of a source file ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file counts as old as soon as it is there."""
+    monkeypatch.setattr(cache, "_SETTLED_NS", 0)
+
+
+def read_bytes() -> int:
+    """How many bytes this process has read so far."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_a_file_that_is_known_is_not_read(directory: Path, tmp_path: Path, settled: None, compiled: Compilations) -> None:
+    path = tmp_path / "module.wasm"
+    path.write_bytes(large_module(2_000_000, number=0))
+    compiled(path)
+    before = read_bytes()
+    compiled(path)
+    assert read_bytes() - before < 200_000
+    assert compiled.count == 1
+
+
+def test_a_file_that_was_changed_is_read_although_it_looks_the_same(
+    directory: Path, tmp_path: Path, settled: None, compiled: Compilations
+) -> None:
+    """Of the same size, at the same place, and with the same time of modification."""
+    path = tmp_path / "module.wat"
+    path.write_bytes(ONE)
+    before = path.stat()
+    compiled(path)
+    with path.open("r+b") as file:
+        file.write(TWO)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+    assert compiled(path).source == hashlib.sha256(TWO).digest()
+    assert compiled.count == 2
+
+
+def test_a_file_written_a_moment_ago_is_read_every_time(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: Compilations
+) -> None:
+    monkeypatch.setattr(cache, "_SETTLED_NS", 10**15)
+    path = tmp_path / "module.wat"
+    path.write_bytes(ONE)
+    compiled(path)
+    assert not list(directory.glob("*.note"))
+    compiled(path)
+    assert compiled.count == 1
+
+
+def test_a_torn_note_is_no_note(directory: Path, tmp_path: Path, settled: None, compiled: Compilations) -> None:
+    path = tmp_path / "module.wat"
+    path.write_bytes(ONE)
+    compiled(path)
+    (note,) = directory.glob("*.note")
+    for torn in (b"", b"0" * 64, bytes(65), b"x" * 65):
+        note.write_bytes(torn)
+        assert compiled(path).source == hashlib.sha256(ONE).digest()
+    assert compiled.count == 1
+
+
+def test_what_was_compiled_of_a_changed_file_is_not_kept_as_the_old_one(directory: Path, tmp_path: Path) -> None:
+    path = tmp_path / "module.wat"
+    path.write_bytes(ONE)
+
+    def change(kind: str, pid: int | None, message: str) -> None:
+        path.write_bytes(TWO)  # between hashing and compiling
+
+    made = compile_module(path, note=change)
+    os.close(made.artifact)
+    assert made.source == hashlib.sha256(TWO).digest()
+    assert not entries(directory)
+
+
+def test_a_pipe_is_read_once(directory: Path, compiled: Compilations) -> None:
+    ours, theirs = os.pipe()
+    os.write(theirs, ONE)
+    os.close(theirs)
+    assert compiled(Path(f"/dev/fd/{ours}")).source == hashlib.sha256(ONE).digest()
+    os.close(ours)
