@@ -143,6 +143,7 @@ KINDS: dict[str, Kind] = {
     "call_bytes.args": EITHER,
     "acall_bytes.args": EITHER,
     "submit_bytes.args": EITHER,
+    "Lease.call_bytes.args": EITHER,
     **each(("kind", "error", "trace"), EITHER),
     "name": NAME,
     # More than there can be are too many, and no mistake of the caller's.
@@ -170,6 +171,7 @@ GOOD: dict[str, dict[str, Any]] = {
     ),
     **each(("closed", "plain_executor"), {}),
     "Lease.call": {"export": "add", "args": (1, 2)},
+    "Lease.call_bytes": {"export": "length", "args": (b"abc",)},
     "Lease.put": {},
     "Lease.memory": {},
     "Lease.memory_named": {"name": "memory"},
