@@ -19,7 +19,7 @@ import cloudpickle
 
 from . import wire
 from .binary import ExternType, FuncType, Import
-from .bytes_function import BytesFunction
+from .bytes_function import BytesFunction, CallTable
 from .checks import boolean, cannot_travel, choice, is_int, shown
 from .codec import Codec
 from .columns import ColumnCodec
@@ -264,7 +264,8 @@ class ProcessWasmPool(Executor):
             on_failure.callback(os.close, compiled.artifact)
             #: what the module exports, by name: signatures of functions, and memories, tables and globals
             self.exports: MappingType[str, ExternType] = MappingProxyType(compiled.interface.exports)
-            self._shipped = Shipper(self.exports)
+            self._bytes_calls = CallTable(self.exports)
+            self._shipped = Shipper(self._bytes_calls)
             self._types = {**compiled.interface.storage, **self.exports}
             #: what it imports
             self.imports: tuple[Import, ...] = tuple(compiled.interface.imports)
@@ -779,7 +780,8 @@ class ProcessWasmPool(Executor):
     def _ask(self) -> tuple[Lease, Request]:
         """A lease that has not begun, and the job that asks for its instance."""
         self._check_open()
-        lease = Lease(self._dispatcher, self._direct, self._callables, self._types, self._visible, self._timeout)
+        module = (self._callables, self._types, self._bytes_calls)
+        lease = Lease(self._dispatcher, self._direct, *module, self._visible, self._timeout)
         return lease, Request()
 
     def put(self, lease: Lease, discard: bool = False) -> None:
