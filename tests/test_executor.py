@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from hostile import ERRORS, FATAL, OBJECTS, Gate, act, after, fail_oddly, fail_w
 
 import procpool
 from procpool import LeaseEnded, PoolClosed, ProcessWasmPool, RemoteError, WasiConfig, WasmTrap, WorkerCrashed
+from procpool.maps.sources import READING_SECONDS
 
 COMMAND = FIXTURES / "command.wasm"
 #: What a future may end in when its pool is shut down or its interpreter exits.
@@ -279,6 +281,20 @@ def test_the_first_failure_of_a_map_ends_it(pool: ProcessWasmPool, gate: Gate) -
     with pytest.raises(StopIteration):
         next(results)
     within(pool.drain, DEADLINE)
+
+
+class SlowToPickle:
+    def __reduce__(self) -> tuple[Any, ...]:
+        time.sleep(4 * READING_SECONDS)
+        return SlowToPickle, ()
+
+
+def test_a_map_gives_every_worker_something_to_do_at_once(pool: ProcessWasmPool, gate: Gate) -> None:
+    """However long it takes to pickle the first item, and though nobody asks for a result."""
+    results = pool.map(after, [gate] * 4, [SlowToPickle() for _ in range(4)])
+    eventually(lambda: gate.began() >= 2, "both workers to begin")
+    gate.open()
+    assert len(within(list, results)) == 4
 
 
 def test_results_of_a_map_are_not_kept(pool: ProcessWasmPool) -> None:

@@ -251,8 +251,9 @@ def test_closing_with_a_long_queue_takes_time_in_proportion(nothing_left: None) 
         assert all(future.done() for future in futures)
         return taken
 
-    few, many = min(close(2500) for _ in range(2)), min(close(40_000) for _ in range(2))
-    assert many < 16 * 4 * few
+    times = [(close(2500), close(40_000)) for _ in range(3)]
+    few, many = (min(column) for column in zip(*times, strict=True))
+    assert many < 100 * few, "16 times as many: 256 times as long, if each were looked at for each"
 
 
 # -- large messages ----------------------------------------------------------------------------------------------------
@@ -299,8 +300,8 @@ def test_what_is_eight_times_as_large_takes_eight_times_as_long(what: str, caplo
     with pool_that_goes(GUEST, workers=1, wasi=WasiConfig()) as pool, caplog.at_level(logging.CRITICAL):
         LARGE[what](pool, MIB)
         small = seconds(lambda: LARGE[what](pool, 3 * MIB))
-        large = seconds(lambda: LARGE[what](pool, 24 * MIB), OFTEN, enough=24 * small)
-    assert large < 24 * small, f"{small * 1e3:.0f} ms and {large * 1e3:.0f} ms"
+        large = seconds(lambda: LARGE[what](pool, 24 * MIB), OFTEN, enough=40 * small)
+    assert large < 40 * small, f"{small * 1e3:.0f} ms and {large * 1e3:.0f} ms"
 
 
 # -- what failed leaves nothing ----------------------------------------------------------------------------------------

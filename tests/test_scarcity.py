@@ -224,7 +224,7 @@ def _map(pool: ProcessWasmPool) -> Any:
 
 
 def _map_callable(pool: ProcessWasmPool) -> Any:
-    return list(pool.map(_first_byte, [LARGE] * 10)) and None
+    return list(pool.map(_first_byte, [LARGE] * 4)) and None
 
 
 def _map_array(pool: ProcessWasmPool) -> Any:
@@ -254,7 +254,7 @@ FRAMES = {
 
 def frame_cannot_be_made(lack: str, frame: str, workers: int) -> None:
     """The job fails with what was lacking, or goes another way; no worker pays, and the next jobs run."""
-    pool = ProcessWasmPool(KERNELS, workers)
+    pool = ProcessWasmPool(KERNELS, workers, kill_grace=DEADLINE)  # what goes by pipe is slow
     pool.wait_ready(DEADLINE)
     assert pool.submit(_first_byte, b"x").result(DEADLINE) == ord("x")
     with suppress(ImportError):

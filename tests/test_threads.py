@@ -355,16 +355,17 @@ def test_a_thread_that_fails_when_nobody_calls_fails_no_callers_job(
         assert pool.submit(let_it_fail).result(DEADLINE) == 1
 
 
-def test_waiting_defeats_no_timeout(reactor: ProcessWasmPool) -> None:
-    for _ in range(3):
-        with pytest.raises(CallTimeout):
-            reactor.call("wait", timeout=0.1)
-        assert reactor.call("sum") == 0
-    future = reactor.submit("wait")
-    eventually(future.running, "it to wait")
-    assert future.cancel()
-    assert reactor.call("sum", timeout=DEADLINE) == 0
-    assert reactor.stats().crashed == reactor.stats().killed == 0
+def test_waiting_defeats_no_timeout(nothing_left: None) -> None:
+    with ProcessWasmPool(REACTOR, workers=1, wasi=WasiConfig(max_threads=8), kill_grace=DEADLINE) as pool:
+        for _ in range(3):
+            with pytest.raises(CallTimeout):
+                pool.call("wait", timeout=0.1)
+            assert pool.call("sum") == 0
+        future = pool.submit("wait")
+        eventually(future.running, "it to wait")
+        assert future.cancel()
+        assert pool.call("sum", timeout=DEADLINE) == 0
+        assert pool.stats().crashed == pool.stats().killed == 0
 
 
 def test_size_of_the_shared_memory(nothing_left: None) -> None:

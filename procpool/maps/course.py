@@ -286,7 +286,8 @@ class Course(ABC, Generic[T]):
         """Read and submit until enough is under way, there is no room, or the input ends.
 
         An input may be slow.  After READING_SECONDS it reads no further than to where there is a result to give, or the
-        map's time is up.
+        map's time is up.  One that has a length is there, and to pickle its items may be what is slow: it is read until
+        every worker has something to do.
 
         Args:
             hasty: there is something to give, or nobody waits.
@@ -316,10 +317,13 @@ class Course(ABC, Generic[T]):
             self._held = None
             if not self._options.ordered:
                 ticket.watch(partial(self._arrive, ticket))
-            if monotonic() > enough and (hasty or self._some_done() or self.deadline.passed()):
+            if monotonic() > enough and (self.deadline.passed() or (self._all_at_work() if hasty else self._some_done())):
                 break
         if self._closed:  # perhaps by another thread, which did not know of the last one
             self._abandon(list(self._ahead))
+
+    def _all_at_work(self) -> bool:
+        return self._total is None or len(self._ahead) >= self._dispatcher.scheduler.lanes
 
     def _some_done(self) -> bool:
         if not self._options.ordered:
