@@ -19,7 +19,7 @@ import cloudpickle
 
 from . import wire
 from .binary import ExternType, FuncType, Import
-from .bytes_function import BytesFunction, CallTable
+from .bytes_function import BytesFunction
 from .checks import boolean, cannot_travel, choice, is_int, shown
 from .codec import Codec
 from .columns import ColumnCodec
@@ -264,8 +264,7 @@ class ProcessWasmPool(Executor):
             on_failure.callback(os.close, compiled.artifact)
             #: what the module exports, by name: signatures of functions, and memories, tables and globals
             self.exports: MappingType[str, ExternType] = MappingProxyType(compiled.interface.exports)
-            self._bytes_calls = CallTable(self.exports)
-            self._shipped = Shipper(self._bytes_calls)
+            self._shipped = Shipper(self.exports)
             self._types = {**compiled.interface.storage, **self.exports}
             #: what it imports
             self.imports: tuple[Import, ...] = tuple(compiled.interface.imports)
@@ -780,7 +779,7 @@ class ProcessWasmPool(Executor):
     def _ask(self) -> tuple[Lease, Request]:
         """A lease that has not begun, and the job that asks for its instance."""
         self._check_open()
-        module = (self._callables, self._types, self._bytes_calls)
+        module = (self._callables, self._types, self._shipped.calls)
         lease = Lease(self._dispatcher, self._direct, *module, self._visible, self._timeout)
         return lease, Request()
 

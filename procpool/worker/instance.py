@@ -53,13 +53,6 @@ class Instance:
         return MappingProxyType({**self._storage, **dict(self._exported)})
 
     @cached_property
-    def bytes_calls(self) -> CallTable:
-        """How the module passes bytes and text, for :class:`BytesFunction`."""
-        from ..bytes_function import CallTable
-
-        return CallTable(self.types)
-
-    @cached_property
     def _codecs(self) -> dict[str, tuple[int, Codec]]:
         return {name: (index, Codec(name, type_)) for index, (name, type_) in enumerate(self._exported)}
 
@@ -94,6 +87,13 @@ class Instance:
             return len(self._codecs[export][1].signature.params)
         except KeyError:
             raise LookupError(f"the module exports no function {export!r}") from None
+
+    @cached_property
+    def bytes_calls(self) -> CallTable:
+        """How the module passes bytes and text, for :class:`BytesFunction`."""
+        from ..bytes_function import CallTable
+
+        return CallTable(self.types)
 
     @property
     def memory(self) -> memoryview:

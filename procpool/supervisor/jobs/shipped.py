@@ -7,7 +7,7 @@ import hashlib
 import math
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -97,8 +97,9 @@ class Shipper:
     either sort with the same pickle travel once.
     """
 
-    def __init__(self, calls: CallTable) -> None:
-        self._calls = calls
+    def __init__(self, exports: Mapping[str, Any]) -> None:
+        """Args: exports: of the module, by name."""
+        self.calls: CallTable = CallTable(exports)
         self._seen: dict[int, _Seen] = {}
         self._seen_without: dict[int, _Seen] = {}  # without_instance of these
         self._bytes_functions: dict[BytesFunction, Shipped] = {}
@@ -132,11 +133,11 @@ class Shipper:
         try:
             shipped = self._bytes_functions.get(function)
         except TypeError:  # an option that cannot be hashed, and is of no use either; whoever runs it will say so
-            return Shipped(self._calls.of(function))
+            return Shipped(self.calls.of(function))
         if shipped is None:
             if len(self._bytes_functions) >= _MOST_BYTES_FUNCTIONS:
                 self._bytes_functions.clear()
-            shipped = self._bytes_functions[function] = Shipped(self._calls.of(function))
+            shipped = self._bytes_functions[function] = Shipped(self.calls.of(function))
         return shipped
 
 
