@@ -30,6 +30,8 @@ Returns = int | Literal["packed", "pair", "pointer", "string"] | None
 #: What an export returns.
 Result = type[bytes] | type[str] | type[int] | None
 
+#: Different ones that are known at once; programs have a handful.
+_MOST_CALLS = 256
 _SHAPES = ("packed", "pair", "pointer", "string")
 #: Stands for what the convention has.
 _ITS_OWN = ""
@@ -132,7 +134,7 @@ class BytesFunction:
             GuestError: the export returned an error.
             Whatever calling the export raises.
         """
-        return self.following(instance.types)(instance, *args)
+        return instance.bytes_calls.of(self)(instance, *args)
 
 
 @dataclass(frozen=True)
@@ -151,3 +153,31 @@ class BytesCall:
     def __call__(self, instance: Any, *args: Any) -> Any:
         """Run in a worker; see `BytesFunction`."""
         return run(instance, self, args)
+
+
+class CallTable:
+    """The calls of one module: each is looked up once, for that takes longer than most calls.
+
+    Any number of threads may use one.
+    """
+
+    def __init__(self, exports: Mapping[str, Any]) -> None:
+        self._exports = exports
+        self._known: dict[BytesFunction, BytesCall] = {}
+
+    def of(self, function: BytesFunction) -> BytesCall:
+        """The call that a function is here.
+
+        Raises:
+            As `BytesFunction.following`.
+        """
+        try:
+            call = self._known.get(function)
+        except TypeError:  # an option that cannot be hashed, and is of no use either
+            return function.following(self._exports)
+        if call is None:
+            call = function.following(self._exports)
+            if len(self._known) >= _MOST_CALLS:
+                self._known.clear()
+            self._known[function] = call
+        return call

@@ -156,7 +156,7 @@ _KNOWN: dict[str, Convention] = {
     "wasm-bindgen": Convention(
         "wasm-bindgen",
         # Newer releases number what only the glue uses, so that only the signatures tell.
-        alloc="__wbindgen_malloc|__wbindgen_export*(i32, i32) -> (i32)|__wbindgen_export*(i32) -> (i32)",
+        alloc="__wbindgen_malloc|__wbindgen_export*(i32, i32) -> (i32)",
         free="__wbindgen_free|__wbindgen_export*(i32, i32, i32) -> ()",
         marks=("__wbindgen_*",),
         align=1,

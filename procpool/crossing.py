@@ -16,7 +16,7 @@ from .binary import SCALARS, FuncType
 from .checks import shown
 from .codec import converted
 from .conventions import Convention
-from .errors import BadArguments, GuestError
+from .errors import BadArguments, GuestError, ProcpoolError, WasmTrap
 
 if TYPE_CHECKING:
     from .bytes_function import BytesCall
@@ -32,7 +32,7 @@ _VIEW, _VIEW_OF_BYTES, _VIEW_MASK = 1 << 0, 1 << 0 | 1 << 6, 1 << 0 | 0b11111 <<
 _VIEW_HEADER = struct.Struct("<III")
 #: Before an object: its class, and its size in bytes.
 _OBJECT_HEADER = struct.Struct("<II")
-#: The most that may be allocated on a guest's stack, in bytes; Emscripten's is 64 KiB unless it was told otherwise.
+#: The most that a call may have on a guest's stack, in bytes; Emscripten's has 64 KiB unless it was told otherwise.
 _MOST_ON_STACK = 16384
 
 
@@ -77,6 +77,7 @@ class _Crossing:
         self._undo: list[Callable[[], Any]] = []
         #: likewise, should the export never be called: what it would have owned
         self._handed: list[Callable[[], Any]] = []
+        self._on_stack = 0  #: bytes
 
     def run(self, args: Sequence[Any]) -> Any:
         call, instance = self._call, self._instance
@@ -98,9 +99,12 @@ class _Crossing:
             raise
         returned = instance.call(call.export, *passed)
         try:
-            return self._lifted(returned, passed)
-        finally:
+            result = self._lifted(returned, passed)
+        except (GuestError, ValueError):
             self._give_back()
+            raise
+        self._give_back()
+        return result
 
     # -- into the guest ------------------------------------------------------------------------------------------------
 
@@ -174,8 +178,12 @@ class _Crossing:
 
     def _allocate(self, size: int, owner: str) -> int:
         by = self._by
-        if by.frame is not None and size > _MOST_ON_STACK:
-            raise MemoryError(f"{size} bytes do not fit on the guest's stack, and it exports no malloc; build it with one")
+        if by.frame is not None:
+            self._on_stack += size
+            if self._on_stack > _MOST_ON_STACK:
+                raise MemoryError(
+                    f"{self._on_stack} bytes may not fit on the guest's stack, and it exports no malloc; build it with one"
+                )
         address = self._ask("alloc", by.alloc, size, by.align)
         if not address and size:
             raise MemoryError(f"{by.alloc}({size}) returned 0: the guest has no memory left")
@@ -353,6 +361,8 @@ class _Crossing:
             if self._by.collect is not None:
                 self._instance.call(self._by.collect)
         except Exception as error:
+            if isinstance(error, ProcpoolError) and not isinstance(error, WasmTrap):
+                raise  # of a lease
             raise ValueError(
                 f"what was allocated for {self._call.export} could not be given back: {error}\nIs {self._by.name!r} the"
                 f" convention it follows, and {self._by.free!r} what frees?"

@@ -540,16 +540,19 @@ class ProcessWasmPool(Executor):
     def call_bytes(
         self, export: str, /, *args: Any, timeout: float | None = None, **convention: Unpack[BytesConvention]
     ) -> Any:
-        """Call an export that takes bytes by pointer and length, and wait for its result.
+        """Call an export that takes or returns bytes or text, and wait for its result.
 
-        ``pool.call_bytes("sha256", data, returns=32)``.  Bytes-like arguments are put into the guest's memory.
+        ``pool.call_bytes("format", "x=1", result=str)``.  Bytes-like and ``str`` arguments are put into the guest's memory,
+        by the module's :class:`Convention`, which its exports tell.
 
         Args:
             timeout: as for :meth:`call`.
-            convention: how the module allocates and returns, see :class:`BytesFunction`.
+            convention: what the exports do not tell, see :class:`BytesFunction`.
 
         Raises:
             As :meth:`call`; and MemoryError when the guest's allocator has no room.
+            GuestError: the export returned an error.
+            ValueError: it did not do what the convention says, or the text it returned is none.
         """
         return _result(self.submit_bytes(export, *args, timeout=timeout, **convention))
 
@@ -796,7 +799,8 @@ class ProcessWasmPool(Executor):
     def _ask(self) -> tuple[Lease, Request]:
         """A lease that has not begun, and the job that asks for its instance."""
         self._check_open()
-        lease = Lease(self._dispatcher, self._direct, self._callables, self._types, self._visible, self._timeout)
+        module = (self._callables, self._types, self._shipped.calls)
+        lease = Lease(self._dispatcher, self._direct, *module, self._visible, self._timeout)
         return lease, Request()
 
     def put(self, lease: Lease, discard: bool = False) -> None:

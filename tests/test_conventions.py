@@ -313,13 +313,16 @@ def test_emscriptens_stack_where_there_is_no_malloc() -> None:
       (func (export "stackRestore") (param i32) (global.set $sp (local.get 0)))
       (func (export "stackAlloc") (param i32) (result i32)
         (global.set $sp (i32.and (i32.sub (global.get $sp) (local.get 0)) (i32.const -16))) (global.get $sp))
-      (func (export "second") (param i32 i32) (result i32) (i32.load8_u offset=1 (local.get 0))))"""
+      (func (export "second") (param i32 i32) (result i32) (i32.load8_u offset=1 (local.get 0)))
+      (func (export "both") (param i32 i32 i32 i32)))"""
     with ProcessWasmPool(source, workers=1) as pool:
         assert Convention.of(pool.exports).alloc == "stackAlloc"
         assert pool.call_bytes("second", b"abc") == ord("b")
         assert pool.call("stackSave") == 65536
-        with pytest.raises(MemoryError, match="do not fit on the guest's stack"):
+        with pytest.raises(MemoryError, match="60000 bytes may not fit on the guest's stack"):
             pool.call_bytes("second", bytes(60_000))
+        with pytest.raises(MemoryError, match="20000 bytes may not fit"):
+            pool.call_bytes("both", bytes(10_000), bytes(10_000))
         assert pool.call("stackSave") == 65536
 
 

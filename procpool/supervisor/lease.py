@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import wire
 from ..binary import SCALARS, GlobalType, MemoryType, once_each
-from ..bytes_function import BytesFunction
+from ..bytes_function import BytesFunction, CallTable
 from ..checks import boolean, cannot_travel, count, shown
 from ..codec import converted
 from ..crossing import run
@@ -63,6 +63,7 @@ class Lease:
         direct: DirectCalls,
         functions: Mapping[str, Export],
         types: Mapping[str, Any],
+        bytes_calls: CallTable,
         visible: bool,
         timeout: float | None,
     ) -> None:
@@ -70,6 +71,7 @@ class Lease:
         self._direct = direct
         self._functions = functions
         self._types = types
+        self._bytes_calls = bytes_calls
         self._visible = visible
         self._timeout = timeout
         self._using = threading.Lock()
@@ -121,7 +123,7 @@ class Lease:
             As :meth:`call`; and as `ProcessWasmPool.call_bytes`, and then the lease goes on.
         """
         self._functions[export]  # or tells why not
-        call = BytesFunction(export, **convention).following(self._types)
+        call = self._bytes_calls.of(BytesFunction(export, **convention))
         return run(_Steps(self, deadline_of(timeout, self._timeout)), call, args)
 
     def _call(self, export: str, args: tuple[Any, ...], deadline: Deadline) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import wasmtime
 
@@ -14,6 +14,9 @@ from ..checks import count, shown
 from ..codec import Codec
 from . import ffi
 from .holder import InstanceHolder
+
+if TYPE_CHECKING:
+    from ..bytes_function import CallTable
 
 #: In the largest memory that there can be, one of 64-bit addresses.
 MOST_PAGES = 1 << 48
@@ -80,6 +83,13 @@ class Instance:
             return len(self._codecs[export][1].signature.params)
         except KeyError:
             raise LookupError(f"the module exports no function {export!r}") from None
+
+    @cached_property
+    def bytes_calls(self) -> CallTable:
+        """How the module passes bytes and text, for :class:`BytesFunction`."""
+        from ..bytes_function import CallTable
+
+        return CallTable(self.types)
 
     @property
     def memory(self) -> memoryview:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from ... import wire
-from ...bytes_function import BytesCall, BytesFunction
+from ...bytes_function import BytesCall, BytesFunction, CallTable
 from ...plain_function import without_instance
 from ...wire import values
 from .arity import Takes
@@ -99,7 +99,7 @@ class Shipper:
 
     def __init__(self, exports: Mapping[str, Any]) -> None:
         """Args: exports: of the module, by name."""
-        self._exports = exports
+        self.calls: CallTable = CallTable(exports)
         self._seen: dict[int, _Seen] = {}
         self._seen_without: dict[int, _Seen] = {}  # without_instance of these
         self._bytes_functions: dict[BytesFunction, Shipped] = {}
@@ -133,11 +133,11 @@ class Shipper:
         try:
             shipped = self._bytes_functions.get(function)
         except TypeError:  # an option that cannot be hashed, and is of no use either; whoever runs it will say so
-            return Shipped(function.following(self._exports))
+            return Shipped(self.calls.of(function))
         if shipped is None:
             if len(self._bytes_functions) >= _MOST_BYTES_FUNCTIONS:
                 self._bytes_functions.clear()
-            shipped = self._bytes_functions[function] = Shipped(function.following(self._exports))
+            shipped = self._bytes_functions[function] = Shipped(self.calls.of(function))
         return shipped
 
 
