@@ -18,7 +18,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 LOCK = Path(__file__).with_suffix(".lock")
@@ -40,38 +40,59 @@ class Package:
     integrity: str  #: as npm writes it: "sha512-" and the digest in base64
     large: bool  #: whether its module takes minutes to compile
 
-    def unpacked(self, cache: Path) -> Path:
-        """The directory with what the package contains, below ``cache``.
+
+@dataclass
+class Store:
+    """Packages that have been fetched, unpacked below a directory that several processes may share."""
+
+    directory: Path
+    silent: dict[str, str] = field(default_factory=dict)  #: the registries that do not answer, and why: asked no more
+
+    def unpacked(self, package: Package) -> Path:
+        """The directory with what the package contains.
 
         Raises:
             NotFetched: there is no client for the registry, or it did not deliver.
         """
-        directory = cache / f"{self.name.replace('/', '+')}@{self.version}"
+        directory = self.directory / f"{package.name.replace('/', '+')}@{package.version}"
         with _alone(directory.with_name(f"{directory.name}.lock")):
             if not directory.exists():
-                with tempfile.TemporaryDirectory(dir=cache) as scratch:
+                with tempfile.TemporaryDirectory(dir=self.directory) as scratch:
                     content = Path(scratch, "content")
-                    _unpack(self._fetched(Path(scratch, "archive")), content)
+                    _unpack(self._fetched(package, Path(scratch, "archive")), content)
                     content.rename(directory)  # at once: nobody finds half of it
         return directory
 
-    def _fetched(self, directory: Path) -> Path:
-        directory.mkdir()
-        command = _COMMANDS[self.registry](self, str(directory))
-        if shutil.which(command[0]) is None:
-            raise NotFetched(f"{command[0]} is not installed")
-        try:
-            done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            raise NotFetched(f"{self.registry} has not delivered {self.name} within {PATIENCE} s") from None
-        if done.returncode:
-            last = (done.stderr or done.stdout).strip().splitlines()[-3:]
-            raise NotFetched(f"{self.registry} does not deliver {self.name}: {' '.join(last)}")
-        (archive,) = directory.iterdir()
+    def _fetched(self, package: Package, to: Path) -> Path:
+        to.mkdir()
+        if package.registry not in self.silent:
+            self._ask(package, to)
+        if package.registry in self.silent:
+            raise NotFetched(f"{package.name}: {self.silent[package.registry]}")
+        (archive,) = to.iterdir()
         digest = hashlib.sha512(archive.read_bytes()).digest()
         found = f"sha512-{base64.b64encode(digest).decode()}"
-        assert found == self.integrity, f"{self.name} {self.version} is {found}, and {LOCK.name} has {self.integrity}"
+        assert found == package.integrity, (
+            f"{package.name} {package.version} is {found}, and {LOCK.name} has {package.integrity}"
+        )
         return archive
+
+    def _ask(self, package: Package, to: Path) -> None:
+        command = _COMMANDS[package.registry](package, str(to))
+        if shutil.which(command[0]) is None:
+            self.silent[package.registry] = f"{command[0]} is not installed"
+            return
+        try:
+            done = subprocess.run(command, cwd=to, capture_output=True, text=True, timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.silent[package.registry] = f"{package.registry} has not delivered within {PATIENCE} s"
+            return
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip()
+            why = f"{package.registry} does not deliver: {' '.join(said.splitlines()[:2])}"
+            if any(unknown in said for unknown in _UNKNOWN):
+                raise NotFetched(f"{package.name}: {why}")  # it may have the others
+            self.silent[package.registry] = why
 
 
 def locked() -> dict[str, Package]:
@@ -84,9 +105,11 @@ def locked() -> dict[str, Package]:
     return found
 
 
+#: What npm and pip say of a registry that answers, and has no such package or version.
+_UNKNOWN = ("E404", "ETARGET", "No matching distribution")
 _COMMANDS = {
     "npm": lambda package, to: [
-        *("npm", "pack", "--silent", "--ignore-scripts", "--fetch-retries=1", "--pack-destination", to),
+        *("npm", "pack", "--loglevel=error", "--ignore-scripts", "--fetch-retries=1", "--pack-destination", to),
         f"{package.name}@{package.version}",
     ],
     "pypi": lambda package, to: [

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DEADLINE
-from packages import NotFetched, Package, locked, required, with_large
+from packages import NotFetched, Package, Store, locked, required, with_large
 from pages import ROOT, Part, parts
 from test_docs import PACKAGES as PAGE
 from test_docs import PAGES, programs, run_page
@@ -40,9 +40,14 @@ def packages_of(part: Part) -> list[Package]:
     return [lock[name] for name in part.needs.split(", ")]
 
 
-def install(package: Package, cache: Path, directory: Path) -> None:
+@pytest.fixture(scope="session")
+def store(pytestconfig: pytest.Config) -> Store:
+    assert pytestconfig.cache is not None
+    return Store(pytestconfig.cache.mkdir("packages"))
+
+
+def install(package: Package, content: Path, directory: Path) -> None:
     """Where `npm install` and `pip install --target .` would put it."""
-    content = package.unpacked(cache)
     if package.registry == "npm":
         (directory / "node_modules" / package.name).parent.mkdir(parents=True, exist_ok=True)
         (directory / "node_modules" / package.name).symlink_to(content)
@@ -52,17 +57,13 @@ def install(package: Package, cache: Path, directory: Path) -> None:
 
 
 @pytest.mark.parametrize("part", SECTIONS, ids=lambda part: part.title)
-def test_package_does_its_job(
-    part: Part, programs: Path, tmp_path: Path, pytestconfig: pytest.Config, nothing_left: None
-) -> None:
+def test_package_does_its_job(part: Part, store: Store, programs: Path, tmp_path: Path, nothing_left: None) -> None:
     needed = packages_of(part)
     if any(package.large for package in needed) and not with_large():
         pytest.skip("takes minutes to compile when it is new; PROCPOOL_PACKAGES=all runs it")
-    assert pytestconfig.cache is not None
-    cache = pytestconfig.cache.mkdir("packages")
     try:
         for package in needed:
-            install(package, cache, tmp_path)
+            install(package, store.unpacked(package), tmp_path)
     except NotFetched as reason:
         if required():
             raise
@@ -107,8 +108,8 @@ def test_a_package_is_fetched_once_by_all_that_want_it(tmp_path: Path, monkeypat
         import sys
         sys.path.insert(0, {str(ROOT / "tests")!r})
         from pathlib import Path
-        from packages import Package
-        print({package!r}.unpacked(Path({str(cache)!r})) / "a.wasm")
+        from packages import Package, Store
+        print(Store(Path({str(cache)!r})).unpacked({package!r}) / "a.wasm")
     """
     wanting = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     found = {process.communicate(timeout=DEADLINE)[0].strip() for process in wanting}
@@ -120,15 +121,23 @@ def test_a_package_is_fetched_once_by_all_that_want_it(tmp_path: Path, monkeypat
 def test_a_package_that_is_not_what_was_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = a_package(tmp_path, monkeypatch, integrity="sha512-AAAA")
     with pytest.raises(AssertionError, match=r"@scope/a 1 is sha512-.*and packages\.lock has sha512-AAAA"):
-        package.unpacked(tmp_path)
+        Store(tmp_path).unpacked(package)
     assert not (tmp_path / "@scope+a@1").exists()
 
 
-def test_what_cannot_be_had_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_had_says_why_and_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = a_package(tmp_path, monkeypatch)
-    client(tmp_path, monkeypatch, "echo 'npm error network request failed' >&2; exit 1")
-    with pytest.raises(NotFetched, match="npm does not deliver @scope/a: npm error network request failed"):
-        package.unpacked(tmp_path)
+    client(tmp_path, monkeypatch, f"echo once >> {tmp_path}/asked; echo 'npm error network request failed' >&2; exit 1")
+    store = Store(tmp_path)
+    for _ in range(2):
+        with pytest.raises(NotFetched, match="@scope/a: npm does not deliver: npm error network request failed"):
+            store.unpacked(package)
+    assert (tmp_path / "asked").read_text() == "once\n"
+    client(tmp_path, monkeypatch, "echo 'npm error code E404' >&2; exit 1")
+    store = Store(tmp_path)
+    with pytest.raises(NotFetched, match="E404"):
+        store.unpacked(package)
+    assert not store.silent, "it may have the others"
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    with pytest.raises(NotFetched, match="npm is not installed"):
-        package.unpacked(tmp_path)
+    with pytest.raises(NotFetched, match="@scope/a: npm is not installed"):
+        Store(tmp_path).unpacked(package)
