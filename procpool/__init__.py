@@ -16,7 +16,8 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants to se
 
 if TYPE_CHECKING:
     from .binary import ExternType, FuncType, GlobalType, Import, MemoryType, TableType, TagType
-    from .bytes_function import BytesFunction, Returns
+    from .bytes_function import BytesFunction, Result, Returns
+    from .conventions import Convention, ConventionName
     from .durations import Durations
     from .errors import (
         ArgumentOutOfRange,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         BadImport,
         BadWasi,
         CallTimeout,
+        GuestError,
         GuestExit,
         InvalidModule,
         LeaseEnded,
@@ -87,12 +89,15 @@ __all__ = [
     "Casting",
     "CompletedRun",
     "Context",
+    "Convention",
+    "ConventionName",
     "Durations",
     "EventKind",
     "ExportFunction",
     "ExternType",
     "FuncType",
     "GlobalType",
+    "GuestError",
     "GuestExit",
     "Import",
     "Imports",
@@ -128,6 +133,7 @@ __all__ = [
     "Reference",
     "RemoteError",
     "Renames",
+    "Result",
     "Returns",
     "RunFailed",
     "RunKeywords",
@@ -159,7 +165,8 @@ __all__ = [
 #: Where each name is, by module; what is in none of these is in ``errors``.
 _PLACES = {
     "binary": ("ExternType", "FuncType", "GlobalType", "Import", "MemoryType", "TableType", "TagType"),
-    "bytes_function": ("BytesFunction", "Returns"),
+    "bytes_function": ("BytesFunction", "Result", "Returns"),
+    "conventions": ("Convention", "ConventionName"),
     "durations": ("Durations",),
     "export_function": ("ExportFunction",),
     "imports": ("Imports", "OnMissing", "Renames", "wants_instance"),
