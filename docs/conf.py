@@ -105,7 +105,16 @@ def _sentences_of_raises(app: Any, what: str, name: str, obj: Any, options: Any,
 
 
 #: Classes that users make themselves; of the others, they need not know how.
-_CONSTRUCTED = {"ProcessWasmPool", "BytesFunction", "WasiConfig", "FuncType", "GlobalType", "MemoryType", "TableType"}
+_CONSTRUCTED = {
+    "ProcessWasmPool",
+    "BytesFunction",
+    "Convention",
+    "WasiConfig",
+    "FuncType",
+    "GlobalType",
+    "MemoryType",
+    "TableType",
+}
 
 
 #: A ParamSpec as its own repr writes it, which Sphinx cannot parse.

@@ -16,7 +16,8 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants to se
 
 if TYPE_CHECKING:
     from .binary import ExternType, FuncType, GlobalType, Import, MemoryType, TableType, TagType
-    from .bytes_function import BytesFunction, Returns
+    from .bytes_function import BytesFunction, Result, Returns
+    from .conventions import Convention, ConventionName
     from .durations import Durations
     from .engine import Feature
     from .errors import (
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         BadImport,
         BadWasi,
         CallTimeout,
+        GuestError,
         GuestExit,
         InvalidModule,
         LeaseEnded,
@@ -88,6 +90,8 @@ __all__ = [
     "Casting",
     "CompletedRun",
     "Context",
+    "Convention",
+    "ConventionName",
     "Durations",
     "EventKind",
     "ExportFunction",
@@ -95,6 +99,7 @@ __all__ = [
     "Feature",
     "FuncType",
     "GlobalType",
+    "GuestError",
     "GuestExit",
     "Import",
     "Imports",
@@ -130,6 +135,7 @@ __all__ = [
     "Reference",
     "RemoteError",
     "Renames",
+    "Result",
     "Returns",
     "RunFailed",
     "RunKeywords",
@@ -161,7 +167,8 @@ __all__ = [
 #: Where each name is, by module; what is in none of these is in ``errors``.
 _PLACES = {
     "binary": ("ExternType", "FuncType", "GlobalType", "Import", "MemoryType", "TableType", "TagType"),
-    "bytes_function": ("BytesFunction", "Returns"),
+    "bytes_function": ("BytesFunction", "Result", "Returns"),
+    "conventions": ("Convention", "ConventionName"),
     "durations": ("Durations",),
     "engine": ("Feature",),
     "export_function": ("ExportFunction",),

@@ -1,120 +1,183 @@
-"""Exports that take and return bytes by pointer and length, called as if they took and returned bytes.
+"""Exports that take and return bytes or text, called as if WebAssembly had such values.
 
-There is no one convention for this.  The three common ones are told apart by ``returns``:
+How bytes get in and out is the module's :class:`Convention`; which it is, its exports tell.  Where the convention leaves
+open how an export returns bytes, ``returns`` says:
 
 * ``returns=n``, a number: the export's last parameter is the address of an output buffer of n bytes.
 * ``"packed"``: the export returns one i64, the address in its upper and the length in its lower 32 bits.
 * ``"pair"``: the export returns two i32s, address and length (a multi-value result).
-* ``"pointer"``: the export's first parameter is the address of 8 bytes, where it stores address and length (what C, and
+* ``"pointer"``: the export's first parameter is the address of a block, where it stores address and length (what C, and
   Rust on wasm32, make of a struct result).
-* ``None``: what the export returns is returned as it is.
+* ``"string"``: the export returns the address of text that ends with a NUL, and keeps it.
+* ``None``: as the convention has it, if ``result`` says that bytes or text come back.  Otherwise what the export returns is
+  returned as it is.
 """
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from .binary import FuncType
 from .checks import is_int, shown
+from .conventions import Convention, ConventionName
+from .crossing import run
+from .errors import UnknownExport
 
 #: How an export returns bytes; see the module's documentation.
-Returns = int | Literal["packed", "pair", "pointer"] | None
+Returns = int | Literal["packed", "pair", "pointer", "string"] | None
+#: What an export returns.
+Result = type[bytes] | type[str] | type[int] | None
 
-_PAIR = struct.Struct("<II")
-_CONVENTIONS = ("packed", "pair", "pointer")
+#: Different ones that are known at once; programs have a handful.
+_MOST_CALLS = 256
+_SHAPES = ("packed", "pair", "pointer", "string")
+#: Stands for what the convention has.
+_ITS_OWN = ""
 
 
 @dataclass(frozen=True)
 class BytesFunction:
-    """A callable for ``pool.submit`` and ``pool.map``: bytes-like arguments are copied into the guest's memory.
+    """A callable for ``pool.submit`` and ``pool.map``: bytes-like and ``str`` arguments go into the guest's memory.
 
-    Each becomes two arguments of the export, address and length; numbers stay as they are.
+    They may stand anywhere among numbers.  Each becomes what the convention makes of it, mostly address and length.  None
+    is the convention's null.
 
     Args:
         export: the export to call.
         returns: how it returns bytes, see the module's documentation.
-        alloc: the export that allocates: takes a size, or a size and an alignment, and returns an address.
+        alloc: the export that allocates: takes a size, or a size and an alignment, and returns an address.  By default the
+            convention's own, as are the next ones.
         free: the export that frees: takes an address, or an address and a size, or both and an alignment; None to free
-            nothing.  Arguments are freed, and so is a result that the export has allocated itself.
+            nothing.  What is freed is what the convention says that the caller owns.
         memory: the exported memory.
         align: the alignment to ask for, in bytes, where ``alloc`` takes one.
+        convention: its name, or a :class:`Convention`; None to recognise it by the module's exports.
+        result: ``bytes``, ``str``, or ``int`` for a number that a wasm-bindgen function returns in a ``Result``.  By
+            default bytes if ``returns`` is given, and otherwise what the export returns as it is.
 
     Raises:
-        ValueError: ``returns`` is none of the conventions.
+        ValueError: ``returns``, ``result`` or ``convention`` is none of these.
     """
 
     export: str
     returns: Returns = None
-    alloc: str = "alloc"
-    free: str | None = "free"
-    memory: str = "memory"
-    align: int = 8
+    alloc: str = _ITS_OWN
+    free: str | None = _ITS_OWN
+    memory: str = _ITS_OWN
+    align: int = 0
+    convention: ConventionName | Convention | None = None
+    result: Result = None
 
     def __post_init__(self) -> None:
-        known = isinstance(self.returns, str) and self.returns in _CONVENTIONS
+        known = isinstance(self.returns, str) and self.returns in _SHAPES
         if self.returns is not None and not known and not is_int(self.returns, 0):
-            choice = ", ".join(map(repr, _CONVENTIONS))
+            choice = ", ".join(map(repr, _SHAPES))
             raise ValueError(f"returns must be {choice}, a number of bytes, or None; got {shown(self.returns)}")
+        if self.result not in (None, bytes, str, int):
+            raise ValueError(f"result must be bytes, str, int or None; got {shown(self.result)}")
+        if self.convention is not None and not isinstance(self.convention, Convention):
+            Convention.named(self.convention)
 
     def __str__(self) -> str:
         return self.export
+
+    def following(self, exports: Mapping[str, Any]) -> BytesCall:
+        """What is to be done in a module with these exports.
+
+        Raises:
+            UnknownExport: the module has no such export, or does not export what the convention needs.
+            ValueError: the convention leaves open how bytes are returned, or does not let one choose.
+        """
+        signature = exports.get(self.export)
+        if not isinstance(signature, FuncType):
+            raise UnknownExport(f"the module exports no function {self.export!r}")
+        convention = self._named(exports)
+        returns: Any = self.returns
+        if convention.text == "object" and returns is not None:
+            raise ValueError(f"by the convention {convention.name!r}, {self.export} returns an object; leave out returns=")
+        if returns is None and (self.result in (bytes, str) or (self.result is int and convention.fallible)):
+            returns = convention.returns
+            if returns is None:
+                raise ValueError(
+                    f"the convention {convention.name!r} leaves open how {self.export}{signature} returns"
+                    f" {self.result.__name__}; say returns=..."
+                )
+            if returns == "pointer" and signature.results:  # what does not fit into one value comes as several
+                returns = None if self.result is int and len(signature.results) == 1 else "pair"
+        return BytesCall(self.export, signature, convention, returns, self.result)
+
+    def _named(self, exports: Mapping[str, Any]) -> Convention:
+        """The convention, with the module's names."""
+        given = self.convention
+        if given is None:
+            given = Convention.recognised(exports)
+        elif not isinstance(given, Convention):
+            given = Convention.named(given)
+        for keyword, name in (("alloc", self.alloc), ("free", self.free)):
+            if name and name not in exports:
+                raise given.lacking(keyword, name, exports)
+        return replace(
+            given,
+            alloc=self.alloc or given.alloc,
+            free=given.free if self.free == _ITS_OWN else self.free,
+            memory=self.memory or given.memory,
+            align=self.align or given.align,
+        ).found(exports)
 
     def __call__(self, instance: Any, *args: Any) -> Any:
         """Run in a worker, beside an instance.
 
         Raises:
             MemoryError: the guest's allocator returned 0.
+            GuestError: the export returned an error.
             Whatever calling the export raises.
         """
-        blocks: list[tuple[int, int]] = []
-        passed: list[Any] = []
-        if self.returns == "pointer":
-            passed.append(self._allocate(instance, _PAIR.size, blocks))
-        for arg in args:
-            if isinstance(arg, (bytes, bytearray, memoryview)):
-                view = memoryview(arg).cast("B")
-                address = self._allocate(instance, view.nbytes, blocks)
-                instance.memory_named(self.memory)[address : address + view.nbytes] = view
-                passed += (address, view.nbytes)
-            else:
-                passed.append(arg)
-        if isinstance(self.returns, int):
-            passed.append(self._allocate(instance, self.returns, blocks))
-        result = self._bytes_of(instance, instance.call(self.export, *passed), passed, blocks)
-        for address, size in reversed(blocks):  # as a stack, which suits the simplest allocators
-            self._release(instance, address, size)
-        return result
+        return instance.bytes_calls.of(self)(instance, *args)
 
-    def _bytes_of(self, instance: Any, result: Any, passed: list[Any], blocks: list[tuple[int, int]]) -> Any:
-        if self.returns is None:
-            return result
-        if isinstance(self.returns, int):
-            address, size = passed[-1] & 0xFFFFFFFF, self.returns
-        else:
-            if self.returns == "packed":
-                address, size = (result >> 32) & 0xFFFFFFFF, result & 0xFFFFFFFF
-            elif self.returns == "pair":
-                address, size = (value & 0xFFFFFFFF for value in result)
-            else:
-                address, size = _PAIR.unpack_from(instance.memory_named(self.memory), passed[0] & 0xFFFFFFFF)
-            blocks.append((address, size))
-        memory = instance.memory_named(self.memory)
-        if address + size > len(memory):
-            raise ValueError(
-                f"{self.export} returned {size} bytes at {address}, beyond its memory of {len(memory)}; is returns="
-                f"{self.returns!r} the convention it follows?"
-            )
-        return bytes(memory[address : address + size])
 
-    def _allocate(self, instance: Any, size: int, blocks: list[tuple[int, int]]) -> int:
-        arguments = (size, self.align)[: instance.arity(self.alloc)]
-        address: int = instance.call(self.alloc, *arguments) & 0xFFFFFFFF
-        if not address and size:
-            raise MemoryError(f"{self.alloc}({size}) returned 0: the guest has no memory left")
-        blocks.append((address, size))
-        return address
+@dataclass(frozen=True)
+class BytesCall:
+    """A `BytesFunction` for one module: nothing is left to be looked up in the worker."""
 
-    def _release(self, instance: Any, address: int, size: int) -> None:
-        if self.free is not None and address:
-            instance.call(self.free, *(address, size, self.align)[: instance.arity(self.free)])
+    export: str
+    signature: FuncType
+    convention: Convention  #: with the module's names
+    returns: int | str | None  #: where the bytes of the result are
+    result: Result
+
+    def __str__(self) -> str:
+        return self.export
+
+    def __call__(self, instance: Any, *args: Any) -> Any:
+        """Run in a worker; see `BytesFunction`."""
+        return run(instance, self, args)
+
+
+class CallTable:
+    """The calls of one module: each is looked up once, for that takes longer than most calls.
+
+    Any number of threads may use one.
+    """
+
+    def __init__(self, exports: Mapping[str, Any]) -> None:
+        self._exports = exports
+        self._known: dict[BytesFunction, BytesCall] = {}
+
+    def of(self, function: BytesFunction) -> BytesCall:
+        """The call that a function is here.
+
+        Raises:
+            As `BytesFunction.following`.
+        """
+        try:
+            call = self._known.get(function)
+        except TypeError:  # an option that cannot be hashed, and is of no use either
+            return function.following(self._exports)
+        if call is None:
+            call = function.following(self._exports)
+            if len(self._known) >= _MOST_CALLS:
+                self._known.clear()
+            self._known[function] = call
+        return call

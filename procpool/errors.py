@@ -16,6 +16,7 @@ __all__ = [
     "ArgumentOutOfRange",
     "BadArguments",
     "CallTimeout",
+    "GuestError",
     "GuestExit",
     "BadImport",
     "BadWasi",
@@ -140,6 +141,20 @@ class WasmException(WasmTrap):
         self.tag = tag
         #: numbers; a v128 as hexadecimal digits; a reference, which cannot leave its worker, as the name of its type
         self.payload = payload
+
+
+class GuestError(ProcpoolError):
+    """Raised by `call_bytes` when the export returned an error, as one of wasm-bindgen's does for Rust's ``Err``.
+
+    It has ended well, and so its instance serves on.
+    """
+
+    def __init__(self, export: str, value: Any):
+        known = f"value number {value}, which its imports know" if isinstance(value, int) else value
+        super().__init__(f"{export} returned an error: {known}")
+        self.export = export  #: which was called
+        #: the error: text, or the number by which the module's imports know it
+        self.value: str | int | None = value if value is None or isinstance(value, (str, int)) else str(value)
 
 
 class GuestExit(ProcpoolError):

@@ -269,7 +269,6 @@ class ProcessWasmPool(Executor):
         self._functions: dict[str, Export] = {}
         self._refused: dict[str, BadArguments] = {}
         self._callables = ExportTable(self)
-        self._shipped = Shipper()
         self._maps = MapsUnderWay()
         with contextlib.ExitStack() as on_failure:
             reserved = reserve_stdio()
@@ -284,7 +283,8 @@ class ProcessWasmPool(Executor):
             #: what the module exports, by name: signatures of functions, and memories, tables and globals; what a linked
             #: module exports is there as ``"module.name"``
             self.exports: MappingType[str, ExternType] = MappingProxyType(program.exports)
-            self._storage = program.storage
+            self._shipped = Shipper(self.exports)
+            self._types = {**program.storage, **self.exports}
             #: what it imports, but from linked modules, and what those do
             self.imports: tuple[Import, ...] = program.needed
             found = resolve(
@@ -543,16 +543,19 @@ class ProcessWasmPool(Executor):
     def call_bytes(
         self, export: str, /, *args: Any, timeout: float | None = None, **convention: Unpack[BytesConvention]
     ) -> Any:
-        """Call an export that takes bytes by pointer and length, and wait for its result.
+        """Call an export that takes or returns bytes or text, and wait for its result.
 
-        ``pool.call_bytes("sha256", data, returns=32)``.  Bytes-like arguments are put into the guest's memory.
+        ``pool.call_bytes("format", "x=1", result=str)``.  Bytes-like and ``str`` arguments are put into the guest's memory,
+        by the module's :class:`Convention`, which its exports tell.
 
         Args:
             timeout: as for :meth:`call`.
-            convention: how the module allocates and returns, see :class:`BytesFunction`.
+            convention: what the exports do not tell, see :class:`BytesFunction`.
 
         Raises:
             As :meth:`call`; and MemoryError when the guest's allocator has no room.
+            GuestError: the export returned an error.
+            ValueError: it did not do what the convention says, or the text it returned is none.
         """
         return _result(self.submit_bytes(export, *args, timeout=timeout, **convention))
 
@@ -573,11 +576,7 @@ class ProcessWasmPool(Executor):
         return self._submit(self._call_job(self._bytes_function(export, convention), args, deadline), deadline)
 
     def _bytes_function(self, export: str, convention: MappingType[str, Any]) -> BytesFunction:
-        function = BytesFunction(self._function(export).name, **convention)
-        for name in (function.alloc, function.free):
-            if name is not None and name not in self._functions:
-                raise UnknownExport(f"the module exports no function {name!r} to allocate or free with; name its own")
-        return function
+        return BytesFunction(self._function(export).name, **convention)
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
@@ -803,7 +802,8 @@ class ProcessWasmPool(Executor):
     def _ask(self) -> tuple[Lease, Request]:
         """A lease that has not begun, and the job that asks for its instance."""
         self._check_open()
-        lease = Lease(self._dispatcher, self._direct, self._callables, self._storage, self._visible, self._timeout)
+        module = (self._callables, self._types, self._shipped.calls)
+        lease = Lease(self._dispatcher, self._direct, *module, self._visible, self._timeout)
         return lease, Request()
 
     def put(self, lease: Lease, discard: bool = False) -> None:

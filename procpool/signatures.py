@@ -9,7 +9,8 @@ import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, Literal, TypedDict, TypeVar
 
-from .bytes_function import Returns
+from .bytes_function import Result, Returns
+from .conventions import Convention, ConventionName
 from .maps.options import Progress
 from .wasi import Preopens, Stdin, Stream
 
@@ -90,6 +91,8 @@ class BytesConvention(TypedDict, total=False):
     free: str | None
     memory: str
     align: int
+    convention: ConventionName | Convention | None
+    result: Result
 
 
 class RunKeywords(TypedDict, total=False):

@@ -57,11 +57,13 @@ def test_mistakes_are_told_from_bad_luck(nothing_left: None) -> None:
     with ProcessWasmPool(BYTES, workers=1) as pool:
         with pytest.raises(UnknownExport, match="did you mean"):
             pool.call_bytes("paked", b"", returns="packed", **CONVENTION)
-        with pytest.raises(UnknownExport, match="no function 'alloc' to allocate"):
+        with pytest.raises(UnknownExport, match=r"no function 'free' or 'dealloc' to free with.*it exports 'liar'"):
             pool.call_bytes("packed", b"", returns="packed")
-        with pytest.raises(ValueError, match="returns must be 'packed', 'pair', 'pointer'"):
-            pool.call_bytes("packed", b"", returns="string", **CONVENTION)
-        with pytest.raises(ValueError, match="is returns='packed' the convention"):
+        with pytest.raises(UnknownExport, match="no function 'get' to allocate with, by the convention 'c'"):
+            pool.call_bytes("packed", b"", returns="packed", alloc="get")
+        with pytest.raises(ValueError, match="returns must be 'packed', 'pair', 'pointer', 'string'"):
+            pool.call_bytes("packed", b"", returns="text", **CONVENTION)
+        with pytest.raises(ValueError, match="is returns='packed' what it does, and 'c' the convention"):
             pool.call_bytes("liar", b"", returns="packed", **CONVENTION)
         with pytest.raises(MemoryError, match=r"malloc\(5000000\) returned 0"):
             pool.call_bytes("packed", bytes(5_000_000), returns="packed", **CONVENTION)

@@ -130,7 +130,7 @@ def test_what_is_named_exists(page: str) -> None:
 def test_every_public_name_has_its_place_in_the_reference() -> None:
     text = "".join(text for page, text in PAGES.items() if page.startswith("docs/reference/"))
     documented = re.findall(r"^\.\. (?:auto\w+|py:data):: procpool\.(\w+)$", text, re.M)
-    assert sorted({*documented, "__version__"}) == sorted({*procpool.__all__, "errors", "bytes_function"})
+    assert sorted({*documented, "__version__"}) == sorted({*procpool.__all__, "errors", "bytes_function", "conventions"})
 
 
 def test_the_layout_names_every_module_in_its_place() -> None:

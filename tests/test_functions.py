@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from procpool import BytesFunction, ProcessWasmPool, wire
+from procpool import BytesFunction, FuncType, ProcessWasmPool, wire
 from procpool.supervisor.jobs.shipped import FunctionsSent, Shipped, Shipper
 from procpool.wire import values
 from procpool.worker.payloads import Payloads
@@ -50,7 +50,7 @@ def value_of(shipped: Shipped) -> Any:
 
 
 def test_equal_callables_are_not_the_same() -> None:
-    shipper = Shipper()
+    shipper = Shipper({})
     assert [value_of(shipper.ship(Box(n).get)) for n in range(5)] == [0, 1, 2, 3, 4]
     assert [value_of(shipper.ship(Box(n))) for n in range(5)] == [0, 1, 2, 3, 4]
 
@@ -65,7 +65,7 @@ def test_in_a_pool_too(kernels: ProcessWasmPool) -> None:
 
 
 def test_what_holds_state_is_sent_as_it_is_now() -> None:
-    shipper, box, items = Shipper(), Box(0), [0]
+    shipper, box, items = Shipper({}), Box(0), [0]
     part = functools.partial(max, items)
     for n in range(3):
         box.n, items[0] = n, n
@@ -74,7 +74,7 @@ def test_what_holds_state_is_sent_as_it_is_now() -> None:
 
 
 def test_a_function_is_sent_as_it_was_when_first_seen() -> None:
-    shipper, items = Shipper(), [0]
+    shipper, items = Shipper({}), [0]
 
     def first(instance: Any) -> int:
         return items[0]
@@ -83,12 +83,13 @@ def test_a_function_is_sent_as_it_was_when_first_seen() -> None:
     items[0] = 1
     assert shipper.ship(first) is shipped and value_of(shipped) == 0
     assert shipper.ship(Box) is shipper.ship(Box)
+    shipper = Shipper(dict.fromkeys(("f", "alloc", "free"), FuncType()))
     assert shipper.ship(BytesFunction("f", returns=3)) is shipper.ship(BytesFunction("f", returns=3))
     assert shipper.ship(BytesFunction("f", returns=4)) is not shipper.ship(BytesFunction("f", returns=3))
 
 
 def test_nothing_is_kept_alive() -> None:
-    shipper = Shipper()
+    shipper = Shipper({})
 
     def closure(box: Box) -> Callable[..., int]:
         return lambda instance: box.n
@@ -117,7 +118,7 @@ def recursive() -> Callable[..., int]:
 
 
 def test_a_recursive_function_goes_too() -> None:
-    shipper, function = Shipper(), recursive()
+    shipper, function = Shipper({}), recursive()
     alive = weakref.ref(function)
     shipper.ship(function)
     del function
@@ -126,7 +127,7 @@ def test_a_recursive_function_goes_too() -> None:
 
 
 def test_a_new_function_in_an_old_one_s_place() -> None:
-    shipper = Shipper()
+    shipper = Shipper({})
     for n in range(2000):
         assert value_of(shipper.ship(eval(f"lambda instance: {n}"))) == n
 
@@ -143,7 +144,8 @@ def test_a_new_function_in_an_old_one_s_place() -> None:
     ],
 )
 def test_names_are_short(function: Any, name: str) -> None:
-    assert Shipper().ship(function).name == name
+    exports = dict.fromkeys(("sum", "alloc", "free"), FuncType())
+    assert Shipper(exports).ship(function).name == name
 
 
 # -- forgetting --------------------------------------------------------------------------------------------------------
@@ -247,7 +249,7 @@ def no_slot(number: int, size: int) -> memoryview:
 
 def test_a_worker_forgets_what_it_is_told_to() -> None:
     functions = ShippedFunctions(None, Payloads(-1, 0, 0))  # type: ignore[arg-type]
-    shipper, sent = Shipper(), FunctionsSent(most=3)
+    shipper, sent = Shipper({}), FunctionsSent(most=3)
     for n in range(20):
         shipped = shipper.ship(functools.partial(pow, n + 1))
         carries, forget = sent.send(shipped)
@@ -271,7 +273,7 @@ def test_a_worker_forgets_what_it_is_told_to() -> None:
 
 def test_what_is_forgotten_is_gone() -> None:
     functions = ShippedFunctions(None, Payloads(-1, 0, 0))  # type: ignore[arg-type]
-    first, second = Shipper().ship(functools.partial(plain, 1)), Shipper().ship(plain)
+    first, second = Shipper({}).ship(functools.partial(plain, 1)), Shipper({}).ship(plain)
     with pytest.raises(TypeError):
         functions.run(call_of(first, True, []))
     alive = weakref.ref(functions._functions[first.digest])
@@ -290,7 +292,7 @@ class Picky:
 
 def test_a_function_that_does_not_unpickle_fails_each_time() -> None:
     functions = ShippedFunctions(None, Payloads(-1, 0, 0))  # type: ignore[arg-type]
-    shipped = Shipper().ship(Picky())
+    shipped = Shipper({}).ship(Picky())
     for carries in (True, False, False):
         with pytest.raises(ValueError):
             functions.run(call_of(shipped, carries, []))

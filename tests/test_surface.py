@@ -143,6 +143,7 @@ KINDS: dict[str, Kind] = {
     "call_bytes.args": EITHER,
     "acall_bytes.args": EITHER,
     "submit_bytes.args": EITHER,
+    "Lease.call_bytes.args": EITHER,
     **each(("kind", "error", "trace"), EITHER),
     "name": NAME,
     # More than there can be are too many, and no mistake of the caller's.
@@ -170,6 +171,7 @@ GOOD: dict[str, dict[str, Any]] = {
     ),
     **each(("closed", "plain_executor"), {}),
     "Lease.call": {"export": "add", "args": (1, 2)},
+    "Lease.call_bytes": {"export": "length", "args": (b"abc",)},
     "Lease.put": {},
     "Lease.memory": {},
     "Lease.memory_named": {"name": "memory"},
@@ -346,7 +348,7 @@ def test_what_signatures_name_is_exported() -> None:
             function = member.fget if isinstance(member, property) else member
             for annotation in getattr(function, "__annotations__", {}).values():
                 named.update(dict.fromkeys(re.findall(r"\b[A-Z]\w*", str(annotation)), f"{owner.__name__}.{name}"))
-    internal = {"Dispatcher", "DirectCalls", "Export", "Course", "ProcessWasmPool", "Awaitable", "P", "R"}
+    internal = {"Dispatcher", "DirectCalls", "Export", "Course", "ProcessWasmPool", "CallTable", "Awaitable", "P", "R"}
     unknown = {name: where for name, where in named.items() if name not in {*procpool.__all__, *FOREIGN, *internal}}
     assert len(named) > 30 and not unknown
 

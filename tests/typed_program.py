@@ -86,6 +86,7 @@ def futures(pool: ProcessWasmPool) -> None:
     assert_type(pool.submit(lambda instance, n: n + 1, 3), Future[int])
     assert_type(pool.submit(functools.partial(scaled, by=2.0), 3), Future[float])
     assert_type(pool.submit(BytesFunction("sha256", returns=32), b"x"), Future[Any])
+    assert_type(pool.submit(BytesFunction("sha256", 32, convention="c", result=bytes), "x"), Future[Any])
     assert_type(pool.submit(without_instance(halved), 3, timeout=5), Future[float])
     assert_type(pool.function("alloc"), ExportFunction)
     assert_type(pool.submit_bytes("sha256", b"x", returns=32), Future[Any])
@@ -195,6 +196,7 @@ if TYPE_CHECKING:  # what is wrong, and never runs
         pool.amap(halved, [1])  # type: ignore
         pool.call_bytes("sha256", b"x", returns="odd")  # type: ignore
         pool.call_bytes("sha256", b"x", result=32)  # type: ignore
+        pool.call_bytes("sha256", b"x", convention="rust")  # type: ignore
         pool.run_map([b""], stdio=None)  # type: ignore
         pool.map_array("add", [1], casting="odd")  # type: ignore
         pool.plain_executor().submit(halved, "x")  # type: ignore

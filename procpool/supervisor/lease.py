@@ -9,12 +9,14 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import wire
 from ..binary import SCALARS, GlobalType, MemoryType, once_each
+from ..bytes_function import BytesFunction, CallTable
 from ..checks import boolean, cannot_travel, count, shown
 from ..codec import converted
+from ..crossing import run
 from ..deadline import Deadline
 from ..errors import CallTimeout, LeaseEnded, PoolClosed, WorkerCrashed
 from ..job_context import capture, deadline_of
@@ -22,6 +24,11 @@ from .direct import DirectCalls
 from .dispatcher import Dispatcher
 from .jobs.call import Export, Job, Purge
 from .lane import Lane
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..signatures import BytesConvention
 
 #: The most bytes of memory that one frame moves: the batch buffers of the worker's arena.
 TRANSFER = wire.BUFFERS * wire.BUFFER_BYTES
@@ -56,6 +63,7 @@ class Lease:
         direct: DirectCalls,
         functions: Mapping[str, Export],
         types: Mapping[str, Any],
+        bytes_calls: CallTable,
         visible: bool,
         timeout: float | None,
     ) -> None:
@@ -63,6 +71,7 @@ class Lease:
         self._direct = direct
         self._functions = functions
         self._types = types
+        self._bytes_calls = bytes_calls
         self._visible = visible
         self._timeout = timeout
         self._using = threading.Lock()
@@ -101,7 +110,23 @@ class Lease:
             UnknownExport, BadArguments: nothing was sent; the lease goes on.
             WasmTrap, CallTimeout, WorkerCrashed, or what a host function raised: the lease has ended.
         """
-        deadline = deadline_of(timeout, self._timeout)
+        return self._call(export, args, deadline_of(timeout, self._timeout))
+
+    def call_bytes(
+        self, export: str, /, *args: Any, timeout: float | None = None, **convention: Unpack[BytesConvention]
+    ) -> Any:
+        """Call an export of this very instance that takes or returns bytes or text, as `ProcessWasmPool.call_bytes` does.
+
+        Each step of it is a message to the worker and back.
+
+        Raises:
+            As :meth:`call`; and as `ProcessWasmPool.call_bytes`, and then the lease goes on.
+        """
+        self._functions[export]  # or tells why not
+        call = self._bytes_calls.of(BytesFunction(export, **convention))
+        return run(_Steps(self, deadline_of(timeout, self._timeout)), call, args)
+
+    def _call(self, export: str, args: tuple[Any, ...], deadline: Deadline) -> Any:
         function = self._functions[export]
         slots = function.pack(args)
         context = capture(self._visible, deadline=deadline.limit)
@@ -367,6 +392,23 @@ def _bounds(where: slice | int) -> tuple[int | None, int | None, bool]:
         raise ValueError("a memory is sliced without a step")
     start, stop = (None if bound is None else operator.index(bound) for bound in (where.start, where.stop))
     return start, stop, False
+
+
+class _Steps:
+    """A lease as `crossing` sees an instance: for one call, with its deadline."""
+
+    def __init__(self, lease: Lease, deadline: Deadline) -> None:
+        self._lease = lease
+        self._deadline = deadline
+        self.types: Mapping[str, Any] = lease._types
+        self.globals: Mapping[str, Any] = lease.globals
+        self.memory_named: Callable[[str], Memory] = lease.memory_named
+
+    def call(self, export: str, /, *args: Any) -> Any:
+        return self._lease._call(export, args, self._deadline)
+
+    def element(self, table: str, index: int) -> Any:
+        return self._lease._access("element", table, index)
 
 
 class _LeasedExports(Mapping[str, Callable[..., Any]]):

@@ -28,6 +28,7 @@ class Access:
             "grow": lambda name, pages: surface.grow(pages, name),
             "get": surface.globals.__getitem__,
             "set": surface.globals.__setitem__,
+            "element": self._element,
             "end": self._end,
         }
 
@@ -67,6 +68,11 @@ class Access:
             piece = self._arena.transfer[:size]
             memory[found[0] : found[0] + len(piece)] = piece
         return found
+
+    def _element(self, table: str, index: int) -> str | int | None:
+        """What a table holds, so that it can travel."""
+        found = self._surface.element(table, index)
+        return found if isinstance(found, (str, int)) or found is None else str(found)
 
     def _end(self, discard: bool) -> None:
         """The lease ends."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import wasmtime
 
-from ..binary import ExternType, FuncType, GlobalType
+from ..binary import ExternType, FuncType, GlobalType, TableType
 from ..checks import count, shown
 from ..codec import Codec
 from . import ffi
 from .holder import InstanceHolder
+
+if TYPE_CHECKING:
+    from ..bytes_function import CallTable
 
 #: In the largest memory that there can be, one of 64-bit addresses.
 MOST_PAGES = 1 << 48
@@ -35,6 +38,7 @@ class Instance:
     ) -> None:
         self._instances = instances
         self._exported = exports
+        self._storage = storage
         self.globals: MutableMapping[str, Any] = _InstanceGlobals(instances, storage)
 
     # Made when first asked for: a worker that only runs exports has no use for them, and a module may have thousands.
@@ -42,6 +46,11 @@ class Instance:
     @cached_property
     def exports(self) -> Mapping[str, Callable[..., Any]]:
         return MappingProxyType({name: self._callable(name) for name, _ in self._exported})
+
+    @cached_property
+    def types(self) -> Mapping[str, ExternType]:
+        """The types of the functions that can be called, and of memories, tables and globals, by name."""
+        return MappingProxyType({**self._storage, **dict(self._exported)})
 
     @cached_property
     def _codecs(self) -> dict[str, tuple[int, Codec]]:
@@ -79,6 +88,13 @@ class Instance:
         except KeyError:
             raise LookupError(f"the module exports no function {export!r}") from None
 
+    @cached_property
+    def bytes_calls(self) -> CallTable:
+        """How the module passes bytes and text, for :class:`BytesFunction`."""
+        from ..bytes_function import CallTable
+
+        return CallTable(self.types)
+
     @property
     def memory(self) -> memoryview:
         """The bytes of the exported memory named ``memory``, without a copy; see :meth:`memory_named`."""
@@ -112,6 +128,19 @@ class Instance:
         except wasmtime.WasmtimeError as error:
             raise MemoryError(f"cannot grow {name!r} by {pages} pages: {error}") from None
         return before
+
+    def element(self, table: str, index: int) -> Any:
+        """What a table holds: an object, a Reference, or None.
+
+        Raises:
+            LookupError: the module has no such table, or the table no such element.
+            TypeError: Python cannot hold references of its type.
+        """
+        store, found = self._instances.extern(table)
+        type_ = self._storage.get(table)
+        if not isinstance(found, wasmtime.Table) or not isinstance(type_, TableType):
+            raise LookupError(f"the module exports no table {table!r}, and imports none of that name")
+        return ffi.get_element(store, found, f"the table {table!r}", type_.element, index)
 
     def _memory(self, name: str) -> tuple[wasmtime.Store, Any]:
         store, memory = self._instances.extern(name)

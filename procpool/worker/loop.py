@@ -12,6 +12,7 @@ from time import perf_counter_ns, process_time_ns
 from typing import NamedTuple
 
 from .. import tracing, wire
+from ..errors import GuestError
 from ..job_context import Context, Travelled, serve_contexts
 from .access import Access
 from .arena import Arena
@@ -215,7 +216,7 @@ class Loop:
             if kind in (wire.CALL, wire.SUBMIT):
                 self._check(export, payload)
             answer = failure(error)
-            if kind != wire.ACCESS or instances.calls.failed:
+            if instances.calls.failed or not (kind == wire.ACCESS or isinstance(error, GuestError)):
                 instances.discard()
         if not self._running.finish(number):
             printed = pickle.dumps(self._commands.printed) if kind == wire.RUN else b""

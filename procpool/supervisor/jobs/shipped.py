@@ -7,14 +7,14 @@ import hashlib
 import math
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
 from ... import wire
-from ...bytes_function import BytesFunction
+from ...bytes_function import BytesCall, BytesFunction, CallTable
 from ...plain_function import without_instance
 from ...wire import values
 from .arity import Takes
@@ -70,8 +70,8 @@ def _name(function: Callable[..., Any]) -> str:
     name = getattr(function, "__qualname__", None)
     if isinstance(name, str):
         return name
-    if isinstance(function, BytesFunction):
-        return str(function)
+    if isinstance(function, BytesCall):
+        return function.export
     if isinstance(function, without_instance):
         return _name(function.function)
     if isinstance(function, functools.partial):  # its repr would show its arguments, however large
@@ -97,7 +97,9 @@ class Shipper:
     either sort with the same pickle travel once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, exports: Mapping[str, Any]) -> None:
+        """Args: exports: of the module, by name."""
+        self.calls: CallTable = CallTable(exports)
         self._seen: dict[int, _Seen] = {}
         self._seen_without: dict[int, _Seen] = {}  # without_instance of these
         self._bytes_functions: dict[BytesFunction, Shipped] = {}
@@ -107,6 +109,7 @@ class Shipper:
 
         Raises:
             Whatever pickling it raises.
+            UnknownExport, ValueError: a BytesFunction does not fit the module.
         """
         seen = self._seen.get(id(function))
         if seen is not None and seen() is function:
@@ -130,11 +133,11 @@ class Shipper:
         try:
             shipped = self._bytes_functions.get(function)
         except TypeError:  # an option that cannot be hashed, and is of no use either; whoever runs it will say so
-            return Shipped(function)
+            return Shipped(self.calls.of(function))
         if shipped is None:
             if len(self._bytes_functions) >= _MOST_BYTES_FUNCTIONS:
                 self._bytes_functions.clear()
-            shipped = self._bytes_functions[function] = Shipped(function)
+            shipped = self._bytes_functions[function] = Shipped(self.calls.of(function))
         return shipped
 
 

@@ -141,6 +141,22 @@ def new_table(store: wasmtime.Store, type_: Any, what: str, element: str) -> Any
     raise wasmtime.WasmtimeError._from_ptr(error)
 
 
+def get_element(store: wasmtime.Store, table: wasmtime.Table, what: str, element: str, index: int) -> Any:
+    """What a table holds at an index; see `get_global`.
+
+    Raises:
+        LookupError: it is not that long.
+        TypeError: Python cannot hold references of this type.
+        NotImplementedError: this release of wasmtime-py does not let us.
+    """
+    if not RAW:
+        raise NotImplementedError(f"{what} of {element} needs wasmtime-py's private names")
+    held = c.wasmtime_val_t()
+    if not c.wasmtime_table_get(store._context(), ctypes.byref(table._table), index, ctypes.byref(held)):
+        raise LookupError(f"{what} has no element {index}")
+    return value_of(store._context(), what, element, held)
+
+
 def define_shared_memory(
     linker: wasmtime.Linker, store: wasmtime.Store, module: str, name: str, memory: wasmtime.SharedMemory
 ) -> None:

@@ -1,0 +1,346 @@
+"""How modules of several compilers pass bytes and text.
+
+The modules of C and of text keep account of their blocks: they trap when one is freed twice, and tell how many are not freed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import DEADLINE, FIXTURES
+
+from fixtures.build import ASC, build_assembly
+from procpool import (
+    ArgumentOutOfRange,
+    BadArguments,
+    BytesFunction,
+    Convention,
+    FuncType,
+    GuestError,
+    Instance,
+    ProcessWasmPool,
+    UnknownExport,
+    WasmTrap,
+    wants_instance,
+)
+
+#: Enough calls for what leaks to fill pages.
+MANY = 3000
+BUFFER = replace(Convention.named("assemblyscript"), buffers="ArrayBuffer")
+
+
+@wants_instance
+def error(instance: Instance, address: int, size: int) -> Exception:
+    return ValueError(bytes(instance.memory[address : address + size]).decode())
+
+
+MODULES: dict[str, dict[str, Any]] = {
+    "bindgen": {"src": FIXTURES / "bindgen.wasm"},
+    "bindgen_values": {
+        "src": FIXTURES / "bindgen_values.wat",
+        "imports": {"./it_bg.js": {"__wbg_Error_0123": error}},
+    },
+    "assembly": {"src": FIXTURES / "assembly.wasm"},
+    "emscripten": {"src": FIXTURES / "emscripten.wasm"},
+    "tinygo": {"src": FIXTURES / "tinygo.wasm"},
+    "sha256": {"src": FIXTURES / "sha256.wasm"},
+}
+
+
+@pytest.fixture(scope="module")
+def pools() -> Iterator[Callable[[str], ProcessWasmPool]]:
+    """A pool of one worker for each module."""
+    opened: dict[str, ProcessWasmPool] = {}
+
+    def pool(name: str) -> ProcessWasmPool:
+        if name not in opened:
+            opened[name] = ProcessWasmPool(**MODULES[name], workers=1)
+        return opened[name]
+
+    yield pool
+    for each in opened.values():
+        each.shutdown()
+
+
+Pools = Callable[[str], ProcessWasmPool]
+
+
+# -- which it is -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "convention"),
+    [
+        ("bindgen", "wasm-bindgen"),
+        ("bindgen_values", "wasm-bindgen"),
+        ("assembly", "assemblyscript"),
+        ("emscripten", "emscripten"),
+        ("tinygo", "tinygo"),
+        ("sha256", "c"),
+    ],
+)
+def test_the_exports_tell_the_convention(module: str, convention: Any, pools: Pools) -> None:
+    exports = pools(module).exports
+    found = Convention.of(exports)
+    assert str(found) == convention and found == Convention.named(convention).found(exports)
+    assert found.found(exports) == found, "names stand for themselves"
+    assert all(name in exports for name in (found.alloc, found.free))
+    name = next(name for name, type_ in exports.items() if isinstance(type_, FuncType))
+    assert BytesFunction(name).following(exports).convention == found
+
+
+def test_numbered_glue_is_told_by_its_signatures(pools: Pools) -> None:
+    found = Convention.of(pools("bindgen_values").exports)
+    assert (found.alloc, found.free) == ("__wbindgen_export", "__wbindgen_export3")
+    assert found.errors == ("__wbindgen_externrefs", "__externref_table_dealloc")
+
+
+def test_what_is_unclear_is_said() -> None:
+    two = """(module (memory (export "memory") 1)
+      (func (export "f") (param i32 i32) (result i32) (local.get 1))
+      (func (export "__wbindgen_export_0") (param i32 i32) (result i32) (i32.const 8))
+      (func (export "__wbindgen_export_1") (param i32 i32 i32))
+      (func (export "__wbindgen_export_2") (param i32 i32 i32)))"""
+    with ProcessWasmPool(two, workers=1) as pool:
+        with pytest.raises(
+            UnknownExport, match="'__wbindgen_export_1', '__wbindgen_export_2' could be its function to free"
+        ):
+            pool.call_bytes("f", b"abc")
+        assert pool.call_bytes("f", b"abc", free="__wbindgen_export_2") == 3
+    nothing = '(module (memory (export "memory") 1) (func (export "f") (param i32 i32)))'
+    with ProcessWasmPool(nothing, workers=1) as pool:
+        expected = (
+            r"no function 'alloc' or 'malloc' to allocate with, by the convention 'c'; it exports 'f'.*\(alloc=\.\.\.\)"
+        )
+        for call in (pool.call_bytes, pool.submit_bytes):
+            with pytest.raises(UnknownExport, match=expected):
+                call("f", b"abc")
+        with pytest.raises(UnknownExport, match=expected):
+            pool.map(BytesFunction("f"), [b"abc"])
+        with pytest.raises(UnknownExport, match=r"'__wbindgen_malloc' or .*; it exports 'f'"):
+            pool.call_bytes("f", b"abc", convention="wasm-bindgen")
+        with pytest.raises(UnknownExport, match="no function 'g'"):
+            pool.submit(BytesFunction("g"), b"abc")
+        with pytest.raises(ValueError, match=r"convention must be 'wasm-bindgen', 'assemblyscript', 'emscripten'.*'rust'"):
+            pool.call_bytes("f", b"abc", convention="rust")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="result must be bytes, str, int or None; got <class 'float'>"):
+            pool.call_bytes("f", b"abc", result=float)  # type: ignore[arg-type]
+
+
+# -- what goes in and comes out ----------------------------------------------------------------------------------------
+
+#: module, export, arguments, keywords, result
+CASES: list[tuple[str, str, tuple[Any, ...], dict[str, Any], Any]] = [
+    ("bindgen", "shout", ("größe",), {"result": str}, "GRößE"),
+    ("bindgen", "shout", (b"abc",), {"result": bytes}, b"ABC"),
+    ("bindgen", "shout", (bytearray(b"abc"),), {"returns": "pointer"}, b"ABC"),
+    ("bindgen", "shout", ("",), {"result": str}, ""),
+    ("bindgen", "letters", ("abc",), {"result": str}, "ABC"),
+    ("bindgen", "words", ("one two three",), {"result": int}, -3),
+    ("bindgen", "joined", (2, b"\1\2", 2.5, b"\4"), {"result": bytes}, b"\2\5\12" * 2),
+    ("bindgen", "joined", (2, b"\1\2", 2.5, None), {"result": bytes}, None),
+    ("bindgen", "joined", (0, b"", 1, b""), {"result": bytes}, b""),
+    ("bindgen", "total", (b"\1\2\3", 10), {}, 16),
+    ("bindgen", "total", (np.arange(4, dtype=np.uint8), np.int32(10)), {}, 16),
+    ("bindgen", "total", (b"", 10), {"result": int}, 10),
+    ("bindgen_values", "same", ("größe",), {"result": str}, "größe"),
+    ("bindgen_values", "checked", ("größe",), {"result": str}, "größe"),
+    ("bindgen_values", "length", (b"12345",), {"result": int}, 5),
+    ("assembly", "shout", ("größe 🎉", 2), {"result": str}, "GRÖSSE 🎉!!"),
+    ("assembly", "shout", ("\ud83c", 1), {"result": str}, "\ud83c!"),
+    ("assembly", "joined", ("a", 3, "b"), {"result": str}, "ababab"),
+    ("assembly", "joined", ("", 3, ""), {"result": str}, ""),
+    ("assembly", "plus_one", (b"\0\xff",), {"result": bytes}, b"\1\0"),
+    ("assembly", "plus_one", (b"",), {"result": bytes}, b""),
+    ("assembly", "total", (b"\1\2\3", 10), {"convention": BUFFER}, 16),
+    ("assembly", "zeros", (3,), {"result": bytes}, bytes(3)),
+    ("assembly", "nothing", (), {"result": str}, None),
+    ("emscripten", "shout", ("größe", 2), {"result": str}, "GRößE!!"),
+    ("emscripten", "shout", ("", 0), {"result": bytes}, b""),
+    ("emscripten", "shout", (None, 0), {"result": str}, None),
+    ("emscripten", "total", (b"\1\2\3", 10), {}, 16),
+    ("emscripten", "reversed", ("\1", b"\2\4\6"), {"returns": 3}, b"\7\5\3"),
+    ("tinygo", "greet", ("Gopher",), {"result": str}, "hello, Gopher"),
+    ("tinygo", "greet", (b"Gopher",), {"returns": "packed"}, b"hello, Gopher"),
+]
+
+
+@pytest.mark.parametrize(("module", "export", "args", "how", "result"), CASES)
+def test_every_way_to_call(
+    module: str, export: str, args: tuple[Any, ...], how: dict[str, Any], result: Any, pools: Pools
+) -> None:
+    pool, function = pools(module), BytesFunction(export, **how)
+    assert pool.call_bytes(export, *args, **how) == result
+    assert pool.submit_bytes(export, *args, **how).result(DEADLINE) == result
+    assert asyncio.run(pool.acall_bytes(export, *args, **how)) == result
+    assert pool.submit(function, *args).result(DEADLINE) == result
+    assert list(pool.map(lambda instance, _: function(instance, *args), [1])) == [result]
+    if args:
+        assert list(pool.map(function, *([arg] for arg in args))) == [result]
+    with pool.instance(timeout=DEADLINE) as lease:
+        assert lease.call_bytes(export, *args, **how) == result
+    if "live" in pool.exports:
+        assert pool.call("live") == 0
+    if "intact" in pool.exports:
+        assert pool.call("intact") == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "export", "args", "how", "result"),
+    [CASES[n] for n in (0, 4, 5, 6, 7, 9, 12, 13, 14, 15, 17, 19, 21, 24, 27, 28, 29)],
+)
+def test_nothing_leaks_and_nothing_is_freed_twice(
+    module: str, export: str, args: tuple[Any, ...], how: dict[str, Any], result: Any, pools: Pools
+) -> None:
+    function = BytesFunction(export, **how)
+
+    def often(instance: Instance) -> tuple[int, int]:
+        assert function(instance, *args) == result
+        before = len(instance.memory)
+        for _ in range(MANY):
+            assert function(instance, *args) == result
+        return before, len(instance.memory)
+
+    pool = pools(module)
+    before, after = pool.submit(often).result(DEADLINE)
+    assert after <= before
+    if "live" in pool.exports:
+        assert pool.call("live") == 0
+
+
+def test_large_values_make_room_once(pools: Pools) -> None:
+    data = bytes(range(256)) * 4096  # 1 MiB
+    sizes = set()
+    for _ in range(30):
+        assert pools("assembly").call_bytes("plus_one", data, result=bytes) == data[1:] + data[:1]
+        sizes.add(pools("assembly").submit(lambda instance: len(instance.memory)).result(DEADLINE))
+        assert pools("bindgen").call_bytes("shout", data, result=bytes) == data.upper()
+    assert max(sizes) <= 32 << 20
+    assert pools("bindgen").call("live") == 0
+
+
+def test_errors_of_a_result_are_raised_and_cost_no_instance(pools: Pools) -> None:
+    def mark(instance: Instance) -> None:
+        instance.memory[8] = 77
+
+    for module, export, bad, result, value in (
+        ("bindgen", "letters", "a1", str, 7),
+        ("bindgen", "words", "a1", int, 8),
+        ("bindgen_values", "checked", "!bad", str, "!bad"),
+        ("bindgen_values", "length", "!worse", int, "!worse"),
+    ):
+        pool = pools(module)
+        pool.submit(mark).result(DEADLINE)
+        for _ in range(20):
+            with pytest.raises(GuestError, match=f"{export} returned an error: .*{value}") as raised:
+                pool.call_bytes(export, bad, result=result)
+            assert (raised.value.export, raised.value.value) == (export, value)
+        with pool.instance(timeout=DEADLINE) as lease:
+            with pytest.raises(GuestError, match=str(value)):
+                lease.call_bytes(export, bad, result=result)
+            assert lease.call("live") == 0, "and the lease goes on"
+        assert pool.submit(lambda instance: instance.memory[8]).result(DEADLINE) == 77
+
+
+def test_mistakes_are_told_before_anything_is_allocated(pools: Pools) -> None:
+    mistakes: list[tuple[str, str, tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
+        ("bindgen", "total", (b"abc",), {}, BadArguments, "takes 3 values, and the 1 arguments given are 2"),
+        ("bindgen", "shout", (b"abc",), {}, BadArguments, "may be a block for the result: say result="),
+        ("bindgen", "total", (b"abc", 2**32), {}, ArgumentOutOfRange, "total: argument 1 is 4294967296"),
+        ("bindgen", "total", (b"abc", "x"), {}, BadArguments, "takes 3 values, and the 2 arguments given are 4"),
+        ("bindgen", "shout", ("\ud800",), {"result": str}, UnicodeEncodeError, "surrogates not allowed"),
+        ("emscripten", "shout", ("a\0b", 1), {}, ValueError, "has a NUL"),
+        ("emscripten", "total", (b"abc",), {}, BadArguments, "text is one, and bytes are two"),
+        ("assembly", "shout", ("a",), {}, BadArguments, "takes 2 values, and the 1 arguments given are 1"),
+        ("assembly", "shout", ("a", 1), {"result": bytes}, ValueError, "returned a string; result=str would fit"),
+        ("assembly", "zeros", (1,), {"result": str}, ValueError, "returned an object of class 1; result=bytes would fit"),
+        ("assembly", "numbers", (), {"result": bytes}, ValueError, "no string, buffer or view"),
+        ("assembly", "shout", ("a", 1), {"returns": "packed"}, ValueError, "leave out returns="),
+        (
+            "sha256",
+            "sha256",
+            (b"abc",),
+            {"result": bytes},
+            ValueError,
+            "leaves open how sha256.* returns bytes; say returns=",
+        ),
+        ("tinygo", "greet", (b"\xff",), {"result": str}, ValueError, "which is no text: .*result=bytes gives it"),
+    ]
+    for module, export, args, how, kind, match in mistakes:
+        pool = pools(module)
+        with pytest.raises(kind, match=match):
+            pool.call_bytes(export, *args, **how)
+        with pool.instance(timeout=DEADLINE) as lease:
+            with pytest.raises(kind, match=match):
+                lease.call_bytes(export, *args, **how)
+            if "live" in pool.exports:
+                assert lease.call("live") == 0
+
+
+def test_without_room_nothing_stays_allocated() -> None:
+    pool = ProcessWasmPool(FIXTURES / "bindgen.wasm", workers=1, memory_limit=2 << 20)
+    with pool, pool.instance(timeout=DEADLINE) as lease:
+        with pytest.raises(MemoryError, match=r"__wbindgen_malloc\(5000000\) returned 0"):
+            lease.call_bytes("joined", 1, b"abc", 1, bytes(5_000_000), result=bytes)
+        assert lease.call("live") == 0 and lease.call("intact") == 1
+        assert lease.call_bytes("joined", 1, b"abc", 1, b"d", result=bytes) == b"abcd"
+
+
+def test_a_wrong_convention_is_told_from_a_wrong_call(pools: Pools) -> None:
+    """wasm-bindgen's callee owns its arguments: who frees them as well is told what failed, and why that may be."""
+    with pytest.raises(
+        ValueError, match=r"allocated for total could not be given back(?s:.*)Is 'c' the convention it follows"
+    ):
+        pools("bindgen").call_bytes(
+            "total", b"abc", 1, convention="c", alloc="__wbindgen_malloc", free="__wbindgen_free", align=1
+        )
+    with pytest.raises(WasmTrap):
+        pools("bindgen").call("__wbindgen_free", 4096, 3, 1)
+    assert pools("bindgen").call_bytes("total", b"abc", 1) == 1 + sum(b"abc")
+
+
+def test_emscriptens_stack_where_there_is_no_malloc() -> None:
+    source = """(module (memory (export "memory") 1) (global $sp (mut i32) (i32.const 65536))
+      (func (export "stackSave") (result i32) (global.get $sp))
+      (func (export "stackRestore") (param i32) (global.set $sp (local.get 0)))
+      (func (export "stackAlloc") (param i32) (result i32)
+        (global.set $sp (i32.and (i32.sub (global.get $sp) (local.get 0)) (i32.const -16))) (global.get $sp))
+      (func (export "second") (param i32 i32) (result i32) (i32.load8_u offset=1 (local.get 0)))
+      (func (export "both") (param i32 i32 i32 i32)))"""
+    with ProcessWasmPool(source, workers=1) as pool:
+        assert Convention.of(pool.exports).alloc == "stackAlloc"
+        assert pool.call_bytes("second", b"abc") == ord("b")
+        assert pool.call("stackSave") == 65536
+        with pytest.raises(MemoryError, match="60000 bytes may not fit on the guest's stack"):
+            pool.call_bytes("second", bytes(60_000))
+        with pytest.raises(MemoryError, match="20000 bytes may not fit"):
+            pool.call_bytes("both", bytes(10_000), bytes(10_000))
+        assert pool.call("stackSave") == 65536
+
+
+@pytest.mark.parametrize("runtime", ["incremental", "minimal"])
+def test_assemblyscript_as_its_compiler_makes_it(runtime: str, tmp_path: Path) -> None:
+    if shutil.which(ASC[0]) is None:
+        pytest.skip("npm is not installed, which fetches AssemblyScript's compiler")
+    try:
+        module = build_assembly(tmp_path, runtime)
+    except subprocess.CalledProcessError:
+        pytest.skip("npm does not deliver AssemblyScript's compiler")
+    if runtime == "incremental":
+        assert module.read_bytes() == (FIXTURES / "assembly.wasm").read_bytes()
+    function = BytesFunction("plus_one", result=bytes)
+
+    def often(instance: Instance) -> int:
+        assert all(function(instance, bytes(10_000)) == b"\1" * 10_000 for _ in range(1000))
+        return len(instance.memory)
+
+    with ProcessWasmPool(module, workers=1) as pool:
+        assert pool.submit(often).result(DEADLINE) <= 4 << 16
