@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .bytes_function import BytesFunction, Result, Returns
     from .conventions import Convention, ConventionName
     from .durations import Durations
+    from .engine import Feature
     from .errors import (
         ArgumentOutOfRange,
         BadArguments,
@@ -95,6 +96,7 @@ __all__ = [
     "EventKind",
     "ExportFunction",
     "ExternType",
+    "Feature",
     "FuncType",
     "GlobalType",
     "GuestError",
@@ -168,6 +170,7 @@ _PLACES = {
     "bytes_function": ("BytesFunction", "Result", "Returns"),
     "conventions": ("Convention", "ConventionName"),
     "durations": ("Durations",),
+    "engine": ("Feature",),
     "export_function": ("ExportFunction",),
     "imports": ("Imports", "OnMissing", "Renames", "wants_instance"),
     "job_context": ("Context", "context", "current_context", "state"),

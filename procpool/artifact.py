@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import wasmtime
 
 from .binary import Interface, outline, read_interface
-from .engine import compiling_engine
+from .engine import EngineSettings, compiling_engine
 from .module import refusal, to_wasm, write
 
 #: Part of the name of what is kept: changes with the format.
-FORMAT = b"procpool 1"
+FORMAT = b"procpool 2"
 #: The last bytes: length of the code, of the outline and of the binary; hash of the source; hash of outline and all these.
 _END = struct.Struct("<QQQ32s32s")
 
@@ -37,7 +37,7 @@ class Torn(Exception):
     """Raised for a file that is no whole artifact."""
 
 
-def make(fd: int, source: bytes, subject: str, fuel: bool, stack: int | None, parallel: bool) -> None:
+def make(fd: int, source: bytes, subject: str, settings: EngineSettings, parallel: bool) -> None:
     """Compile ``source`` into an empty file.
 
     Args:
@@ -50,7 +50,7 @@ def make(fd: int, source: bytes, subject: str, fuel: bool, stack: int | None, pa
     """
     wasm = to_wasm(source, subject)
     try:
-        with wasmtime.Module(compiling_engine(fuel, stack, parallel), wasm) as module:
+        with wasmtime.Module(compiling_engine(settings, parallel), wasm) as module:
             code = module.serialize()
     except wasmtime.WasmtimeError as error:
         raise refusal(wasm, error) from None

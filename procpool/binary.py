@@ -11,19 +11,21 @@ Format: https://webassembly.github.io/spec/core/binary/ (and the GC proposal for
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 T = TypeVar("T")
 
-#: The sections that an interface is read from.
-_TELLING = (1, 2, 3, 4, 5, 6, 7, 13)
+#: The sections that an interface is read from, and those that say something by being there.
+_READ = (1, 2, 3, 4, 5, 6, 7, 13)
+_TELLING = (*_READ, 8)
 _NUMBER = re.compile(rb"[\x80-\xff]*[\x00-\x7f]")  # an unsigned LEB128
 
 PAGE = 65536  #: bytes in a page of linear memory, unless the module says otherwise
 
+#: Instead of a type, behind an empty name: many imports of one module, each with its type; or of one type as well.
+_SAME_MODULE, _SAME_TYPE = 0x7F, 0x7E
 _NUMERIC = {0x7F: "i32", 0x7E: "i64", 0x7D: "f32", 0x7C: "f64", 0x7B: "v128", 0x78: "i8", 0x77: "i16"}
 _HEAP = {
     0x74: "noexn",
@@ -48,6 +50,12 @@ def nullable(kind: str) -> bool:
     return not kind.startswith("(") or kind.startswith("(ref null ")
 
 
+def canonical(kind: str) -> str:
+    """The one spelling that is used here of a value type: ``funcref`` for ``(ref null func)``."""
+    heap = kind.removeprefix("(ref null ").removesuffix(")")
+    return f"{heap}ref" if kind.startswith("(ref null ") and heap in _HEAP.values() else kind
+
+
 @dataclass(frozen=True)
 class FuncType:
     """A function's signature: the value types of its parameters and results, in the names of the text format."""
@@ -61,17 +69,19 @@ class FuncType:
 
 @dataclass(frozen=True)
 class MemoryType:
-    """A linear memory: its size limits in pages of 64 KiB."""
+    """A linear memory: its size limits in pages, which are of 64 KiB unless it says otherwise."""
 
     minimum: int
     maximum: int | None = None
     shared: bool = False
     is_64: bool = False
+    page_size: int = PAGE  #: bytes; a power of two
 
     def __str__(self) -> str:
         most = "" if self.maximum is None else f", at most {self.maximum}"
         kind = ("shared " if self.shared else "") + ("64-bit " if self.is_64 else "")
-        return f"{kind}memory of {self.minimum} pages{most}"
+        size = "" if self.page_size == PAGE else f" of {self.page_size} byte{'s' if self.page_size > 1 else ''} each"
+        return f"{kind}memory of {self.minimum} pages{most}{size}"
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,7 @@ class Import:
     module: str
     name: str
     type: ExternType
+    by: str = ""  #: the linked module that needs it; empty for the main one
 
 
 @dataclass
@@ -142,41 +153,43 @@ class Interface:
     imports: list[Import] = field(default_factory=list)
     exports: dict[str, ExternType] = field(default_factory=dict)
     declared: Declared = field(default_factory=Declared)
+    starts: bool = False  #: it has a start function, which may grow what it exports
 
     @property
     def import_types(self) -> dict[tuple[str, str], ExternType]:
         """The types of the imports, by (module, name)."""
         return {(needed.module, needed.name): needed.type for needed in self.imports}
 
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """The names of exported exception tags."""
-        return tuple(name for name, type_ in self.exports.items() if isinstance(type_, TagType))
 
-    @property
-    def imported(self) -> dict[str, tuple[str, str]]:
-        """What an imported memory, table or global is known as -> its two names.
-
-        That is ``module.name``, and its name alone where no other such import has it.  An export of the name goes first.
-        """
-        items = [(needed.module, needed.name) for needed in self.imports if isinstance(needed.type, _STORAGE)]
-        times = Counter(name for _, name in items)
-        alone = {name: (module, name) for module, name in items if times[name] == 1}
-        return {f"{module}.{name}": (module, name) for module, name in items} | alone
-
-    @property
-    def storage(self) -> dict[str, MemoryType | TableType | GlobalType]:
-        """Memories, tables and globals by what they are known as: those imported, and those exported."""
-        types = self.import_types
-        known = {name: types[names] for name, names in self.imported.items()} | self.exports
-        return {name: type_ for name, type_ in known.items() if isinstance(type_, _STORAGE)}
+#: what holds values: memories, tables and globals
+STORAGE = MemoryType | TableType | GlobalType
 
 
-_STORAGE = MemoryType | TableType | GlobalType
+def described(type_: ExternType) -> str:
+    """A type, for people."""
+    return f"function {type_}" if isinstance(type_, FuncType) else str(type_)
+
+
+def is_shared(type_: ExternType) -> bool:
+    """Whether it is a memory that threads share."""
+    return isinstance(type_, MemoryType) and type_.shared
+
+
+def joint(first: T, second: T) -> T | None:
+    """A memory, table or global type that serves imports of either type; None if there is none."""
+    if isinstance(first, (MemoryType, TableType)) and isinstance(second, (MemoryType, TableType)):
+        minimum = max(first.minimum, second.minimum)
+        bounds = [each.maximum for each in (first, second) if each.maximum is not None]
+        maximum = min(bounds, default=None)
+        if maximum is not None and maximum < minimum:
+            return None
+        made = replace(first, minimum=minimum, maximum=maximum)
+        return made if made == replace(second, minimum=minimum, maximum=maximum) else None
+    return first if first == second else None
 
 
 def once_each(storage: Mapping[str, T]) -> dict[str, T]:
-    """What `Interface.storage` gave, each memory, table or global once: by its export, or else by the shorter name."""
+    """What `Program.storage` gave, each memory, table or global once: by its export, or else by the shorter name."""
     # Each has a type object of its own, also where types are equal, and its best name is its last.
     names = {id(type_): name for name, type_ in storage.items()}
     return {name: storage[name] for name in names.values()}
@@ -217,6 +230,8 @@ class _Reader:
             if name is None:  # a type index: a signed LEB128, of which the first byte is read
                 self.at -= 1
                 name = str(self.unsigned())
+            elif byte == 0x63:
+                return f"{name}ref"  # the same type has a shorter spelling
             return f"(ref {'null ' if byte == 0x63 else ''}{name})"
         return f"{_HEAP.get(byte, hex(byte))}ref"
 
@@ -231,9 +246,8 @@ class _Reader:
 
     def memory(self) -> MemoryType:
         flags, minimum, maximum = self.limits()
-        if flags & 8:  # custom page size
-            self.unsigned()
-        return MemoryType(minimum, maximum, bool(flags & 2), bool(flags & 4))
+        page_size = 1 << self.unsigned() if flags & 8 else PAGE
+        return MemoryType(minimum, maximum, bool(flags & 2), bool(flags & 4), page_size)
 
     def table(self) -> TableType:
         element = self.value_type()
@@ -318,8 +332,32 @@ def read_interface(wasm: bytes) -> Interface:
         reader.byte()  # the attribute, always an exception
         return TagType(func(reader.unsigned()))
 
+    def extern(reader: _Reader) -> tuple[ExternType, int]:
+        """What is imported, and of a function the index of its type."""
+        kind = reader.byte()
+        if kind == 0:
+            index = reader.unsigned()
+            return func(index), index
+        return (reader.table, reader.memory, reader.global_, lambda: tag(reader))[kind - 1](), -1
+
+    def imported(module: str, name: str, entry: ExternType, index: int) -> None:
+        if isinstance(entry, FuncType):
+            funcs.append(index)
+            if index in untold:
+                declared.imports.add((module, name))
+        elif isinstance(entry, TableType):
+            tables.append(entry)
+        elif isinstance(entry, MemoryType):
+            memories.append(entry)
+        elif isinstance(entry, GlobalType):
+            globals_.append(entry)
+        else:
+            tags.append(entry)
+        interface.imports.append(Import(module, name, entry))
+
     for section, start, end in sections(wasm):
-        if section not in _TELLING:
+        interface.starts |= section == 8
+        if section not in _READ:
             continue
         reader = _Reader(wasm, start, end)
         count = reader.unsigned()
@@ -338,26 +376,18 @@ def read_interface(wasm: bytes) -> Interface:
             declared.entries, declared.count, declared.definitions = count, len(types), wasm[first:end]
         elif section == 2:
             for _ in range(count):
-                module, name, kind = reader.name(), reader.name(), reader.byte()
-                entry: ExternType
-                if kind == 0:
-                    funcs.append(reader.unsigned())
-                    entry = func(funcs[-1])
-                    if funcs[-1] in untold:
-                        declared.imports.add((module, name))
-                elif kind == 1:
-                    entry = reader.table()
-                    tables.append(entry)
-                elif kind == 2:
-                    entry = reader.memory()
-                    memories.append(entry)
-                elif kind == 3:
-                    entry = reader.global_()
-                    globals_.append(entry)
-                else:
-                    entry = tag(reader)
-                    tags.append(entry)
-                interface.imports.append(Import(module, name, entry))
+                module, name = reader.name(), reader.name()
+                form = wasm[reader.at]
+                if name or form not in (_SAME_MODULE, _SAME_TYPE):
+                    imported(module, name, *extern(reader))
+                    continue
+                reader.byte()
+                shared = extern(reader) if form == _SAME_TYPE else None
+                for _ in range(reader.unsigned()):
+                    name = reader.name()
+                    entry, index = shared or extern(reader)
+                    # Each memory, table or global has a type object of its own; see `once_each`.
+                    imported(module, name, replace(entry) if isinstance(entry, STORAGE) else entry, index)
         elif section == 3:
             funcs.extend(reader.unsigned() for _ in range(count))
         elif section == 4:

@@ -19,7 +19,7 @@ from . import artifact, interpreter, wire
 from .artifact import CompiledModule
 from .cache import Cache
 from .cache import opened as opened_cache
-from .engine import fingerprint, loading_engine
+from .engine import PLAIN, EngineSettings, fingerprint, loading_engine
 from .errors import InvalidModule, StartupError
 from .module import Given, ModuleSource, anonymous_file, opened
 
@@ -40,8 +40,7 @@ def unheard(kind: str, pid: int | None, message: str) -> None:
 def compile_module(
     source: ModuleSource,
     cache: bool = True,
-    fuel: bool = False,
-    stack: int | None = None,
+    settings: EngineSettings = PLAIN,
     note: Note = unheard,
 ) -> CompiledModule:
     """Compile ``source`` for the workers to map, or find that somebody has.
@@ -58,7 +57,7 @@ def compile_module(
         OSError, TypeError: as :func:`read_source`.
     """
     with opened(source) as given, opened_cache() if cache else contextlib.nullcontext() as kept:
-        compiler = _Compiler(given, fuel, stack, note)
+        compiler = _Compiler(given, settings, note)
         return compiler.made() if kept is None else compiler.found_or_made(kept)
 
 
@@ -67,13 +66,12 @@ class _Compiler:
     """How to get one module compiled."""
 
     given: Given
-    fuel: bool
-    stack: int | None
+    settings: EngineSettings
     note: Note
 
     def found_or_made(self, cache: Cache) -> CompiledModule:
         digest = self._digest() if self.given.file < 0 else cache.digest(self.given.file, self._digest)
-        name = hashlib.sha256(artifact.FORMAT + fingerprint(self.fuel, self.stack) + digest).hexdigest()
+        name = hashlib.sha256(artifact.FORMAT + fingerprint(self.settings) + digest).hexdigest()
         try:
             found = self._found(cache, name)
             if found is not None:
@@ -119,7 +117,7 @@ class _Compiler:
         try:
             compiled = artifact.read(fd)
             # The workers do the same.  To map even a large one takes some milliseconds, and nothing of it is run.
-            wasmtime.Module.deserialize_file(loading_engine(self.fuel, self.stack), f"/dev/fd/{fd}").close()
+            wasmtime.Module.deserialize_file(loading_engine(self.settings), f"/dev/fd/{fd}").close()
         except (artifact.Torn, wasmtime.WasmtimeError) as error:
             logger.warning("procpool: not using what is in the cache for %s: %s", self.given.name, error)
             cache.remove(name)
@@ -146,7 +144,7 @@ class _Compiler:
     def _made_here(self, fd: int) -> int:
         pid = os.getpid()
         self._begin(pid)
-        artifact.make(fd, self.given.read(), self.given.subject, self.fuel, self.stack, parallel=False)
+        artifact.make(fd, self.given.read(), self.given.subject, self.settings, parallel=False)
         return pid
 
     def _begin(self, pid: int) -> None:
@@ -173,7 +171,7 @@ class _Compiler:
             lifeline, _ = map(own, ends)
             answer = anonymous_file(b"")
             owned.callback(os.close, answer)
-            told = wire.Compilation(self.given.subject, own(source), own(fd), own(answer), lifeline, self.fuel, self.stack)
+            told = wire.Compilation(self.given.subject, own(source), own(fd), own(answer), lifeline, self.settings)
             settings = anonymous_file(told.dump())
             owned.callback(os.close, settings)
             settings = own(settings)

@@ -177,14 +177,15 @@ class CallTimeout(ProcpoolError, TimeoutError):
 class WorkerCrashed(ProcpoolError):
     """Raised when the worker process running the job died: killed, aborted in native code, or exited."""
 
-    def __init__(self, pid: int | None, export: str | None, exitcode: int | None):
+    def __init__(self, pid: int | None, export: str | None, exitcode: int | None, reason: str | None = None):
         self.pid = pid  #: of the worker; None if it died before that was known
         self.export = export  #: that it was running; None if it died while it was being started
+        self.reason = reason  #: why the pool killed it; None if it was not the pool that did
         #: the exit code, negative for a signal as in :mod:`subprocess`; None when nobody could tell
         self.exitcode = exitcode
         when = "before it was ready" if export is None else f"while running {export!r}; the pool has replaced it"
         who = "a worker" if pid is None else f"worker {pid}"
-        super().__init__(f"{who} {self._how()} {when}")
+        super().__init__(f"{who} {self._how()}{'' if reason is None else f' because {reason},'} {when}")
 
     @property
     def signal(self) -> signal.Signals | None:
@@ -232,7 +233,7 @@ class RunFailed(ProcpoolError):
 
 
 class OutputLimit(ProcpoolError):
-    """Raised by ``run`` when the command printed more than ``max_output``; it has been stopped."""
+    """Raised by ``run`` when the command printed more than ``max_output``, and by a call that did; it has been stopped."""
 
     def __init__(self, message: str, stdout: Any = None, stderr: Any = None):
         super().__init__(message)

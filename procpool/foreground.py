@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 import wasmtime
 
 from . import wire
 from .compilation import Note, compile_module, unheard
-from .engine import loading_engine
+from .engine import EngineSettings, Feature, checked_features, loading_engine
 from .errors import GuestExit, MissingImport, WasmTrap
 from .imports import OnMissing, resolve
 from .module import ModuleSource
+from .program import single
 from .wasi import WasiConfig, check_command, check_threads
 from .worker.channels import Running
 from .worker.failures import as_trap
@@ -33,6 +34,7 @@ class ForegroundCommand:
         memory_limit: bytes that each of its linear memories may grow to; None for no limit.
         fuel: how much it may burn, about one unit per wasm instruction; None for no limit.
         on_missing_import: what serves imports that nothing is given for, as for a pool.
+        features: proposals that the module may use, as for a pool.
         note: told when the module is compiled.
 
     Raises:
@@ -49,23 +51,24 @@ class ForegroundCommand:
         memory_limit: int | None = None,
         fuel: int | None = None,
         on_missing_import: OnMissing = None,
+        features: Iterable[Feature] = (),
         note: Note = unheard,
     ) -> None:
         self._spec = wasi.spec()
-        compiled = compile_module(source, fuel=fuel is not None, note=note)
+        settings = EngineSettings(fuel is not None, features=checked_features(features))
+        compiled = compile_module(source, settings=settings, note=note)
         try:
-            engine = loading_engine(fuel is not None)
+            engine = loading_engine(settings)
             module = wasmtime.Module.deserialize_file(engine, f"/dev/fd/{compiled.artifact}")
         finally:
             os.close(compiled.artifact)
-        interface = compiled.interface
-        types = interface.import_types
-        check_command(interface.exports)
-        check_threads(types, interface.exports)
-        found = resolve(interface.imports, {}, {}, wasi=True, otherwise=on_missing_import)
-        environment = wire.Environment(found, types, wasi=self._spec)
+        program = single(compiled.interface)
+        check_command(program.exports)
+        check_threads(program)
+        found = resolve(program.needed, {}, {}, wasi=True, otherwise=on_missing_import)
+        environment = wire.Environment(found, wasi=self._spec)
         limits = wire.GuestLimits(memory=memory_limit, fuel=fuel)
-        self._linkage = Linkage(engine, module, limits, interface.declared, environment, Running(engine), interface.tags)
+        self._linkage = Linkage(engine, [module], program, limits, environment, Running(engine))
 
     def run(self, end: Callable[[int | WasmTrap], NoReturn]) -> NoReturn:
         """Run it, and then end this process.

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
-from .binary import SCALARS, FuncType, GlobalType, Import, MemoryType, TableType, nullable
+from .binary import (
+    PAGE,
+    SCALARS,
+    STORAGE,
+    FuncType,
+    GlobalType,
+    Import,
+    Interface,
+    MemoryType,
+    TableType,
+    canonical,
+    described,
+    joint,
+    nullable,
+)
 from .codec import converted
 from .errors import BadArguments, BadImport, MissingImport
 from .printable import printable
+from .program import whom
 from .stand_ins import Trapping, Zero, zero
 from .wasi import MODULES, THREAD_SPAWN
 
@@ -22,6 +39,9 @@ Renames = Mapping[str | tuple[str, str], str | tuple[str, str]]
 #: user's says; None to refuse the module
 OnMissing = Literal["trap", "zero"] | Callable[[Import], Any] | None
 
+#: what serves each import, by the module that needs it (empty for the main one) and its two names
+Found = dict[tuple[str, str, str], Any]
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -32,26 +52,33 @@ def wants_instance(function: F) -> F:
 
 
 def resolve(
-    needed: Sequence[Import], given: Imports, renames: Renames, wasi: bool, otherwise: OnMissing = None
-) -> dict[tuple[str, str], Any]:
-    """What each import of the module gets, by its (module, name).
+    needed: Sequence[Import],
+    given: Imports,
+    renames: Renames,
+    wasi: bool,
+    otherwise: OnMissing = None,
+    linked: Mapping[str, Interface] = MappingProxyType({}),
+) -> Found:
+    """What each import gets that no linked module serves.
 
     Args:
-        needed: what the module imports.
+        needed: what the modules import.
         given: what the user gives.
         renames: under which other names.
         wasi: whether there is WASI.
         otherwise: what to do about the rest; see ``on_missing_import`` of the pool.
+        linked: the linked modules by name, for what is said of one that lacks an export.
 
     Raises:
         MissingImport: nothing was given for some; names them all and their types.
         BadImport: something does not fit its type, or is given for no import.
     """
     unused = {(module, name) for module, names in given.items() for name in names}
-    found: dict[tuple[str, str], Any] = {}
+    found: Found = {}
     missing: list[Import] = []
+    together = _together(needed)
     for needs in needed:
-        key = _renamed((needs.module, needs.name), renames)
+        key = renamed((needs.module, needs.name), renames)
         try:
             value = given[key[0]][key[1]]
             unused.discard(key)
@@ -61,17 +88,41 @@ def resolve(
             if otherwise is None:
                 missing.append(needs)
                 continue
-            value = stand_in(needs, otherwise)
+            value = stand_in(together.get((needs.module, needs.name), needs), otherwise)
         _check(needs, value)
-        found[needs.module, needs.name] = value
+        found[needs.by, needs.module, needs.name] = value
     if missing:
-        raise MissingImport(_missing(missing, renames))
+        raise MissingImport(_missing(missing, renames, linked))
     if unused:
         module, name = min(unused)
         near = get_close_matches(f"{module}.{name}", [f"{i.module}.{i.name}" for i in needed], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise BadImport(f"imports gives {module}.{name}, which the module does not import{hint}")
+        if module in linked and name in linked[module].exports:
+            hint = f"; modules[{module!r}] exports it"
+        unwanted = "which no module imports from outside" if linked else "which the module does not import"
+        raise BadImport(f"imports gives {module}.{name}, {unwanted}{hint}")
     return found
+
+
+def _together(needed: Sequence[Import]) -> dict[tuple[str, str], Import]:
+    """For memories, tables and globals: an import of each that would do for all modules that import it; they share one.
+
+    Raises:
+        BadImport: nothing would.
+    """
+    together: dict[tuple[str, str], Import] = {}
+    for needs in needed:
+        if isinstance(needs.type, STORAGE):
+            other = together.setdefault((needs.module, needs.name), needs)
+            both = joint(other.type, needs.type)
+            if both is None:
+                where = f"{needs.module}.{needs.name}"
+                raise BadImport(
+                    f"{whom(other.by)} imports {where} as a {other.type}, and {whom(needs.by)} as a {needs.type}: nothing"
+                    " is both, and they share it"
+                )
+            together[needs.module, needs.name] = replace(other, type=both)
+    return together
 
 
 def stand_in(needs: Import, otherwise: OnMissing) -> Any:
@@ -90,25 +141,38 @@ def stand_in(needs: Import, otherwise: OnMissing) -> Any:
         return type_
     if isinstance(type_, GlobalType) and (type_.content in SCALARS or nullable(type_.content)):
         return zero(type_.content)
-    raise MissingImport(f"the module imports {needs.module}.{needs.name}, a {type_}, which nothing can stand in for")
+    raise MissingImport(f"{whom(needs.by)} imports {needs.module}.{needs.name}, a {type_}, which nothing can stand in for")
 
 
-def _missing(missing: Sequence[Import], renames: Renames) -> str:
+def _missing(missing: Sequence[Import], renames: Renames, linked: Mapping[str, Interface]) -> str:
     """All that is missing, and what to paste."""
     lines = []
-    wanted: dict[str, list[str]] = {}
+    wanted: dict[str, dict[str, str]] = {}
     for needs in missing:
-        key = _renamed((needs.module, needs.name), renames)
-        under = "" if key == (needs.module, needs.name) else f", looked for as {printable('.'.join(key))}"
-        lines.append(f"{printable(f'{needs.module}.{needs.name}')}, a {_described(needs.type)}{under}")
-        wanted.setdefault(key[0], []).append(f"        {key[1]!r}: {_skeleton(needs.type)}")
+        key = renamed((needs.module, needs.name), renames)
+        line = f"{printable(f'{needs.module}.{needs.name}')}, a {described(needs.type)}"
+        if key != (needs.module, needs.name):
+            line += f", looked for as {printable('.'.join(key))}"
+        if key[0] in linked:
+            near = get_close_matches(key[1], linked[key[0]].exports, n=1)
+            hint = f" (did you mean {printable(near[0])}?)" if near else ""
+            line += f", which modules[{printable(repr(key[0]))}] does not export{hint}"
+        lines.append((needs.by, line))
+        wanted.setdefault(key[0], {}).setdefault(key[1], f"        {key[1]!r}: {_skeleton(needs.type)}")
     hint = " (or give wasi=WasiConfig(...) for what is WASI's)" if any(map(_provided, missing)) else ""
     stand_ins = 'on_missing_import="trap" has those that are called trap'
     if len(lines) == 1:
-        head = f"the module imports {lines[0]}, and nothing was given for it"
+        (by, line), *_ = lines
+        head = f"{whom(by)} imports {line}, and nothing was given for it"
     else:
-        head = f"the module imports {len(lines)} things that nothing was given for:\n  " + "\n  ".join(lines)
-    body = "".join(f"    {module!r}: {{\n" + "\n".join(entries) + "\n    },\n" for module, entries in wanted.items())
+        told = "".join(f"\n  {line}{f', for {whom(by)}' if by else ''}" for by, line in lines)
+        head = f"the module{'s import' if linked else ' imports'} {len(lines)} things that nothing was given for:{told}"
+    for module in wanted.keys() - linked.keys():
+        if near := get_close_matches(module, linked, n=1):
+            hint += f" (is {module!r} meant to be {near[0]!r} of modules?)"
+    body = "".join(
+        f"    {module!r}: {{\n" + "\n".join(entries.values()) + "\n    },\n" for module, entries in wanted.items()
+    )
     return f"{head}\nGive it as below{hint}; {stand_ins}.\nimports={{\n{body}}}"
 
 
@@ -120,7 +184,8 @@ def _skeleton(type_: Any) -> str:
         return f"lambda {params}: {returned!r},  # {type_}".replace("lambda :", "lambda:")
     if isinstance(type_, MemoryType):
         shared = ", shared=True" if type_.shared else ""
-        return f"MemoryType({type_.minimum}, {type_.maximum}{shared}),"
+        page_size = "" if type_.page_size == PAGE else f", page_size={type_.page_size}"
+        return f"MemoryType({type_.minimum}, {type_.maximum}{shared}{page_size}),"
     if isinstance(type_, TableType):
         return f"TableType({type_.element!r}, {type_.minimum}, {type_.maximum}),"
     if isinstance(type_, GlobalType):
@@ -134,13 +199,10 @@ def _provided(needs: Import) -> bool:
     return needs.module in MODULES or (needs.module, needs.name) == THREAD_SPAWN or shared
 
 
-def _renamed(key: tuple[str, str], renames: Renames) -> tuple[str, str]:
+def renamed(key: tuple[str, str], renames: Renames) -> tuple[str, str]:
+    """The names under which an import is looked for."""
     to = renames.get(key, renames.get(key[0], key))
     return (to, key[1]) if isinstance(to, str) else to
-
-
-def _described(type_: Any) -> str:
-    return f"function {type_}" if isinstance(type_, FuncType) else str(type_)
 
 
 def _check(needs: Import, value: Any) -> None:
@@ -163,11 +225,13 @@ def _check(needs: Import, value: Any) -> None:
     elif isinstance(type_, MemoryType):
         if not isinstance(value, MemoryType):
             refuse(f"a procpool.MemoryType, of which each instance gets one; the import is a {type_}")
-        if value.shared != type_.shared or not _within(value, type_):
+        same = (value.shared, value.page_size) == (type_.shared, type_.page_size)
+        if not same or not _within(value, type_):
             refuse(f"one that fits the import's {type_}")
     elif isinstance(type_, TableType):
         if not isinstance(value, TableType):
             refuse(f"a procpool.TableType, of which each instance gets one; the import is a {type_}")
+        value = replace(value, element=canonical(value.element))
         plain = type_.element in ("funcref", "externref")
         if value.element != type_.element or not (_within(value, type_) if plain else value == type_):
             refuse(f"one that {'fits' if plain else 'is'} the import's {type_}")

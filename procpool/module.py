@@ -8,19 +8,24 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeGuard, Union
+from typing import TypeGuard, TypeVar, Union
 
 import wasmtime
 
-from .binary import ExternType, FuncType, Import, read_interface
-from .engine import loading_engine
+from .binary import ExternType, FuncType, Import, Interface, read_interface
+from .checks import shown
+from .engine import EngineSettings, Feature, checked_features, hint_for, loading_engine
 from .errors import InvalidModule
+from .imports import Renames
+from .linking import link
 from .printable import printable
 
 ModuleSource = Union[str, bytes, bytearray, "os.PathLike[str]"]
+
+T = TypeVar("T")
 
 _MAGIC = b"\0asm"
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -33,9 +38,9 @@ _CHUNK = 1 << 20
 class Inspection:
     """What a module imports and exports; see :func:`inspect`.  Its text is a list to read."""
 
-    imports: tuple[Import, ...]  #: in the module's order
+    imports: tuple[Import, ...]  #: in the module's order; with linked modules, what is left to be given
     exports: Mapping[str, ExternType]  #: by name, in the module's order
-    size: int  #: bytes of the binary
+    size: int  #: bytes of the binary, or binaries
 
     def __str__(self) -> str:
         lines = [f"{self.size:,} bytes of wasm"]
@@ -48,26 +53,72 @@ class Inspection:
         return "\n".join(lines)
 
 
-def inspect(source: ModuleSource) -> Inspection:
+def inspect(
+    source: ModuleSource,
+    *,
+    modules: Mapping[str, ModuleSource] | None = None,
+    rename_imports: Renames | None = None,
+    features: Iterable[Feature] = (),
+) -> Inspection:
     """What a module imports and exports, without compiling it or starting anything.
+
+    Args:
+        source: the module, as for :class:`ProcessWasmPool`.
+        modules, rename_imports: as for a pool: linked modules.  The imports are what is left to be given then, and what
+            linked modules export is there as ``"module.name"``.
+        features: proposals that they may use, as for a pool.
 
     Raises:
         InvalidModule: wasmtime refuses it; the message says where and why.
+        BadImport: the modules cannot be linked.
         OSError: the file cannot be read.
         TypeError: ``source`` is neither bytes, nor text, nor a path.
     """
-    wasm = read_source(source)
+    size = 0
+    engine = loading_engine(EngineSettings(features=checked_features(features)))
+
+    def interface(source: ModuleSource) -> Interface:
+        nonlocal size
+        wasm = read_source(source)
+        try:
+            wasmtime.Module.validate(engine, wasm)
+        except wasmtime.WasmtimeError as error:
+            raise refusal(wasm, error) from None
+        size += len(wasm)
+        return read_interface(wasm)
+
+    found = {name: naming(name, interface, each) for name, each in by_name(source, modules).items()}
+    program = link(found.pop(""), found, rename_imports or {})
+    return Inspection(program.needed, MappingProxyType(program.exports), size)
+
+
+def by_name(source: ModuleSource, modules: Mapping[str, ModuleSource] | None) -> dict[str, ModuleSource]:
+    """The main module under an empty name, and those that are linked to it.
+
+    Raises:
+        TypeError, ValueError: ``modules`` is no mapping of names to modules.
+    """
+    if not isinstance(modules, Mapping | None):
+        raise TypeError(f"modules must be a mapping of names to modules, got {shown(modules)}")
+    for name in modules or {}:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"modules must be by the names that they are imported by, got {shown(name)}")
+    return {"": source, **(modules or {})}
+
+
+def naming(name: str, do: Callable[[ModuleSource], T], source: ModuleSource) -> T:
+    """Do something with a module; what is raised says which linked one it was."""
     try:
-        wasmtime.Module.validate(loading_engine(), wasm)
-    except wasmtime.WasmtimeError as error:
-        raise refusal(wasm, error) from None
-    interface = read_interface(wasm)
-    return Inspection(tuple(interface.imports), MappingProxyType(interface.exports), len(wasm))
+        return do(source)
+    except (InvalidModule, TypeError) as error:
+        if name:
+            raise type(error)(f"modules[{name!r}]: {error}") from None
+        raise
 
 
 def refusal(wasm: bytes, error: wasmtime.WasmtimeError) -> InvalidModule:
     """What wasmtime says against a module."""
-    return InvalidModule(f"wasmtime refuses this module of {len(wasm)} bytes: {error}")
+    return InvalidModule(f"wasmtime refuses this module of {len(wasm)} bytes: {error}{hint_for(str(error))}")
 
 
 def is_path(source: ModuleSource) -> TypeGuard[str | os.PathLike[str]]:

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from . import wire
 from .checks import boolean, choice, count, is_int, positive, seconds, shown
+from .engine import EngineSettings, checked_features
 from .imports import OnMissing
 from .wasi import WasiConfig
 
@@ -103,6 +104,8 @@ class PoolOptions:
     start_method: StartMethod = field(default_factory=default_start_method)
     start_timeout: float = 60.0  #: seconds a process may take to become ready
     cache: bool = True
+    features: Sequence[str] = ()  #: proposals that the module may use
+    modules: Mapping[str, Any] = field(default_factory=dict)  #: those that are linked to it, by name
 
     def __post_init__(self) -> None:
         checked_workers(self.workers)
@@ -127,10 +130,11 @@ class PoolOptions:
                 raise TypeError(f"{name} must be callable, got {shown(function)}")
         if self.wasi is not None and not isinstance(self.wasi, WasiConfig):
             raise TypeError(f"wasi must be a WasiConfig, got {shown(self.wasi)}")
-        for name in ("imports", "rename_imports", "rlimits"):
+        for name in ("imports", "rename_imports", "rlimits", "modules"):
             self._freeze(name, MappingProxyType(dict(_mapping(name, getattr(self, name)))))
         for module, names in self.imports.items():
             _mapping(f"imports[{module!r}]", names)
+        self._freeze("features", checked_features(self.features))
         self._freeze("initargs", _sequence("initargs", self.initargs))
         if self.start is not None:
             self._freeze("start", _sequence("start", self.start))
@@ -150,6 +154,11 @@ class PoolOptions:
         """Take idle workers in turn, not the last used one."""
         return self.balance == "round_robin"
 
+    @property
+    def engine(self) -> EngineSettings:
+        """How the engine is configured that compiles the module."""
+        return EngineSettings(self.fuel is not None, self.max_stack, tuple(self.features))
+
     def guest_limits(self) -> wire.GuestLimits:
         """What travels to a worker about what an instance may use."""
         return wire.GuestLimits(self.memory_limit, self.fuel, self.max_stack, self.recycle_memory)
@@ -164,7 +173,9 @@ class PoolOptions:
         """
         fresh = self.isolation == "fresh"
         limits = resource_limits(self.rlimits)
-        return wire.Guest(fresh, self.prewarm, exactly_once, environment, limits, log_levels(), module)
+        return wire.Guest(
+            fresh, self.prewarm, exactly_once, environment, limits, log_levels(), module, tuple(self.features)
+        )
 
 
 def _mapping(name: str, value: object) -> Mapping[Any, Any]:

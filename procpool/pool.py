@@ -23,8 +23,9 @@ from .bytes_function import BytesFunction
 from .checks import boolean, cannot_travel, choice, is_int, shown
 from .codec import Codec
 from .columns import ColumnCodec
-from .compilation import compile_module
+from .compiled_program import compile_program
 from .deadline import Deadline
+from .engine import Feature
 from .errors import BadArguments, BadWasi, CallTimeout, UnknownExport
 from .export_function import ExportFunction, ExportTable
 from .imports import Imports, OnMissing, Renames, resolve
@@ -115,7 +116,11 @@ class ProcessWasmPool(Executor):
             functions wait for something.
         imports: what the module imports: ``{"env": {"log": function}}``.  Functions run in the workers; they travel by
             cloudpickle.  A number serves an imported global, and a MemoryType or TableType has one made per instance.
-        rename_imports: import's module name (or (module, name)) -> the name under which ``imports`` gives it.
+        modules: other modules that ``src``, or one another, import from, by the name they are imported by: ``{"math":
+            "math.wasm"}``.  Each instance of ``src`` gets instances of its own of them.  What they export is known as
+            ``"math.sin"`` to every method here.  What no module exports is looked for in ``imports``.  ``_initialize`` of a
+            linked module is called before anything uses it.
+        rename_imports: import's module name (or (module, name)) -> the name that it has in ``imports`` or ``modules``.
         on_missing_import: what serves imports that nothing is given for.  By default the module is refused, with all of
             them named.  ``"trap"``: a function whose call fails; ``"zero"``: one that returns zeros and nulls; with both,
             memories and tables of the type imported, and globals that are zero or null.  Or a function of yours that gets
@@ -153,11 +158,14 @@ class ProcessWasmPool(Executor):
             fresh interpreter for each; default elsewhere).
         cache: keep the compiled module on disk, in a directory of this user's, so that the next run of the program, or
             another one, need not compile.
+        features: proposals for WebAssembly that the modules may use beside those that wasmtime allows by itself:
+            ``["custom-page-sizes"]``.  See `Feature`.
 
     Raises:
         InvalidModule: ``src`` is not a module that wasmtime accepts.
-        MissingImport: the module imports something that ``imports`` does not give.
-        BadImport: ``imports`` gives something that does not fit, or that the module does not import.
+        MissingImport: the module imports something that neither ``imports`` nor ``modules`` gives.
+        BadImport: ``imports`` or ``modules`` gives something that does not fit, ``imports`` something that no module
+            imports, or modules import from each other in a circle.
         UnknownExport, BadArguments: ``start`` names no function, or gives one what it does not take.
         Whatever ``initializer`` raises.
         OSError: the file cannot be read.
@@ -189,6 +197,7 @@ class ProcessWasmPool(Executor):
         timeout: float | None = None,
         instances: int = 1,
         imports: Imports | None = None,
+        modules: MappingType[str, ModuleSource] | None = None,
         rename_imports: Renames | None = None,
         on_missing_import: OnMissing = None,
         isolation: Isolation = "pooled",
@@ -216,6 +225,7 @@ class ProcessWasmPool(Executor):
         start_method: StartMethod | None = None,
         start_timeout: float = 60.0,
         cache: bool = True,
+        features: Sequence[Feature] = (),
     ) -> None:
         options = PoolOptions(
             workers=usable_cpus() if workers is None else workers,
@@ -249,6 +259,8 @@ class ProcessWasmPool(Executor):
             start_method=default_start_method() if start_method is None else start_method,
             start_timeout=start_timeout,
             cache=cache,
+            features=features,
+            modules={} if modules is None else modules,
         )
         self._options = options
         self._timeout = options.timeout
@@ -263,31 +275,39 @@ class ProcessWasmPool(Executor):
             for fd in reserved:
                 on_failure.callback(os.close, fd)
             with announced(options.on_event) as note:
-                compiled = compile_module(src, options.cache, options.fuel is not None, options.max_stack, note)
-            on_failure.callback(os.close, compiled.artifact)
-            #: what the module exports, by name: signatures of functions, and memories, tables and globals
-            self.exports: MappingType[str, ExternType] = MappingProxyType(compiled.interface.exports)
+                compiled = compile_program(
+                    src, options.modules, options.rename_imports, options.cache, options.engine, note
+                )
+            on_failure.callback(compiled.close)
+            program = compiled.program
+            #: what the module exports, by name: signatures of functions, and memories, tables and globals; what a linked
+            #: module exports is there as ``"module.name"``
+            self.exports: MappingType[str, ExternType] = MappingProxyType(program.exports)
             self._shipped = Shipper(self.exports)
-            self._types = {**compiled.interface.storage, **self.exports}
-            #: what it imports
-            self.imports: tuple[Import, ...] = tuple(compiled.interface.imports)
+            self._types = {**program.storage, **self.exports}
+            #: what it imports, but from linked modules, and what those do
+            self.imports: tuple[Import, ...] = program.needed
             found = resolve(
-                self.imports, options.imports, options.rename_imports, options.wasi is not None, options.on_missing_import
+                self.imports,
+                options.imports,
+                options.rename_imports,
+                options.wasi is not None,
+                options.on_missing_import,
+                {part.name: part.interface for part in program.linked},
             )
             functions = self._index_functions()
             first = self._start_steps(options.start)
-            types = compiled.interface.import_types
-            check_threads(types, self.exports)
+            check_threads(program)
             self._wasi = options.wasi
             spec = None if self._wasi is None else self._wasi.spec()
-            environment = wire.Environment(found, types, options.initializer, tuple(options.initargs), spec, first)
+            environment = wire.Environment(found, options.initializer, tuple(options.initargs), spec, first)
             self._visible = bool(found)  # whether Python code runs with a call
             guest = options.guest(cloudpickle.dumps(environment), bool(self.imports), self._name)
             limits = options.guest_limits()
             inheritance = Inheritance(
-                compiled.artifact,
+                compiled.artifacts,
                 functions,
-                compiled.interface,
+                program,
                 limits,
                 guest,
                 options.instances,

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Union
 
-from .binary import ExternType, FuncType
+from .binary import ExternType, FuncType, is_shared
 from .checks import is_int, shown
 from .errors import BadWasi, RunFailed, UnknownExport
+from .program import Part, Program
 
 #: The modules whose functions wasmtime provides.
 MODULES = ("wasi_snapshot_preview1", "wasi_unstable")
@@ -59,10 +60,11 @@ class WasiConfig:
             where the program has come to, and the program's place in it stays.
         stdout, stderr: ``"capture"`` (for the result of :meth:`ProcessWasmPool.run`), ``"inherit"``, the path of a file to
             write, a function called with each line as it comes, or None to drop what is printed.  The function runs in
-            a thread for such code, one line after the other.
+            a thread for such code, one line after the other.  What is printed outside of ``run`` goes to the function too;
+            if it is captured, the logger ``procpool.guest`` has each line, at INFO for stdout and WARNING for stderr.
         preopens: guest path -> host directory, readable only; or -> (host directory, ``"ro"`` or ``"rw"``).
-        max_output: bytes that may be printed to each stream that is captured or given to a function; a guest that prints
-            more is stopped.
+        max_output: bytes that a command may print to each stream that is captured or given to a function, and a call to
+            both; a guest that prints more is stopped.
         max_threads: live threads of a module with wasi-threads, the main one not counted; a further spawn fails.
     """
 
@@ -188,14 +190,28 @@ def check_command(exports: Mapping[str, ExternType]) -> None:
         raise UnknownExport("the module is no command: it exports no _start; is it a library, to be called?")
 
 
-def check_threads(imports: Mapping[tuple[str, str], Any], exports: Mapping[str, ExternType]) -> None:
-    """Whether a module with those imports, by (module, name), has what wasi-threads wants of it.
+def check_threads(program: Program) -> None:
+    """Whether a program has what wasi-threads wants of it.
 
     Raises:
-        BadWasi: it spawns threads and cannot start any.
+        BadWasi: it spawns threads and cannot start any, or they would not share a memory.
     """
-    if THREAD_SPAWN in imports and exports.get("wasi_thread_start") != FuncType(("i32", "i32")):
+    if not any((each.module, each.name) == THREAD_SPAWN for each in program.needed):
+        return
+    if program.exports.get("wasi_thread_start") != FuncType(("i32", "i32")):
         raise BadWasi("the module imports wasi.thread-spawn and exports no wasi_thread_start(i32, i32)")
+    for part in program.parts:
+        for names, (provider, export) in part.links.items():
+            if is_shared(program.exported((provider, export))) and not _passed_on(program.part(provider), export):
+                raise BadWasi(
+                    f"each thread has instances of its own, so the threads would not share the memory {'.'.join(names)}, "
+                    f"which the linked module {provider!r} makes; have that one import it too"
+                )
+
+
+def _passed_on(part: Part, export: str) -> bool:
+    """Whether a memory that a module exports is one that it imports from outside."""
+    return any(type_ is part.interface.exports[export] for type_ in part.left.values())
 
 
 @dataclass(frozen=True)

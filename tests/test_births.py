@@ -18,6 +18,7 @@ from procpool import PoolClosed, ProcessWasmPool, wire
 from procpool.binary import Interface
 from procpool.compilation import compile_module
 from procpool.module import anonymous_file
+from procpool.program import single
 from procpool.supervisor.launch import LAUNCHERS, Inheritance, SpawnLauncher
 
 ROOT = FIXTURES.parent
@@ -26,7 +27,9 @@ linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ne
 
 
 def make_inheritance(slots: int = 4) -> Inheritance:
-    return Inheritance(compile_module(KERNELS).artifact, (), Interface(), wire.GuestLimits(), wire.Guest(), 1, slots)
+    return Inheritance(
+        [compile_module(KERNELS).artifact], (), single(Interface()), wire.GuestLimits(), wire.Guest(), 1, slots
+    )
 
 
 # -- the files that all inherit ----------------------------------------------------------------------------------------
@@ -120,12 +123,13 @@ import os, resource, sys, time
 from procpool import ProcessWasmPool, StartupError, wire
 from procpool.binary import Interface
 from procpool.module import anonymous_file
+from procpool.program import single
 from procpool.supervisor.launch import LAUNCHERS, Inheritance, reserve_stdio
 
 def inheritance():
     artifact = anonymous_file(b"")
     try:
-        return Inheritance(artifact, (), Interface(), wire.GuestLimits(), wire.Guest(), 1, 4)
+        return Inheritance([artifact], (), single(Interface()), wire.GuestLimits(), wire.Guest(), 1, 4)
     except BaseException:
         os.close(artifact)
         raise

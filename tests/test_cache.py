@@ -20,7 +20,7 @@ from large import large_module
 from procpool import ProcessWasmPool, cache, compilation
 from procpool.artifact import CompiledModule
 from procpool.compilation import compile_module
-from procpool.engine import fingerprint
+from procpool.engine import EngineSettings, fingerprint
 
 ONE = b'(module (func (export "f") (result i32) i32.const 1))'
 MAJOR = version("wasmtime").partition(".")[0].encode()  # wasmtime compares that of its version
@@ -115,14 +115,14 @@ def test_a_pool_says_when_it_compiles_and_not_when_it_has_found(directory: Path)
 
 def test_code_for_other_settings_is_another_entry(directory: Path, compiled: Compilations) -> None:
     for fuel in (False, True, False, True):
-        compiled(ONE, fuel=fuel)
+        compiled(ONE, settings=EngineSettings(fuel))
     assert compiled.count == 2 and len(entries(directory)) == 2
 
 
 def test_code_of_another_release_is_another_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """wasmtime itself would load it, if only the last numbers differ."""
     before = fingerprint()
-    assert fingerprint() == before != fingerprint(fuel=True)
+    assert fingerprint() == before != fingerprint(EngineSettings(fuel=True))
     (tmp_path / "wasmtime").mkdir()
     monkeypatch.setattr(wasmtime, "__file__", str(tmp_path / "wasmtime" / "__init__.py"))
     unknown = fingerprint()

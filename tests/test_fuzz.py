@@ -19,6 +19,7 @@ from conftest import DEADLINE, KERNELS, eventually, worker_pids
 from procpool import ProcessWasmPool, WorkerCrashed, wire
 from procpool.compilation import compile_module
 from procpool.interpreter import _command, chosen
+from procpool.program import single
 from procpool.supervisor.launch import Inheritance
 
 
@@ -30,11 +31,13 @@ class Bare:
         functions = tuple(
             (name, type_) for name, type_ in compiled.interface.exports.items() if type(type_).__name__ == "FuncType"
         )
-        environment = wire.Environment({}, {})
+        environment = wire.Environment({})
         import cloudpickle
 
         guest = wire.Guest(environment=cloudpickle.dumps(environment))
-        self.inheritance = Inheritance(compiled.artifact, functions, compiled.interface, wire.GuestLimits(), guest, 1, 4)
+        self.inheritance = Inheritance(
+            [compiled.artifact], functions, single(compiled.interface), wire.GuestLimits(), guest, 1, 4
+        )
         self.inheritance.arena(0)
         jobs_theirs, self.jobs = os.pipe()
         self.replies, replies_theirs = os.pipe()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 from conftest import DEADLINE, KERNELS, MISBEHAVE, eventually, worker_pids
 
-from procpool import CallTimeout, PoolClosed, PoolFull, ProcessWasmPool, StartupError, WasmTrap
+from procpool import CallTimeout, PoolClosed, PoolFull, ProcessWasmPool, StartupError, WasmTrap, WorkerCrashed
 
 
 def test_memory_limit(nothing_left: None) -> None:
@@ -150,6 +152,44 @@ def test_max_worker_memory(nothing_left: None) -> None:
         assert [pool.submit(hoard).result(DEADLINE)] == pids
         eventually(lambda: pool.stats().idle == 1 and worker_pids(pool) != pids, "a slim replacement")
         assert pool.call("add", 1, 2) == 3
+
+
+LARGE = r"it held ([\d,]+) bytes, more than twice max_worker_memory=104,857,600"
+
+
+def hoards_for_ever(instance: Any, item: int) -> None:
+    held = []
+    while True:
+        held.append(b"x" * (1 << 20))
+
+
+@pytest.mark.parametrize("how", ["submit", "map"])
+def test_a_worker_killed_for_its_size_says_so(how: str) -> None:
+    with ProcessWasmPool(KERNELS, workers=1, max_worker_memory=100 << 20) as pool:
+        (pid,) = worker_pids(pool)
+        with pytest.raises(WorkerCrashed) as crash:
+            if how == "submit":
+                pool.submit(hoards_for_ever, 0).result(DEADLINE)
+            else:
+                list(pool.map(hoards_for_ever, [0]))
+        said = str(crash.value)
+        found = re.search(LARGE, said)
+        assert found and crash.value.reason and int(found[1].replace(",", "")) > 200 << 20, said
+        assert crash.value.reason in said and f"worker {pid} was killed" in said and "SIGKILL" in said
+        assert (crash.value.pid, crash.value.signal) == (pid, signal.SIGKILL)
+        assert pool.call("add", 1, 2) == 3
+
+
+def test_a_call_whose_worker_is_killed_for_its_size_says_so() -> None:
+    module = """(module (memory (export "memory") 1)
+      (func (export "grow") (loop (drop (memory.grow (i32.const 512)))
+        (memory.fill (i32.const 0) (i32.const 1) (i32.shl (memory.size) (i32.const 16))) (br 0))))"""
+    with ProcessWasmPool(module, workers=1, max_worker_memory=100 << 20) as pool:
+        for _ in range(2):
+            with pytest.raises(WorkerCrashed, match=LARGE):
+                pool.call("grow", timeout=DEADLINE)
+            with pool.instance() as lease, pytest.raises(WorkerCrashed, match=LARGE):
+                lease.call("grow", timeout=DEADLINE)
 
 
 # -- as many workers as wanted ---------------------------------------------------------------------------------------------

@@ -203,3 +203,12 @@ def test_a_lease_reads_a_slice_in_one_exchange() -> None:
         with pytest.raises(ValueError, match="do not fit"):
             lease.memory[0 : size - 1] = bytes(size)
         assert lease.memory[0:4] == bytes(range(4))
+
+
+@pytest.mark.parametrize("wanted", ["(ref null func)", "funcref"])
+@pytest.mark.parametrize("given", ["(ref null func)", "funcref"])
+def test_a_type_has_one_spelling(wanted: str, given: str) -> None:
+    module = f'(module (import "env" "t" (table 1 {wanted})) (func (export "size") (result i32) (table.size 0)))'
+    assert procpool.inspect(module).imports[0].type == TableType("funcref", 1)
+    with ProcessWasmPool(module, workers=1, imports={"env": {"t": TableType(given, 2)}}) as pool:
+        assert pool.call("size") == 2

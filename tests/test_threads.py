@@ -381,3 +381,62 @@ def test_size_of_the_shared_memory(nothing_left: None) -> None:
 def test_a_module_that_cannot_start_threads_is_refused(nothing_left: None) -> None:
     with pytest.raises(BadWasi, match="exports no wasi_thread_start"):
         ProcessWasmPool('(module (import "wasi" "thread-spawn" (func (param i32) (result i32))))', wasi=WasiConfig())
+
+
+STUCK = """(module
+  (import "env" "memory" (memory 1 2 shared)) (export "memory" (memory 0))
+  (import "wasi" "thread-spawn" (func $spawn (param i32) (result i32)))
+  (import "env" "dawdle" (func $dawdle))
+  (func (export "wasi_thread_start") (param i32 i32) unreachable)
+  (func (export "seven") (result i32) (i32.const 7))
+  (func (export "_start") (drop (call $spawn (i32.const 0))) (call $dawdle)))"""
+
+
+def test_a_command_that_fails_in_a_host_call_costs_no_other_instance_of_its_process(tmp_path: Any) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    def dawdle() -> None:  # until the neighbour is done
+        with open(fifo, "rb") as file:
+            file.read()
+
+    def neighbour(instance: Any) -> int:
+        threading.Event().wait(2.5)  # the group waits for its main thread for a second, and then for nothing
+        result: int = instance.call("seven")
+        with open(fifo, "wb"):
+            pass
+        return result
+
+    how = {"workers": 1, "instances": 2, "prewarm": 2, "imports": {"env": {"dawdle": dawdle}}}
+    with ProcessWasmPool(STUCK, wasi=WasiConfig(), **how) as pool:  # type: ignore[arg-type]
+        job = pool.submit(neighbour)
+        with pytest.raises(WasmTrap, match="unreachable"):
+            pool.run(["x"], timeout=DEADLINE)
+        assert job.result(DEADLINE) == 7
+        assert pool.stats().crashed == pool.stats().killed == 0
+
+
+TWO = """(module
+  (import "env" "one" (memory $one 1 2 shared)) (import "env" "two" (memory $two 1 3 shared))
+  (import "wasi" "thread-spawn" (func $spawn (param i32) (result i32)))
+  (func (export "wasi_thread_start") (param i32 i32)
+    (i32.atomic.store $one (i32.const 0) (i32.const 5)) (i32.atomic.store $two (i32.const 0) (i32.const 6))
+    (drop (memory.atomic.notify $two (i32.const 0) (i32.const 1)))
+    (drop (memory.atomic.wait32 $one (i32.const 64) (i32.const 0) (i64.const -1))))
+  (func (export "both") (result i32)
+    (drop (call $spawn (i32.const 0)))
+    (drop (memory.atomic.wait32 $two (i32.const 0) (i32.const 0) (i64.const -1)))
+    (i32.add (i32.atomic.load $one (i32.const 0)) (i32.mul (i32.const 10) (i32.atomic.load $two (i32.const 0)))))
+  (func (export "wait") (drop (memory.atomic.wait32 $two (i32.const 64) (i32.const 0) (i64.const -1))))
+  (func (export "pages") (result i32) (memory.size $two)))"""
+
+
+def test_two_shared_memories_in_one_module(nothing_left: None) -> None:
+    given = {"env": {"one": MemoryType(1, 2, shared=True), "two": MemoryType(2, 3, shared=True)}}
+    with ProcessWasmPool(TWO, workers=1, wasi=WasiConfig(), imports=given) as pool:
+        assert pool.call("both", timeout=DEADLINE) == 65
+        assert pool.call("pages") == 2
+        assert pool.submit(lambda i: (i.memory_named("one")[0], i.memory_named("two")[0])).result() == (5, 6)
+        with pytest.raises(CallTimeout):
+            pool.call("wait", timeout=0.2)
+        assert pool.call("pages") == 2 and pool.stats().killed == 0

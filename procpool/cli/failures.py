@@ -15,6 +15,7 @@ GUEST_FAILED, WRONG_REQUEST, SOME_FAILED = 1, 2, 3  # and INTERRUPTED, which is 
 _OF_THE_GUEST = (WasmTrap, GuestExit, CallTimeout, WorkerCrashed, StartupError, MissingImport)
 #: The class of an exception in a worker, before its text.
 _CLASS = re.compile(r"\bprocpool\.errors\.\w+: ")
+_FEATURE = re.compile(r"\bfeatures=\['([\w-]+)'\]")
 #: What the library says about Python, and what that is called here.
 _FLAGS = {"start_timeout=": "", "memory_limit": "--memory-limit", " (str)": ""}
 
@@ -37,6 +38,7 @@ def told(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{printable(str(error.filename))}: {error.strerror}"
     text = _CLASS.sub("", str(error))
+    text = _FEATURE.sub(r"--feature \1", text)
     for python, flag in _FLAGS.items():
         text = text.replace(python, flag)
     return printable(text, but="\n\t")

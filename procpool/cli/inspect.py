@@ -9,7 +9,7 @@ from typing import Any
 from ..binary import ExternType, FuncType, GlobalType, MemoryType, TableType
 from ..module import inspect
 from ..printable import printable
-from .options import Commands, module_options
+from .options import Commands, feature_options, module_options
 from .output import as_json
 
 
@@ -17,7 +17,7 @@ def add_to(commands: Commands) -> None:
     """Add the command to the parser's."""
     parser = commands.add_parser(
         "inspect",
-        parents=[module_options()],
+        parents=[module_options(), feature_options()],
         help="show what a module exports and imports",
         description="Show what a module exports and imports, and how large it is.",
     )
@@ -26,7 +26,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    found = inspect(options.module)
+    found = inspect(options.module, features=options.feature)
     if options.json:
         imports = [{"module": needed.module, "name": needed.name} | _object(needed.type) for needed in found.imports]
         exports = [{"name": name} | _object(type_) for name, type_ in found.exports.items()]

@@ -31,14 +31,15 @@ def opened(options: argparse.Namespace, workers: int | None = None, stdout: str 
         stderr="inherit",
     )
     limits = {"timeout": options.timeout, "fuel": options.fuel, "memory_limit": options.memory_limit}
+    module = {"on_missing_import": options.missing_imports, "features": options.feature}
     try:
         with Compiling() as compiling:
             pool = ProcessWasmPool(
                 options.module,
                 workers or options.workers,
                 wasi=wasi,
-                on_missing_import=options.missing_imports,
                 on_event=compiling.hear,
+                **module,
                 **limits,
             )
     except MissingImport as error:

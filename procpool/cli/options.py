@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Literal, TypeAlias, TypeVar, get_args
 
+from ..engine import checked_features
 from ..options import MAX_WORKERS
 from .completion import exports_of, modules
 from .parser import word
@@ -48,7 +49,7 @@ def running_options() -> argparse.ArgumentParser:
 
 def guest_options() -> argparse.ArgumentParser:
     """What a called function may use."""
-    parent = argparse.ArgumentParser(add_help=False)
+    parent = argparse.ArgumentParser(add_help=False, parents=[feature_options()])
     parent.add_argument(
         "--fuel", type=positive_int, metavar="N", help="units one call may burn, about one per wasm instruction"
     )
@@ -58,6 +59,23 @@ def guest_options() -> argparse.ArgumentParser:
     variables = "a variable of its environment; without =V as it is here; by default it has none"
     parent.add_argument("--env", type=variable, action="append", default=[], metavar="K[=V]", help=variables)
     return parent
+
+
+def feature_options() -> argparse.ArgumentParser:
+    """What the module may be written in."""
+    parent = argparse.ArgumentParser(add_help=False)
+    help = "a proposal for WebAssembly that the module may use, as custom-page-sizes; may be given several times"
+    parent.add_argument("--feature", type=feature, action="append", default=[], metavar="NAME", help=help)
+    return parent
+
+
+def feature(text: str) -> str:
+    """The name of a proposal."""
+    try:
+        (name,) = checked_features([text.strip()])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("features: ")) from None
+    return name
 
 
 def positive_int(text: str) -> int:

@@ -116,6 +116,7 @@ def _guest(options: argparse.Namespace) -> dict[str, Any]:
         "memory_limit": options.memory_limit,
         "fuel": options.fuel,
         "on_missing_import": options.missing_imports,
+        "features": options.feature,
     }
 
 

@@ -91,12 +91,11 @@ class DirectCalls:
             return reply
         if reply:
             self._dispatcher.nonsense(lane, ValueError(f"{len(reply)} bytes that are no reply"))
-        begun, exitcode = self._dispatcher.lost(lane, deadline)
-        if not begun:
+        if not self._dispatcher.lost(lane, deadline):
             return None
         if self._dispatcher.terminated:
             raise PoolClosed(f"the pool was terminated while {name!r} ran")
-        raise WorkerCrashed(port.process.pid, name, exitcode)
+        raise port.process.crash(name)
 
     def _queued(self, export: Export, slots: bytes, deadline: Deadline, context: bytes) -> Any:
         job = Job(export.name, export.frame(wire.SUBMIT, slots, context), export.codec.unpack)

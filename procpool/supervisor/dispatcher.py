@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import wire
 from ..deadline import Deadline
-from ..errors import CallTimeout, PoolClosed, PoolFull, ProcpoolError, StartupError
+from ..errors import BadImport, CallTimeout, PoolClosed, PoolFull, ProcpoolError, StartupError
 from ..options import PoolOptions
 from ..weak import WeakBag
 from .delivery import Delivery
@@ -27,6 +27,7 @@ from .launch import CLOSE_GRACE, Inheritance
 from .overseer import Overseer
 from .population import Population
 from .port import DEAD, READY, STOPPING
+from .printed import Printed
 from .scheduler import Scheduler
 from .watch import Watch
 
@@ -96,11 +97,12 @@ class Dispatcher:
         self._watch = Watch()
         self._delivery = Delivery(self.look_again)
         self._log = self._delivery.strand()
+        self._printed = Printed(options.wasi, self._delivery.strand())
         self.keys: Keys = Keys()
         self.journal: Journal = Journal(options.on_event, self._delivery.strand())
         self.scheduler: Scheduler = Scheduler(monotonic, self._look_by, options.round_robin)
         self.population: Population = Population(
-            inheritance, options, self.scheduler, self.journal, self._watch, self._hear
+            inheritance, options, self.scheduler, self.journal, self._watch, self._hear, self._printed.ended
         )
         population = self.population
         self._overseer = Overseer(self.scheduler, self.journal, options.kill_grace, population.kill, population.lanes)
@@ -133,12 +135,13 @@ class Dispatcher:
 
         Raises:
             StartupError: no worker gets that far.
+            BadImport: modules do not fit each other.
             Whatever the user's own code raised at the start of one.
         """
         self._startup.result()
         if self.population.unfit is not None and self.population.broken is not None:
             error = wire.loaded(self.population.unfit)
-            if isinstance(error, ProcpoolError):
+            if isinstance(error, ProcpoolError) and not isinstance(error, BadImport):
                 raise self.why_closed() from error
             raise error
 
@@ -426,11 +429,11 @@ class Dispatcher:
 
         self.do(take_over)
 
-    def lost(self, lane: Lane, deadline: Deadline) -> tuple[bool, int | None]:
+    def lost(self, lane: Lane, deadline: Deadline) -> bool:
         """For the holder of a worker whose pipe has closed: wait for its end, and leave the rest to us.
 
         Returns:
-            Whether it had begun the job of its holder, and its exit code; None if that is not known by the deadline.
+            Whether it had begun the job of its holder.  Its exit code is None if that is not known by the deadline.
         """
         process = lane.port.process
         self.do(lambda: self.population.expect_end(process))  # it may have closed this pipe and live on
@@ -448,7 +451,7 @@ class Dispatcher:
                 lane.port.park()
 
         self.do(take_over)
-        return begun, process.exitcode
+        return begun
 
     def nonsense(self, lane: Lane, error: Exception) -> None:
         """For the holder of a worker that has sent what no sound worker sends: have it killed."""
@@ -703,6 +706,8 @@ class Dispatcher:
             segment.item_failed(lane, payload)
         elif status == wire.OUTPUT:
             lane.job_at(place).output(payload)
+        elif status == wire.PRINTED:
+            self._printed.heard(lane, payload)
         elif status == wire.LOG:
             self._log(lambda: _log(payload))
         elif status in (wire.READY, wire.UNFIT) and lane.port.was_ready:

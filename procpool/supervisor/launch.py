@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from .. import interpreter, wire
-from ..binary import FuncType, Interface
+from ..binary import FuncType
 from ..errors import PoolClosed
 from ..module import anonymous_file
+from ..program import Program
 
 #: How long the template may take to kill and reap its workers when the pool closes, in seconds.
 CLOSE_GRACE = 5.0
@@ -27,7 +28,7 @@ CLOSE_GRACE = 5.0
 class Inheritance:
     """The anonymous files that all workers of a pool inherit under their numbers, and the parent's share in them.
 
-    Owns ``artifact`` and the ``reserved`` descriptors from when it is made; if it cannot be made, the caller still does.
+    Owns ``artifacts`` and ``reserved``, which are descriptors, from when it is made; if it cannot be, the caller does.
     `arena`, `payload` and `close` may be called by any thread.
 
     Raises:
@@ -37,9 +38,9 @@ class Inheritance:
 
     def __init__(
         self,
-        artifact: int,
+        artifacts: Sequence[int],
         exports: tuple[tuple[str, FuncType], ...],
-        interface: Interface,
+        program: Program,
         limits: wire.GuestLimits,
         guest: wire.Guest,
         instances: int,
@@ -80,16 +81,13 @@ class Inheritance:
                 own(parent)
             values = max((max(len(t.params), len(t.results)) for _, t in exports), default=0)
             settings = wire.Settings(
-                artifact,
+                tuple(artifacts),
                 board_fd,
                 self._arenas,
                 self._payloads,
                 lifeline,
                 exports,
-                interface.declared,
-                interface.storage,
-                interface.imported,
-                interface.tags,
+                program,
                 limits,
                 values,
                 instances,
@@ -99,9 +97,9 @@ class Inheritance:
             )
             self.settings_fd: int = own(anonymous_file(settings.dump()))
             self._owned = owned.pop_all()
-        for fd in (artifact, *reserved):
+        for fd in (*artifacts, *reserved):
             self._owned.callback(os.close, fd)
-        inherited = (self.settings_fd, artifact, board_fd, self._arenas, self._payloads, lifeline, parent)
+        inherited = (self.settings_fd, *artifacts, board_fd, self._arenas, self._payloads, lifeline, parent)
         self.fds: tuple[int, ...] = tuple(fd for fd in inherited if fd >= 0)
 
     def arena(self, row: int) -> mmap.mmap:

@@ -281,9 +281,8 @@ class Lease:
 
     def _after_death(self, lane: Lane, what: str) -> Callable[[], Exception]:
         """What to say of a worker that has died; of all of them, when the pool has closed."""
-        pid, exitcode = lane.port.process.pid, lane.port.process.exitcode
-        dispatcher = self._dispatcher
-        return lambda: dispatcher.why_closed() if dispatcher.closed else WorkerCrashed(pid, what, exitcode)
+        process, dispatcher = lane.port.process, self._dispatcher
+        return lambda: dispatcher.why_closed() if dispatcher.closed else process.crash(what)
 
     def _lose(self, why: Callable[[], Exception]) -> None:
         self._lane, self._why = None, why

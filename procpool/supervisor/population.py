@@ -48,6 +48,7 @@ class Population:
         journal: is told what becomes of them.
         watch: where the dispatcher listens.
         hear: takes what a worker has sent, all of it if it has ended.
+        deaf: told of a worker that nothing more is taken of.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Population:
         journal: Journal,
         watch: Watch,
         hear: Callable[[Lane, bool], None],
+        deaf: Callable[[Lane], None],
     ) -> None:
         self.present: dict[int, Process] = {}  #: by their ids
         self.broken: StartupError | None = None  #: why no worker can be made
@@ -70,6 +72,7 @@ class Population:
         self._journal = journal
         self._watch = watch
         self._hear = hear
+        self._deaf = deaf
         self._launcher: Launcher | None = None
         self._lanes: dict[Process, tuple[Lane, ...]] = {}
         self._launching: list[Port] = []  # of a process that is being asked for
@@ -183,6 +186,8 @@ class Population:
 
     def _park(self, lane: Lane) -> None:
         """Put away a worker that we hold and that has nothing to do; its process ends when the last one comes."""
+        if lane.port.state == READY:  # what it has logged and printed came before its last answer
+            self._hear(lane, True)
         lane.port.park()
         self.unwatch(lane)
         process = lane.port.process
@@ -238,7 +243,7 @@ class Population:
             if held > most:
                 process.outdate()
             if held > 2 * most:
-                self.kill(process, f"it holds {held} bytes, twice max_worker_memory")
+                self.kill(process, f"it held {held:,} bytes, more than twice max_worker_memory={most:,}")
 
     # -- births --------------------------------------------------------------------------------------------------------
 
@@ -370,6 +375,7 @@ class Population:
         """Listen to it no more."""
         port = lane.port
         self._watch.forget(port.control.fileno(), port.jobs_fd, port.replies_fd)
+        self._deaf(lane)
 
     def kill(self, process: Process, why: str) -> None:
         """Kill a process that should not live on."""
@@ -377,7 +383,7 @@ class Population:
         # waitpid and our reading of the report.
         if process.pid is not None and not process.reaped:
             if not process.killed and not process.stopping:
-                process.is_killed()
+                process.is_killed(why)
                 self._journal.note("killed", process.pid, f"{process.title} is killed: {why}")
             try:
                 os.kill(process.pid, signal.SIGKILL)
@@ -417,7 +423,7 @@ class Population:
         if exitcode == wire.EXIT_SCARCE:
             return OSError(errno.EAGAIN, "a worker could not start its threads")
         if process.starts_by > monotonic():
-            return WorkerCrashed(process.pid, None, exitcode)
+            return process.crash(None)
         return StartupError(
             f"a worker was not ready within start_timeout={self._options.start_timeout:g} s; does its initializer or start"
             " function ever end?"
@@ -433,7 +439,7 @@ class Population:
         guilty, rest = self._scheduler.crash(lane, port.begun)
         left: Sequence[Job] = ()
         if guilty is not None:
-            retried, left = guilty.crashed(lane, port, WorkerCrashed(process.pid, guilty.name, process.exitcode))
+            retried, left = guilty.crashed(lane, port, process.crash(guilty.name))
             if retried:
                 self._journal.note("retried", process.pid, f"{guilty.name} runs again")
         self._scheduler.bury(lane, [*left, *rest])

@@ -6,6 +6,8 @@ import math
 import threading
 from time import monotonic
 
+from ..errors import WorkerCrashed
+
 
 class Process:
     """A worker process, which serves one instance of the module or, with ``instances=n``, n of them.
@@ -32,6 +34,7 @@ class Process:
         self.outdated: bool = False  #: to be replaced, once there is another
         self.unfit: bool = False  #: it has said that it will not be ready, and why
         self.killed: bool = False  #: by us
+        self.reason: str | None = None  #: why we did
         self.stopping: bool = False  #: it has been told to end
 
     @property
@@ -63,9 +66,14 @@ class Process:
         """It has been told to end."""
         self.stopping = True
 
-    def is_killed(self) -> None:
+    def is_killed(self, why: str) -> None:
         """We kill it."""
+        self.reason = why
         self.killed = True
+
+    def crash(self, what: str | None) -> WorkerCrashed:
+        """What is said to whoever waits for something that it ran, or for it to be ready if that is None."""
+        return WorkerCrashed(self.pid, what, self.exitcode, self.reason)
 
     def is_reaped(self) -> None:
         """It has ended, and what it had sent is being heard."""

@@ -49,6 +49,8 @@ PASSED = 66  #: announcement: jobs were void; the number of the first that was s
 
 ITEM = 67  #: announcement: an item of the running batch failed; as FAILED_ITEM and the payload for its status
 
+PRINTED = 71  #: announcement: what an instance has printed outside of a command; number of the stream and the bytes
+
 SPENT = 70  #: announcement: the process should serve no more jobs than it has to; empty
 
 LOG = 68  #: announcement: a log record, pickled

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..binary import Declared, ExternType, FuncType
+from ..binary import FuncType
+from ..engine import EngineSettings
+from ..program import Program
 
 
 class GuestLimits(NamedTuple):
@@ -29,6 +31,7 @@ class Guest(NamedTuple):
     rlimits: tuple[tuple[int, int], ...] = ()  #: (resource, limit) pairs for the process
     log_levels: tuple[tuple[str, int], ...] = ()  #: of the parent's loggers
     module: str = "<bytes>"  #: its name, for people
+    features: tuple[str, ...] = ()  #: proposals that the module may use
 
 
 #: an export to call with packed arguments, or a function that gets the instance
@@ -38,8 +41,7 @@ Step = tuple[str, FuncType, bytes] | Callable[[Any], object]
 class Environment(NamedTuple):
     """What the user's own code adds to a worker; unpickled in each, since importing may start threads."""
 
-    imports: dict[tuple[str, str], Any]  #: (module, name) -> host function, number, or memory or table type
-    types: dict[tuple[str, str], Any]  #: (module, name) -> type of the import
+    imports: dict[tuple[str, str, str], Any]  #: (who imports it, module, name) -> host function, number, or type
     initializer: Any = None
     initargs: tuple[Any, ...] = ()
     wasi: Any = None  #: WasiConfig
@@ -53,22 +55,24 @@ class Settings:
     Descriptors are inherited under their numbers.
     """
 
-    artifact: int  #: the compiled module
+    artifacts: tuple[int, ...]  #: the compiled modules, in the program's order
     board: int
     arenas: int  #: all workers' arenas, one behind the other
     payloads: int  #: all workers' payload slots, likewise
     lifeline: int  #: read end of a pipe whose write end only the parent has
     exports: tuple[tuple[str, FuncType], ...]  #: the functions, in the order of their indexes
-    declared: Declared
-    storage: Mapping[str, ExternType]  #: memories, tables and globals by what they are known as
-    imported: Mapping[str, tuple[str, str]]  #: the same of those imported -> their two names
-    tags: tuple[str, ...]  #: those exported
+    program: Program
     limits: GuestLimits
     slots: int  #: the largest number of values any of them takes or returns
     instances: int  #: per process
     guest: Guest
     payload_bytes: int  #: the most that may be put into a payload slot; 0 if there are none
     parent: int = -1  #: readable once the parent has ended, whoever holds the lifeline; -1 where there is no such thing
+
+    @property
+    def engine(self) -> EngineSettings:
+        """How the engine is configured that loads the modules."""
+        return EngineSettings(self.limits.fuel is not None, self.limits.stack, self.guest.features)
 
     def dump(self) -> bytes:
         return pickle.dumps(self)
@@ -86,8 +90,7 @@ class Compilation:
     artifact: int  #: where the compiled module goes: an empty file
     answer: int  #: an empty file for COMPILED, or REFUSED and why; nothing if the process fails
     lifeline: int  #: read end of a pipe whose write end only the parent has
-    fuel: bool
-    stack: int | None
+    engine: EngineSettings
 
     def dump(self) -> bytes:
         return pickle.dumps(self)

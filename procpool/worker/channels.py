@@ -53,6 +53,7 @@ class Running:
         self._raised = threading.Event()
         self._stopping = False
         self.interrupted: int = -1  #: number of the last job that was interrupted
+        self.why: BaseException | None = None  #: why the job was stopped that has not ended by itself, if by `stop`
         #: main thread, before the job; or (job, item) before the item of a batch
         self.begin: Callable[[Any], None] = self._numbers.setdefault
 
@@ -74,6 +75,24 @@ class Running:
         """
         if self._stopping:
             raise Interrupted
+
+    @property
+    def number(self) -> Any:
+        """What was last begun and has not ended; None if there is nothing."""
+        numbers = list(self._numbers)
+        return numbers[-1] if numbers else None
+
+    def raise_epoch(self) -> None:
+        """Stop what runs on the engine, and leave the job to say why it has ended."""
+        self._engine.increment_epoch()
+
+    def stop(self, number: Any, why: BaseException) -> None:
+        """Another thread of this worker: stop the job if it is running, and have it fail."""
+        if self._numbers.pop(number, self) is None:
+            self.why = why
+            self._stopping = True  # see `interrupt`
+            self._engine.increment_epoch()
+            self._raised.set()
 
     def interrupt(self, number: int, item: int, at_item: bool, tell: Callable[[], None]) -> None:
         """Control thread: stop the job if it is running, and, for a batch, at the item that was meant.

@@ -26,7 +26,7 @@ def main(settings_fd: int) -> NoReturn:
     source = Given(told.subject, None, told.source)
     show_as("compiler", source.name)
     try:
-        make(told.artifact, source.read(), told.subject, told.fuel, told.stack, parallel=True)
+        make(told.artifact, source.read(), told.subject, told.engine, parallel=True)
         answer = wire.COMPILED
     except InvalidModule as error:
         answer = wire.REFUSED + str(error).encode(errors="backslashreplace")

@@ -52,8 +52,9 @@ class InstanceHolder:
         self._linkage = linkage
         self._streams = streams
         self._exports = settings.exports
-        self._imported = settings.imported
-        self._memory_names = [name for name, type_ in once_each(settings.storage).items() if isinstance(type_, MemoryType)]
+        program = linkage.program
+        self._imported = program.imported
+        self._memory_names = [name for name, type_ in once_each(program.storage).items() if isinstance(type_, MemoryType)]
         self._limits = settings.limits
         self._start = linkage.environment.start
         self._wasi = linkage.environment.wasi
@@ -61,7 +62,7 @@ class InstanceHolder:
         # A driver takes an argument per column, and three of its own.
         self._slots = ffi.Slots(2 * settings.slots + 3)
         self._arena = arena
-        self._drivers = Drivers(linkage.engine, settings.declared)
+        self._drivers = {part.name: Drivers(linkage.engine, part.interface.declared) for part in program.parts}
         self.calls: HostCalls = linkage.calls
         self.threaded: bool = linkage.threaded
         self._memory: wasmtime.Memory | None = None
@@ -69,7 +70,7 @@ class InstanceHolder:
         self._instance: wasmtime.Instance | None = None
         self._group: ThreadGroup | None = None
         self._exceptions: ffi.Exceptions | None = None
-        self._own: Own = {}  # the imports that were made for the instance
+        self._own: Own = Own()  # the imports that were made for the instance
         self._sized: list[tuple[wasmtime.Memory, int]] = []  # its memories and first sizes, if they matter
         #: the exports bound so far, by index; the job loop looks here first
         self.bound: dict[int, Function] = {}
@@ -95,7 +96,7 @@ class InstanceHolder:
             self._store = self._linkage.new_store(None if wasi is None else wasi())
             most = self._wasi.max_threads if self._wasi is not None else MAX_THREADS
             self._instance, self._group = self._linkage.instantiate(self._store, wasi, most, self._own)
-            self._exceptions = ffi.Exceptions(self._store, self._instance, self._linkage.tags)
+            self._exceptions = self._linkage.exceptions(self._store, self._instance, self._own)
             for step in self._start:
                 self._run(step)
         except BaseException:
@@ -117,7 +118,7 @@ class InstanceHolder:
             else:
                 name, signature, arguments = step
                 self._slots.bytes[: len(arguments)] = arguments
-                self._bind(self._instance, name, signature).run()
+                self._bind(*self._linkage.place(self._instance, self._own, name), signature).run()
         except (wasmtime.ExitTrap, GuestExit) as error:
             if error.code:
                 raise
@@ -155,7 +156,7 @@ class InstanceHolder:
             self.warm()
             assert self._store is not None and self._instance is not None
             name, signature = self._exports[index]
-            function = self._bind(self._instance, name, signature)
+            function = self._bind(*self._linkage.place(self._instance, self._own, name), signature)
             if self._group is not None:
                 function = function._replace(run=self._group.watched(function.run))
             self.bound[index] = function
@@ -171,9 +172,10 @@ class InstanceHolder:
                 self._store.set_limits()  # the arena is ours, not the guest's
                 self._memory = self._arena.memory(self._store)
                 self._linkage.limit_memory(self._store)
-            name, signature = self._exports[index]
-            export = ffi.find(self._store, self._instance, name)
-            linked = self._drivers.link(self._store, name, signature, export, self._memory)
+            known, signature = self._exports[index]
+            module, name = self._linkage.program.places.get(known, ("", known))
+            export = self._linkage.find(self._store, self._instance, self._own, known)
+            linked = self._drivers[module].link(self._store, name, signature, export, self._memory)
             driver = self._bound_drivers[index] = self._bind(linked, "run", signature_of_driver(signature))
         return driver
 
@@ -192,14 +194,14 @@ class InstanceHolder:
             self.warm()
         assert self._store is not None
         if self._instance is not None:
-            found = ffi.find(self._store, self._instance, name)
+            found = self._linkage.find(self._store, self._instance, self._own, name)
         else:  # a host function called by the start function
             found = ffi.caller_export(self.calls.caller, name)
         return self._store, self._import(name) if found is None else found
 
     def _import(self, name: str) -> Any:
         names = self._imported.get(name)
-        return None if names is None else self._own.get(names)
+        return None if names is None else self._own.imports.get(names)
 
     # -- giving way to another ---------------------------------------------------------------------------------------
 
@@ -214,7 +216,7 @@ class InstanceHolder:
 
         def show(store: wasmtime.Store, own: Own, instance: wasmtime.Instance | None) -> None:
             self._store, self._own, self._instance = store, own, instance
-            self._exceptions = None if instance is None else ffi.Exceptions(store, instance, self._linkage.tags)
+            self._exceptions = None if instance is None else self._linkage.exceptions(store, instance, own)
             self._group, self.bound = None, {}
 
         try:

@@ -1,4 +1,4 @@
-"""How an instance of the module is made: its imports found, in a store of its own."""
+"""How an instance of the program is made: its imports found, in a store of its own."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Any, NoReturn
 import wasmtime
 
 from .. import wire
-from ..binary import Declared, FuncType, MemoryType
+from ..binary import FuncType, is_shared
 from ..errors import GuestExit
+from ..program import Program
 from ..wasi import MODULES, PROC_EXIT, THREAD_SPAWN
 from . import ffi
+from .assembly import Assembly
 from .channels import Running
 from .host import HostCalls, HostFunction
-from .made import Made, Own, instantiate_with
+from .made import Own
 from .threads import ThreadGroup
 
 #: A table element takes a pointer.
@@ -29,21 +31,20 @@ class Linkage:
     def __init__(
         self,
         engine: wasmtime.Engine,
-        module: wasmtime.Module,
+        modules: Sequence[wasmtime.Module],
+        program: Program,
         limits: wire.GuestLimits,
-        declared: Declared,
         environment: wire.Environment,
         running: Running,
-        tags: Sequence[str],
     ) -> None:
         self.engine = engine
-        self.module = module
+        self.modules = modules  #: those of the program, in its order
+        self.program = program
         self.environment = environment
         self.limits: wire.GuestLimits = limits
-        self.types: ffi.ImportTypes = ffi.ImportTypes(module)
-        self.tags: Sequence[str] = tags  #: those of exceptions that the module exports
-        self._declared = declared
         self._running = running
+        self._tags = program.tags
+        self._places = program.places
         self.calls: HostCalls = HostCalls()
         self.surface: Any = None  #: what host functions get that want the calling instance
         self.groups: set[ThreadGroup] = set()  #: of threads that live
@@ -51,11 +52,10 @@ class Linkage:
         self.doomed = False  #: threads are left that nothing but the end of the process can end
         #: told by a thread that has ended its group, when the main thread does not notice: it sits in a host call
         self.on_stuck: Callable[[BaseException], object] | None = None
-        self._callbacks: list[Any] = []  # what the linker refers to by address
         self._compiled: dict[str, wasmtime.Module] = {}
-        self._instantiate: Callable[[wasmtime.Store, Own], wasmtime.Instance] | None = None
-        self.threaded: bool = THREAD_SPAWN in environment.types or any(
-            isinstance(type_, MemoryType) and type_.shared for type_ in environment.types.values()
+        self._assembly: Assembly | None = None
+        self.threaded: bool = any(
+            (each.module, each.name) == THREAD_SPAWN or is_shared(each.type) for each in program.needed
         )
 
     @property
@@ -87,6 +87,21 @@ class Linkage:
         self.limit_memory(store)
         return store
 
+    def exceptions(self, store: wasmtime.Store, instance: wasmtime.Instance, own: Own) -> ffi.Exceptions:
+        """Takes what that instance throws and does not catch."""
+        return ffi.Exceptions(
+            store, {known: functools.partial(self.find, store, instance, own, known) for known in self._tags}
+        )
+
+    def find(self, store: wasmtime.Store, instance: wasmtime.Instance, own: Own, name: str) -> Any:
+        """What is exported under that name, by the instance or a linked one; None if there is no such thing."""
+        return ffi.find(store, *self.place(instance, own, name))
+
+    def place(self, instance: wasmtime.Instance, own: Own, name: str) -> tuple[wasmtime.Instance, str]:
+        """Whose export is known under that name, and its own name."""
+        found = self._places.get(name)
+        return (instance, name) if found is None else (own.linked[found[0]], found[1])
+
     def limit_memory(self, store: wasmtime.Store) -> None:
         """Bound what the guest's memories and tables in that store may grow to."""
         if self.limits.memory is not None:
@@ -117,51 +132,42 @@ class Linkage:
             if self.threaded:
                 group = ThreadGroup(self, wasi, max_threads)
                 try:
-                    return group.instantiate(store, own), group
+                    return group.instantiate(store, own, True), group
                 except BaseException:
                     group.close()
                     raise
-            return (self._instantiate or self._prepare())(store, own), None
+            if self._assembly is None:
+                self._assembly = self.new_assembly()
+            return self._assembly.instantiate(store, own), None
         except BaseException as error:
             cause = self.calls.take()
             if cause is not None:
                 raise cause from None
-            ffi.Exceptions(store, None, self.tags).mark(error)
+            ffi.Exceptions(store).mark(error)
             raise
         finally:
             self.calls.making = False
 
-    def new_linker(self, calls: HostCalls) -> tuple[wasmtime.Linker, list[Any], list[Made]]:
-        """A linker with WASI and the host functions, what must live as long, and the imports made for each instance."""
-        linker = wasmtime.Linker(self.engine)
-        callbacks: list[Any] = []
-        made: list[Made] = []
-        if self.environment.wasi is not None:
-            linker.define_wasi()
-            linker.allow_shadowing = True
-            for module in MODULES:
-                if (module, PROC_EXIT) in self.environment.types:
-                    own = HostFunction(module, PROC_EXIT, FuncType(("i32",)), _exit)
-                    callbacks.append(ffi.define(linker, self.types, own, None, calls, declared=False))
-        for (module, name), value in self.environment.imports.items():
-            type_ = self.environment.types[module, name]
-            if isinstance(type_, FuncType):
-                function = HostFunction(module, name, type_, value)
-                declared = (module, name) in self._declared.imports
-                callbacks.append(ffi.define(linker, self.types, function, self.surface, calls, declared))
-            else:
-                made.append(Made(module, name, type_, value, self.types.of(module, name)))
-        return linker, callbacks, made
-
-    def _prepare(self) -> Callable[[wasmtime.Store, Own], wasmtime.Instance]:
-        linker, self._callbacks, made = self.new_linker(self.calls)
-        if made:
-            linker.allow_shadowing = True
-            self._instantiate = functools.partial(instantiate_with, linker, made, self.module)
-        else:
-            prepared = linker.instantiate_pre(self.module)
-            self._instantiate = lambda store, _own: prepared.instantiate(store)
-        return self._instantiate
+    def new_assembly(self) -> Assembly:
+        """The modules with WASI and the host functions."""
+        assembly = Assembly(self.engine, zip(self.program.parts, self.modules, strict=True), self.calls)
+        for member in assembly.members:
+            if self.environment.wasi is not None:
+                member.linker.define_wasi()
+                for module in MODULES:
+                    if (module, PROC_EXIT) in member.left:
+                        assembly.serve(member, HostFunction(module, PROC_EXIT, FuncType(("i32",)), _exit))
+            for names, type_ in member.left.items():
+                given = (member.part.name, *names)
+                if given not in self.environment.imports:
+                    continue  # it is WASI's
+                value = self.environment.imports[given]
+                if isinstance(type_, FuncType):
+                    declared = names in member.part.interface.declared.imports
+                    assembly.serve(member, HostFunction(*names, type_, value), self.surface, declared)
+                elif not is_shared(type_):  # of those, a group makes one for all its threads
+                    assembly.make(member, names, value)
+        return assembly
 
 
 def _exit(code: int) -> NoReturn:

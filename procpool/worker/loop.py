@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import struct
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from time import perf_counter_ns, process_time_ns
 from typing import NamedTuple
@@ -43,6 +44,7 @@ class Room(NamedTuple):
     commands: CommandRunner
     arena: Arena
     board: memoryview  #: its row of counters
+    printed: Callable[[], None] | None  #: sends what was printed outside of a command, before the answer goes, if it is to
 
 
 class Loop:
@@ -59,6 +61,7 @@ class Loop:
         self._commands = room.commands
         self._arena = room.arena
         self._board = room.board
+        self._printed = room.printed
         self._exports = settings.exports
         self._fresh = settings.guest.fresh
         self._may_outgrow = settings.guest.fresh or settings.limits.recycle is not None
@@ -93,7 +96,7 @@ class Loop:
         """
         serve_contexts(self.current_context)
         jobs, replies, board = self._waiting.jobs, self._replies, self._board
-        threaded = self._instances.threaded
+        threaded, printed = self._instances.threaded, self._printed
         board[wire.START_CPU_NS] = process_time_ns()
         begun, void = 0, -1  # jobs begun, and the first of those that are being skipped
         passed = 0  # the last fence that lies behind; at first none, for a fence may have been set before we come here
@@ -133,6 +136,8 @@ class Loop:
                 replies.flush()
                 with self._span(kind, export):
                     answer = self._run_batch(begun, export, flags, payload)
+                if printed is not None:
+                    printed()
                 replies.add(answer)
                 replies.flush()
                 begun += 1
@@ -146,6 +151,8 @@ class Loop:
             else:
                 answer = self._run(begun, export, kind, flags, payload)
             begun += 1
+            if printed is not None:
+                printed()
             if kind in (wire.CALL, wire.ACCESS):
                 _write(self._replies_fd, answer)
                 if threaded:
@@ -212,9 +219,15 @@ class Loop:
             if instances.calls.failed or not (kind == wire.ACCESS or isinstance(error, GuestError)):
                 instances.discard()
         if not self._running.finish(number):
-            answer = wire.reply(wire.INTERRUPTED, pickle.dumps(self._commands.printed) if kind == wire.RUN else b"")
+            printed = pickle.dumps(self._commands.printed) if kind == wire.RUN else b""
+            answer = self._stopped() or wire.reply(wire.INTERRUPTED, printed)
             instances.discard()
         return answer
+
+    def _stopped(self) -> bytes | None:
+        """The reply for a job, or an item, that was stopped from here; None if its caller wanted that."""
+        why, self._running.why = self._running.why, None
+        return None if why is None else failure(why)
 
     def _run_other(self, kind: int, payload: bytes) -> bytes:
         """The reply to a job that is no call of an export."""
@@ -273,8 +286,10 @@ class Loop:
                 first = max(first, self._arena.item())  # it never got to an item if the driver cannot be made
                 failed = failure(error)
             interrupted = not self._running.finish(running)
-            if interrupted and failed:
-                failed = wire.reply(wire.INTERRUPTED)
+            if interrupted:
+                stopped = self._stopped()
+                if failed:
+                    failed = stopped or wire.reply(wire.INTERRUPTED)
             if interrupted or failed:
                 self._instances.discard()
             elif self._may_outgrow or self._instances.calls.failed:

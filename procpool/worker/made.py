@@ -1,52 +1,50 @@
-"""Imports of which each instance gets one of its own: memories, tables and globals."""
+"""What each instance has of its own beside its exports: linked modules, and imported memories, tables and globals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import wasmtime
 
 from ..binary import GlobalType, MemoryType, TableType
+from ..program import Names
 from . import ffi
 
-#: the imports that were made for one instance, by module and name
-Own = dict[tuple[str, str], Any]
+
+@dataclass
+class Own:
+    """What was made for one instance before it begins to run."""
+
+    imports: dict[Names, Any] = field(default_factory=dict)  #: memories, tables and globals, by their two names
+    linked: dict[str, wasmtime.Instance] = field(default_factory=dict)  #: instances of linked modules, by name
+
+    def clear(self) -> None:
+        """Forget it all."""
+        self.imports.clear()
+        self.linked.clear()
 
 
 class Made(NamedTuple):
-    """Such an import."""
+    """An import that is made for each instance."""
 
-    module: str
-    name: str
+    names: Names
     type: Any
     value: Any  #: what the user gave: a type to make one of, or what a global holds
     declared: Any  #: its type just as the module declares it; see `ffi.ImportTypes`
 
 
-def instantiate_with(
-    linker: wasmtime.Linker, made: Sequence[Made], module: wasmtime.Module, store: wasmtime.Store, own: Own
-) -> wasmtime.Instance:
-    """An instance with new ones, which are put into ``own`` by their two names before it begins to run.
-
-    The linker must allow shadowing.
-    """
-    for each in made:
-        new = own[each.module, each.name] = _new(store, each)
-        linker.define(store, each.module, each.name, new)
-    return linker.instantiate(store, module)
-
-
-def _new(store: wasmtime.Store, each: Made) -> Any:
+def make(store: wasmtime.Store, each: Made) -> Any:
     """A new memory, table or global for one instance to import."""
-    type_, value = each.type, each.value
+    type_, value, name = each.type, each.value, ".".join(each.names)
     if isinstance(type_, MemoryType):
         limits = wasmtime.Limits(value.minimum, value.maximum)
-        return wasmtime.Memory(store, wasmtime.MemoryType(limits, is_64=type_.is_64))
+        log2 = type_.page_size.bit_length() - 1
+        return wasmtime.Memory(store, wasmtime.MemoryType(limits, is_64=type_.is_64, page_size_log2=log2))
     if isinstance(type_, TableType):
         if type_.element not in ("funcref", "externref"):
-            return ffi.new_table(store, each.declared, f"the table {each.module}.{each.name}", type_.element)
+            return ffi.new_table(store, each.declared, f"the table {name}", type_.element)
         element = wasmtime.ValType.funcref() if type_.element == "funcref" else wasmtime.ValType.externref()
         return wasmtime.Table(store, wasmtime.TableType(element, wasmtime.Limits(value.minimum, value.maximum)), None)
     assert isinstance(type_, GlobalType)
-    return ffi.new_global(store, each.declared, f"the global {each.module}.{each.name}", type_.content, value)
+    return ffi.new_global(store, each.declared, f"the global {name}", type_.content, value)

@@ -43,8 +43,10 @@ class Blueprint:
     def __init__(self, settings: wire.Settings, board: memoryview) -> None:
         self.settings = settings
         self.board = board
-        self.engine: wasmtime.Engine = loading_engine(settings.limits.fuel is not None, settings.limits.stack)
-        self.module: wasmtime.Module = wasmtime.Module.deserialize_file(self.engine, f"/dev/fd/{settings.artifact}")
+        self.engine: wasmtime.Engine = loading_engine(settings.engine)
+        self.modules: list[wasmtime.Module] = [
+            wasmtime.Module.deserialize_file(self.engine, f"/dev/fd/{artifact}") for artifact in settings.artifacts
+        ]
 
     @classmethod
     def read(cls, settings_fd: int) -> Blueprint:
@@ -52,8 +54,8 @@ class Blueprint:
         with open(settings_fd, "rb", closefd=False) as file:
             file.seek(0)
             settings: wire.Settings = pickle.load(file)
-        shared = settings.artifact, settings.board, settings.arenas, settings.payloads, settings.lifeline, settings.parent
-        keep(settings_fd, *shared)
+        shared = settings.board, settings.arenas, settings.payloads, settings.lifeline, settings.parent
+        keep(settings_fd, *settings.artifacts, *shared)
         return cls(settings, memoryview(mmap.mmap(settings.board, 0)).cast("Q"))
 
     @classmethod
@@ -165,12 +167,11 @@ def _furnish(
     arena = Arena(settings.arenas, row)
     payloads = Payloads(settings.payloads, row, settings.payload_bytes)
     running = Running(blueprint.engine)
-    streams = Streams(blueprint.engine, replies, settings.lifeline)
-    linkage = Linkage(
-        blueprint.engine, blueprint.module, settings.limits, settings.declared, environment, running, settings.tags
-    )
+    streams = Streams(running, replies, settings.lifeline, environment.wasi)
+    program = settings.program
+    linkage = Linkage(blueprint.engine, blueprint.modules, program, settings.limits, environment, running)
     instances = InstanceHolder(linkage, settings, arena, streams)
-    surface = linkage.surface = Instance(instances, settings.exports, settings.storage)
+    surface = linkage.surface = Instance(instances, settings.exports, program.storage)
     first = row * wire.BOARD_ROW
     room = Room(
         waiting=Waiting(jobs_fd),
@@ -179,10 +180,11 @@ def _furnish(
         replies_fd=replies_fd,
         instances=instances,
         functions=ShippedFunctions(surface, payloads),
-        commands=CommandRunner(linkage, instances, payloads, replies, streams),
+        commands=CommandRunner(linkage, instances, payloads, replies, streams, settings.instances == 1),
         access=Access(instances, surface, arena, settings.guest.fresh),
         arena=arena,
         board=blueprint.board[first : first + wire.BOARD_ROW],
+        printed=streams.pass_on if streams.sends else None,
     )
     _start_thread(threading.Thread(target=_listen, args=(room, settings.parent), daemon=True))
     return room

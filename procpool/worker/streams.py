@@ -18,9 +18,10 @@ from typing import Any
 import wasmtime
 
 from .. import wire
+from ..errors import OutputLimit
 from ..wasi import CAPTURE, INHERIT, Spec
 from . import inherited
-from .channels import Replies
+from .channels import Replies, Running
 
 _OUT, _ERR = 1, 2
 
@@ -40,11 +41,26 @@ def surroundings(spec: Spec) -> wasmtime.WasiConfig:
 
 
 class Streams:
-    """What the command that runs has printed.  One command at a time."""
+    """What the command that runs has printed, one at a time; and what other instances do, which the parent sees to.
 
-    def __init__(self, engine: wasmtime.Engine, replies: Replies, lifeline: int) -> None:
-        self._engine = engine
+    Args:
+        running: the job that runs; one that prints too much is stopped.
+        replies: where what is printed goes.
+        lifeline: see `inherited.join`.
+        spec: of instances that run no command; None if the module has no WASI.
+    """
+
+    def __init__(self, running: Running, replies: Replies, lifeline: int, spec: Spec | None) -> None:
+        self._running = running
         self._replies = replies
+        self._sent = (
+            ()
+            if spec is None
+            else tuple(stream for stream, to in ((_OUT, spec.stdout), (_ERR, spec.stderr)) if to in (CAPTURE, "lines"))
+        )
+        self._most = 0 if spec is None else spec.max_output
+        self._printing: tuple[Any, int] = None, 0  # the job that printed last, and how many bytes
+        self._poll = select.poll()
         self._lifeline = lifeline
         self._inherited = False  # the program's standard input is ours
         self._lock = threading.Lock()  # over all below, and every read of the pipes: so chunks stay in order
@@ -55,6 +71,11 @@ class Streams:
         self._limit = 0
         self._active = False
         self._over = 0  # the stream that exceeded the limit
+
+    @property
+    def sends(self) -> bool:
+        """Whether anybody is to see what is printed outside of a command."""
+        return bool(self._sent)
 
     def configure(self, spec: Spec, close: list[int]) -> wasmtime.WasiConfig:
         """wasmtime's configuration; descriptors to close when the store is made, or cannot be, are added to ``close``.
@@ -106,6 +127,7 @@ class Streams:
             os.set_blocking(read, False)
             self._reads[stream] = read
             self._paths[stream] = f"/proc/self/fd/{write}"
+            self._poll.register(read, select.POLLIN)
         threading.Thread(target=self._empty, name="procpool-streams", daemon=True).start()
 
     # -- while a command runs ------------------------------------------------------------------------------------------
@@ -113,6 +135,7 @@ class Streams:
     def begin(self, spec: Spec) -> None:
         """A command begins."""
         with self._lock:
+            self._drain()
             self._captured = {
                 stream: bytearray() for stream, to in ((_OUT, spec.stdout), (_ERR, spec.stderr)) if to == CAPTURE
             }
@@ -124,9 +147,7 @@ class Streams:
     def end(self) -> tuple[bytes | None, bytes | None]:
         """The command has ended, and so have its writes: all it has printed."""
         with self._lock:
-            for stream in self._reads:
-                while self._read(stream):
-                    pass
+            self._drain()
             self._active = False
             return self._so_far()
 
@@ -139,11 +160,21 @@ class Streams:
         with self._lock:
             if not self._active:
                 return
-            for stream in self._reads:
-                while self._read(stream):
-                    pass
+            self._drain()
             payload = bytes((wire.ALL_OUTPUT,)) + pickle.dumps(self._so_far())
         self._replies.flush(wire.reply(wire.OUTPUT, payload))
+
+    def pass_on(self) -> None:
+        """Send all that was printed, if no command runs."""
+        if self._reads:
+            with self._lock:  # also if there is nothing: what the thread has taken has been sent then
+                if self._poll.poll(0):
+                    self._drain()
+
+    def _drain(self) -> None:
+        for stream in self._reads:
+            while self._read(stream):
+                pass
 
     def _so_far(self) -> tuple[bytes | None, bytes | None]:
         out, err = (self._captured.get(stream) for stream in (_OUT, _ERR))
@@ -166,6 +197,9 @@ class Streams:
             chunk = os.read(self._reads[stream], 65536)
         except BlockingIOError:
             return False
+        if not self._active:
+            self._send(stream, chunk)
+            return True
         captured, passed = self._captured.get(stream), self._live.get(stream)
         if captured is not None:
             room = self._limit - len(captured)
@@ -179,6 +213,19 @@ class Streams:
             return True
         if len(chunk) > room and not self._over:
             self._over = stream
-            if self._active:  # under the lock, so it cannot be the next command that is stopped
-                self._engine.increment_epoch()
+            # Under the lock, so it cannot be the next command that is stopped.
+            self._running.raise_epoch()
         return True
+
+    def _send(self, stream: int, chunk: bytes) -> None:
+        """Have the parent see what no command has printed."""
+        if stream not in self._sent:
+            return
+        job = self._running.number
+        printed = len(chunk) + (self._printing[1] if self._printing[0] == job is not None else 0)
+        self._printing = job, printed
+        if printed <= self._most or job is None:
+            self._replies.flush(wire.reply(wire.PRINTED, bytes((stream,)) + chunk))
+        else:
+            most = f"max_output={self._most:,} bytes of its WasiConfig"
+            self._running.stop(job, OutputLimit(f"the guest printed more than {most} in one call and was stopped"))

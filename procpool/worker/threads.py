@@ -12,19 +12,22 @@ import struct
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import wasmtime
 
-from ..binary import PAGE, FuncType, MemoryType
+from ..binary import FuncType, MemoryType, joint
 from ..errors import GuestExit
+from ..program import Names
 from ..wasi import MODULES, PROC_EXIT, THREAD_SPAWN
 from . import ffi
 from .host import HostCalls, HostFunction
-from .made import Own, instantiate_with
+from .made import Own
 
 if TYPE_CHECKING:
+    from .assembly import Member
     from .linkage import Linkage
 
 #: WASI functions that each thread has to itself.
@@ -50,6 +53,15 @@ END_ROUNDS = 10
 START_DELAY = 0.001
 
 
+@dataclass
+class _Shared:
+    """A shared memory that the modules import."""
+
+    type: MemoryType  # what they say of it
+    given: MemoryType | None  # what the user does
+    memory: Any = None  # when it is made
+
+
 class ThreadGroup:
     """The threads of one instance; the one that made it is the main thread."""
 
@@ -64,71 +76,92 @@ class ThreadGroup:
         self._next = 1
         self._closing = False
         self.error: BaseException | None = None  #: what ended the group, if not the main thread did
-        self.memory: wasmtime.SharedMemory | None = None
-        self._memory_type = MemoryType(0)  # what the module says of it
-        self._memory_names = "", ""  # its module's and its own
+        self._memories: dict[Names, _Shared] = {}
         self._wasi_store: wasmtime.Store | None = None
+        self._turn = threading.Lock()  # whose it is to be in WASI
         self._keep: list[Any] = []
-        self._linker, callbacks, made = linkage.new_linker(linkage.calls)
-        self._keep.append(callbacks)
-        self._linker.allow_shadowing = True
-        self._made = [entry for entry in made if not _is_shared(entry.type)]
+        self._assembly = linkage.new_assembly()
         store = linkage.new_store(None)
-        self._define_memory(store)
+        self._define_memories(store)
+        store.close()
         if linkage.environment.wasi is not None and wasi is not None:
             self._define_proxies(wasi)
-        if THREAD_SPAWN in linkage.environment.types:
-            spawn = HostFunction(*THREAD_SPAWN, FuncType(("i32",), ("i32",)), self._spawn)
-            self._keep.append(self._define(spawn))
-        store.close()
+        for member in self._assembly.importing(THREAD_SPAWN):
+            self._assembly.serve(member, HostFunction(*THREAD_SPAWN, FuncType(("i32",), ("i32",)), self._spawn))
         linkage.groups.add(self)
 
     # -- making --------------------------------------------------------------------------------------------------------
 
-    def _define(self, function: HostFunction) -> Any:
-        return ffi.define(self._linker, self._linkage.types, function, None, self._linkage.calls, declared=False)
-
-    def _define_memory(self, store: wasmtime.Store) -> None:
-        for (module, name), type_ in self._linkage.environment.types.items():
-            if not _is_shared(type_):
-                continue
-            self._memory_type, self._memory_names = type_, (module, name)
-            given = self._linkage.environment.imports.get((module, name), type_)
-            least, most = int(given.minimum), int(given.maximum or type_.maximum or 0)
+    def _define_memories(self, store: wasmtime.Store) -> None:
+        types = [
+            ((each.module, each.name), each.type, self._linkage.environment.imports.get((each.by, each.module, each.name)))
+            for each in self._linkage.program.needed
+            if isinstance(each.type, MemoryType) and each.type.shared
+        ]
+        for names, type_, given in types:
+            both = joint(self._memories[names].type, type_) if names in self._memories else type_
+            assert both is not None  # the parent has looked
+            self._memories[names] = _Shared(both, given)
+        for names, shared in self._memories.items():
+            kind = shared.given or shared.type
+            least, most = kind.minimum, kind.maximum or shared.type.maximum or 0
             if self._linkage.limits.memory is not None:  # wasmtime's own limiter does not count shared memories
-                most = min(most, self._linkage.limits.memory // PAGE)
+                most = min(most, self._linkage.limits.memory // kind.page_size)
                 if most < least:
-                    raise MemoryError(f"the module's shared memory begins with {least * PAGE} bytes, beyond memory_limit")
-            kind = wasmtime.MemoryType(wasmtime.Limits(least, most), shared=True)
-            self.memory = wasmtime.SharedMemory(self._linkage.engine, kind)
-            ffi.define_shared_memory(self._linker, store, module, name, self.memory)
+                    raise MemoryError(
+                        f"the module's shared memory begins with {least * kind.page_size} bytes, beyond memory_limit"
+                    )
+            made = wasmtime.MemoryType(
+                wasmtime.Limits(least, most), kind.is_64, shared=True, page_size_log2=kind.page_size.bit_length() - 1
+            )
+            shared.memory = wasmtime.SharedMemory(self._linkage.engine, made)
+            for member in self._assembly.importing(names):
+                ffi.define_shared_memory(member.linker, store, *names, shared.memory)
 
     def _define_proxies(self, wasi: Callable[[], wasmtime.WasiConfig]) -> None:
-        """Have the files of all threads in one table: a module that passes WASI calls on, in a store of its own."""
-        wanted = [
-            (module, name, type_)
-            for (module, name), type_ in self._linkage.environment.types.items()
-            if module in MODULES and name not in NATIVE and isinstance(type_, FuncType)
+        """Have the files of all threads in one table: modules that pass WASI calls on, in a store of their own."""
+        for member in self._assembly.members:
+            shared = self._memory_of(member)
+            wanted = [
+                (module, name, type_)
+                for (module, name), type_ in member.left.items()
+                if module in MODULES and name not in NATIVE and isinstance(type_, FuncType)
+            ]
+            if not wanted or shared is None:
+                continue
+            if self._wasi_store is None:
+                self._wasi_store = self._linkage.new_store(wasi())
+            self._define_proxy(self._wasi_store, member, shared, wanted)
+
+    def _memory_of(self, member: Member) -> _Shared | None:
+        """The memory that WASI reads for it: what it exports as ``memory``, and if it does not say, the only one."""
+        exported = member.part.interface.exports.get("memory")
+        found = [shared for names, shared in self._memories.items() if names in member.left]
+        own = [
+            self._memories[names] for names, type_ in member.left.items() if type_ is exported and names in self._memories
         ]
-        if not wanted or self.memory is None:
-            return
-        store = self._wasi_store = self._linkage.new_store(wasi())
+        return own[0] if own else found[0] if len(found) == 1 else None
+
+    def _define_proxy(
+        self, store: wasmtime.Store, member: Member, shared: _Shared, wanted: list[tuple[str, str, FuncType]]
+    ) -> None:
         linker = wasmtime.Linker(self._linkage.engine)
         linker.define_wasi()
-        ffi.define_shared_memory(linker, store, "env", "memory", self.memory)
-        instance = linker.instantiate(store, self._linkage.compiled(_proxy_text(wanted, self._memory_type)))
+        ffi.define_shared_memory(linker, store, "env", "memory", shared.memory)
+        instance = linker.instantiate(store, self._linkage.compiled(_proxy_text(wanted, shared.type)))
         self._keep.append((linker, instance))
-        lock = threading.Lock()
         for number, (module, name, type_) in enumerate(wanted):
-            proxy = _Proxy(store, instance, f"f{number}", type_, lock, self._linkage.calls)
-            function = HostFunction(module, name, type_, proxy.call)
-            self._keep.append(self._define(function))
+            proxy = _Proxy(store, instance, f"f{number}", type_, self._turn, self._linkage.calls)
+            self._assembly.serve(member, HostFunction(module, name, type_, proxy.call))
 
-    def instantiate(self, store: wasmtime.Store, own: Own) -> wasmtime.Instance:
-        """The instance of one thread; ``own`` gets its imports, and the memory that all share."""
-        if self.memory is not None:
-            own[self._memory_names] = self.memory
-        return instantiate_with(self._linker, self._made, self._linkage.module, store, own)
+    def instantiate(self, store: wasmtime.Store, own: Own, first: bool) -> wasmtime.Instance:
+        """The instance of one thread; ``own`` gets its imports, and the memories that all share.
+
+        Args:
+            first: whether the thread is the main one.
+        """
+        own.imports.update((names, shared.memory) for names, shared in self._memories.items())
+        return self._assembly.instantiate(store, own, first)
 
     def watched(self, run: Callable[[], None]) -> Callable[[], None]:
         """A call of the main thread that fails if another thread has, also if the guest came back before it noticed."""
@@ -173,10 +206,11 @@ class ThreadGroup:
             try:
                 if self._closing:  # maybe since before the store took its deadline from the epoch: it would not hear of it
                     return
-                instance = self.instantiate(store, {})
+                own = Own()
+                instance = self.instantiate(store, own, False)
                 slots = ffi.Slots(2)
                 signature = FuncType(("i32", "i32"))
-                exceptions = ffi.Exceptions(store, instance, self._linkage.tags)
+                exceptions = self._linkage.exceptions(store, instance, own)
                 run = ffi.bind(store, instance, "wasi_thread_start", signature, slots, self._linkage.calls, exceptions)
                 slots.bytes[:4] = number.to_bytes(4, sys.byteorder)
                 slots.bytes[16:20] = (argument & 0xFFFFFFFF).to_bytes(4, sys.byteorder)
@@ -257,22 +291,28 @@ class ThreadGroup:
         return True
 
     def _waker(self) -> Callable[[], None]:
-        """Notifies every address of the shared memory."""
-        memory = self.memory
-        if memory is None:
-            return lambda: None
+        """Notifies every address of the shared memories."""
+        wakers = [self._waker_of(shared) for shared in self._memories.values()]
+
+        def wake() -> None:
+            for each in wakers:
+                each()
+
+        return wake
+
+    def _waker_of(self, shared: _Shared) -> Callable[[], None]:
         store = wasmtime.Store(self._linkage.engine)
         store.set_epoch_deadline(1 << 40)
         linker = wasmtime.Linker(self._linkage.engine)
-        ffi.define_shared_memory(linker, store, "env", "memory", memory)
+        ffi.define_shared_memory(linker, store, "env", "memory", shared.memory)
         if self._linkage.limits.fuel is not None:
             store.set_fuel(1 << 62)
-        instance = linker.instantiate(store, self._linkage.compiled(_waker_text(self._memory_type)))
+        instance = linker.instantiate(store, self._linkage.compiled(_waker_text(shared.type)))
         slots = ffi.Slots(1)
         run = ffi.bind(store, instance, "wake", FuncType(("i32",)), slots, HostCalls())
 
         def wake(_alive: Any = (linker, instance)) -> None:
-            slots.bytes[:4] = min(memory.data_len(), 0xFFFFFFFC).to_bytes(4, sys.byteorder)
+            slots.bytes[:4] = min(shared.memory.data_len(), 0xFFFFFFFC).to_bytes(4, sys.byteorder)
             run()
 
         return wake
@@ -305,10 +345,6 @@ class _Proxy:
             self._run()
             results = self._results.unpack_from(self._slots.bytes)
         return results[0] if results else None
-
-
-def _is_shared(type_: Any) -> bool:
-    return isinstance(type_, MemoryType) and type_.shared
 
 
 def _memory_text(kind: MemoryType) -> str:

@@ -25,15 +25,26 @@ from .streams import Streams
 
 
 class CommandRunner:
-    """Runs one at a time."""
+    """Runs one at a time.
+
+    Args:
+        alone: this process serves no other instance, so it may be ended for a command.
+    """
 
     def __init__(
-        self, linkage: Linkage, instances: InstanceHolder, payloads: Payloads, replies: Replies, streams: Streams
+        self,
+        linkage: Linkage,
+        instances: InstanceHolder,
+        payloads: Payloads,
+        replies: Replies,
+        streams: Streams,
+        alone: bool,
     ) -> None:
         self._linkage = linkage
         self._instances = instances
         self._streams = streams
         self._replies = replies
+        self._alone = alone
         self._answering = threading.Lock()
         self._payloads = payloads
         self._spent = False
@@ -52,7 +63,8 @@ class CommandRunner:
         self.stopped = False
         self.printed = None, None
         self._streams.begin(spec)
-        self._linkage.on_stuck = functools.partial(self._answer_instead, taken)
+        if self._alone:  # else the answer has to wait for the host call: others must not pay for it with their process
+            self._linkage.on_stuck = functools.partial(self._answer_instead, taken)
         try:
             code = self._run(spec)
         except BaseException as error:
@@ -130,13 +142,13 @@ def run_start(
         Whatever a host function raised that it called.
     """
     store = group = None
-    own: Own = {}
+    own = Own()
     try:
         store = linkage.new_store(wasi())
         show(store, own, None)
         instance, group = linkage.instantiate(store, wasi, max_threads, own)
         show(store, own, instance)
-        exceptions = ffi.Exceptions(store, instance, linkage.tags)
+        exceptions = linkage.exceptions(store, instance, own)
         ffi.bind(store, instance, "_start", FuncType(), ffi.Slots(1), linkage.calls, exceptions)()
         if group is not None and group.error is not None:
             raise group.error

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import wasmtime
 
 from ...binary import SCALARS
 from ...codec import SLOT
-from .externs import find
 from .names import RAW, c
 from .values import KINDS
 
@@ -38,12 +38,15 @@ class Thrown(NamedTuple):
 class Exceptions:
     """Takes the exception that ended a call out of its store.
 
-    Without an instance, which a start function that throws never becomes, no tag has a name.
+    Args:
+        store: that of the calls.
+        tags: what finds those that have a name, by it.  None do in a start function, as there is no instance yet.
     """
 
-    def __init__(self, store: wasmtime.Store, instance: wasmtime.Instance | None, tags: Sequence[str]) -> None:
+    def __init__(
+        self, store: wasmtime.Store, tags: Mapping[str, Callable[[], wasmtime.Tag]] = MappingProxyType({})
+    ) -> None:
         self._store = store
-        self._instance = instance
         self._tags = tags
 
     def take(self) -> Thrown | None:
@@ -66,12 +69,10 @@ class Exceptions:
             error.thrown = thrown  # type: ignore[attr-defined]
 
     def _tag(self, context: Any, thrown: Any) -> str | None:
-        if self._instance is None:
-            return None
         tag = c.wasmtime_tag_t()
         c.wasmtime_exnref_tag(context, ctypes.byref(thrown), ctypes.byref(tag))
-        for name in self._tags:
-            if c.wasmtime_tag_eq(context, ctypes.byref(find(self._store, self._instance, name)._tag), ctypes.byref(tag)):
+        for name, find in self._tags.items():
+            if c.wasmtime_tag_eq(context, ctypes.byref(find()._tag), ctypes.byref(tag)):
                 return name
         return None
 

@@ -1,0 +1,55 @@
+"""A module, and those that are linked to it, compiled for the workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .artifact import CompiledModule
+from .compilation import Note, compile_module, unheard
+from .engine import EngineSettings
+from .imports import Renames
+from .linking import link
+from .module import ModuleSource, by_name, naming
+from .program import Program
+
+
+@dataclass(frozen=True)
+class CompiledProgram:
+    """Modules that are linked together, each compiled."""
+
+    program: Program
+    artifacts: tuple[int, ...]  #: file descriptors, one for each part of the program; the owner closes them
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for fd in self.artifacts:
+            os.close(fd)
+
+
+def compile_program(
+    source: ModuleSource,
+    modules: Mapping[str, ModuleSource] | None,
+    renames: Renames,
+    cache: bool,
+    settings: EngineSettings,
+    note: Note = unheard,
+) -> CompiledProgram:
+    """Compile a module, and those that are linked to it.
+
+    Raises:
+        InvalidModule, OSError, TypeError: as `compile_module`; of a linked module, the message says which.
+        ValueError: ``modules`` has an empty name.
+        BadImport: they cannot be linked.
+    """
+    compiled: dict[str, CompiledModule] = {}
+    with contextlib.ExitStack() as on_failure:
+        for name, each in by_name(source, modules).items():
+            compiled[name] = naming(name, lambda one: compile_module(one, cache, settings, note), each)
+            on_failure.callback(os.close, compiled[name].artifact)
+        interfaces = {name: each.interface for name, each in compiled.items()}
+        program = link(interfaces.pop(""), interfaces, renames)
+        on_failure.pop_all()
+    return CompiledProgram(program, tuple(compiled[part.name].artifact for part in program.parts))

@@ -1,0 +1,139 @@
+"""What a pool runs: one module, or several that are linked together.  Plain data, for both sides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from .binary import STORAGE, ExternType, GlobalType, Import, Interface, MemoryType, TableType, TagType, described
+from .printable import printable
+
+#: the two names of an import, of its module and its own; or the name of a linked module and of its export
+Names = tuple[str, str]
+
+#: What a reactor of WASI's wants to be called before anything else of it.
+INITIALIZE = "_initialize"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One module of a program."""
+
+    name: str  #: that others import it by; empty for the main module
+    interface: Interface
+    links: Mapping[Names, Names] = field(default_factory=dict)  #: what it imports from linked modules -> which exports
+
+    @property
+    def left(self) -> dict[Names, ExternType]:
+        """The types of the imports that no linked module serves."""
+        return {names: type_ for names, type_ in self.interface.import_types.items() if names not in self.links}
+
+
+@dataclass(frozen=True)
+class Program:
+    """Modules linked together.
+
+    What a linked module exports is known as ``module.name``, and what the main one exports by its name alone.
+    """
+
+    parts: tuple[Part, ...]  #: each behind those it imports from; so the main module is the last
+
+    @property
+    def main(self) -> Part:
+        return self.parts[-1]
+
+    @property
+    def linked(self) -> tuple[Part, ...]:
+        """All but the main module."""
+        return self.parts[:-1]
+
+    @property
+    def needed(self) -> tuple[Import, ...]:
+        """What is left to be given from outside, the main module's imports first."""
+        return tuple(
+            replace(each, by=part.name)
+            for part in (self.main, *self.linked)
+            for each in part.interface.imports
+            if (each.module, each.name) not in part.links
+        )
+
+    @cached_property
+    def places(self) -> dict[str, Names]:
+        """Exports of linked modules, by what they are known as: the module and the export's own name."""
+        own = self.main.interface.exports
+        return {
+            known: (part.name, name)
+            for part in self.linked
+            for name in part.interface.exports
+            if (known := f"{part.name}.{name}") not in own
+        }
+
+    @cached_property
+    def exports(self) -> dict[str, ExternType]:
+        """What all modules export, by what it is known as; the main one's first."""
+        return self.main.interface.exports | {known: self.exported(names) for known, names in self.places.items()}
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The exported exception tags, by what they are known as."""
+        return tuple(known for known, type_ in self.exports.items() if isinstance(type_, TagType))
+
+    @cached_property
+    def imported(self) -> dict[str, Names]:
+        """What an imported memory, table or global is known as -> its two names.
+
+        That is ``module.name``, and its name alone where no other such import has it.  An export of the name goes first.
+        """
+        alone = Counter(name for _, name in self._storage_imports)
+        short = {names[1]: names for names in self._storage_imports if alone[names[1]] == 1}
+        return {f"{module}.{name}": (module, name) for module, name in self._storage_imports} | short
+
+    @cached_property
+    def storage(self) -> dict[str, MemoryType | TableType | GlobalType]:
+        """Memories, tables and globals by what they are known as: those imported, and those exported."""
+        known = {name: self._storage_imports[names] for name, names in self.imported.items()}
+        return {name: type_ for name, type_ in (known | self.exports).items() if isinstance(type_, STORAGE)}
+
+    @cached_property
+    def _storage_imports(self) -> dict[Names, ExternType]:
+        """The memories, tables and globals that any module imports; those of a linked one are its own type objects."""
+        found: dict[Names, ExternType] = {}
+        for part in reversed(self.parts):
+            for names, type_ in part.interface.import_types.items():
+                if isinstance(type_, STORAGE):
+                    found.setdefault(names, self.exported(part.links[names]) if names in part.links else type_)
+        return found
+
+    def exported(self, names: Names) -> ExternType:
+        """The type of an export of a linked module."""
+        return self.part(names[0]).interface.exports[names[1]]
+
+    def part(self, name: str) -> Part:
+        """The module of that name."""
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Part]:
+        return {part.name: part for part in self.parts}
+
+
+def whom(by: str) -> str:
+    """A module of a program, for people; the main one by an empty name."""
+    return f"the linked module {printable(repr(by))}" if by else "the module"
+
+
+def mismatch(part: Part, names: Names, provider: Part) -> str:
+    """What is said of an import that does not fit the export that serves it."""
+    _, export = part.links[names]
+    wanted, given = part.interface.import_types[names], provider.interface.exports[export]
+    return (
+        f"{whom(part.name)} imports {printable('.'.join(names))} as a {described(wanted)}, and {whom(provider.name)}"
+        f" exports {printable(export)}, a {described(given)}"
+    )
+
+
+def single(interface: Interface) -> Program:
+    """A program of one module."""
+    return Program((Part("", interface),))

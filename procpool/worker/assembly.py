@@ -1,0 +1,137 @@
+"""Modules put together: a linker for each, and how their instances are made, one behind the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import wasmtime
+
+from ..binary import STORAGE, ExternType, FuncType
+from ..errors import BadImport, GuestExit
+from ..program import INITIALIZE, Names, Part, mismatch
+from . import ffi
+from .host import HostCalls, HostFunction
+from .made import Made, Own, make
+
+#: What wasmtime's complaint about an import begins with.
+_INCOMPATIBLE = "incompatible import type for"
+
+
+class Member(NamedTuple):
+    """One of the modules, with what knows its imports.
+
+    A linker of its own, because the same import may have another type in another module.
+    """
+
+    part: Part
+    module: wasmtime.Module
+    linker: wasmtime.Linker
+    types: ffi.ImportTypes
+    left: Mapping[Names, ExternType]  #: the imports that no linked module serves
+
+
+class Assembly:
+    """Makes instances of all modules of a program.
+
+    Args:
+        engine: that the modules were loaded with.
+        modules: with each part of the program, in the program's order.
+        calls: where exceptions of host functions are kept.
+    """
+
+    def __init__(
+        self,
+        engine: wasmtime.Engine,
+        modules: Iterable[tuple[Part, wasmtime.Module]],
+        calls: HostCalls,
+    ) -> None:
+        self.members: list[Member] = []
+        self._calls = calls
+        self._callbacks: list[Any] = []  # what the linkers refer to by address
+        self._made: dict[Names, Made] = {}
+        for part, module in modules:
+            linker = wasmtime.Linker(engine)
+            linker.allow_shadowing = True
+            self.members.append(Member(part, module, linker, ffi.ImportTypes(module), part.left))
+        self._quick: Callable[[wasmtime.Store], wasmtime.Instance] | None = None
+
+    def importing(self, names: Names) -> Iterator[Member]:
+        """The members that import that, and from no linked module."""
+        return (member for member in self.members if names in member.left)
+
+    def serve(self, member: Member, function: HostFunction, surface: Any = None, declared: bool = False) -> None:
+        """Have a Python function serve an import of one member.
+
+        Args:
+            surface: what it gets first, if it wants that.
+            declared: whether the import's type is another than the plain one of its signature.
+        """
+        self._callbacks.append(ffi.define(member.linker, member.types, function, surface, self._calls, declared))
+
+    def make(self, member: Member, names: Names, value: Any) -> None:
+        """Have each instance get a memory, table or global of its own, which all members share that import it."""
+        if names not in self._made:
+            self._made[names] = Made(names, member.left[names], value, member.types.of(*names))
+
+    def instantiate(self, store: wasmtime.Store, own: Own, first: bool = True) -> wasmtime.Instance:
+        """An instance of the main module.
+
+        Args:
+            store: for it, and the instances of linked modules.
+            own: gets what is made for it, before anything of it runs.
+            first: whether it is not just for another thread of an instance that there is; those are set up already.
+
+        Raises:
+            BadImport: a module does not fit what it is linked to.
+            wasmtime.Trap, wasmtime.WasmtimeError: it cannot be made, or a start function trapped.
+            Whatever a host function raised that a start function called.
+        """
+        if len(self.members) == 1 and not self._made:
+            if self._quick is None:
+                self._quick = self.members[0].linker.instantiate_pre(self.members[0].module).instantiate
+            return self._quick(store)
+        for names, each in self._made.items():
+            own.imports[names] = new = make(store, each)
+            for member in self.importing(names):
+                member.linker.define(store, *names, new)
+        for member in self.members:
+            self._link(member, store, own)
+            try:
+                instance = member.linker.instantiate(store, member.module)
+            except wasmtime.WasmtimeError as error:
+                raise (self._misfit(member, error) or error) from None
+            if member.part.name:
+                own.linked[member.part.name] = instance
+                if first and member.part.interface.exports.get(INITIALIZE) == FuncType():
+                    self._initialize(store, instance)
+        return instance
+
+    def _link(self, member: Member, store: wasmtime.Store, own: Own) -> None:
+        """Give a member what it imports from those before it."""
+        types = member.part.interface.import_types
+        for names, (provider, export) in member.part.links.items():
+            found = ffi.find(store, own.linked[provider], export)
+            if isinstance(found, wasmtime.SharedMemory):
+                ffi.define_shared_memory(member.linker, store, *names, found)
+            else:
+                member.linker.define(store, *names, found)
+            if isinstance(types[names], STORAGE):
+                own.imports[names] = found
+
+    def _misfit(self, member: Member, error: wasmtime.WasmtimeError) -> BadImport | None:
+        """Which export does not fit, if that is the matter, where only wasmtime can tell: it names the import."""
+        for names, (provider, _) in member.part.links.items():
+            if str(error).startswith(f"{_INCOMPATIBLE} `{'::'.join(names)}`"):
+                found = next(each.part for each in self.members if each.part.name == provider)
+                return BadImport(mismatch(member.part, names, found))
+        return None
+
+    def _initialize(self, store: wasmtime.Store, instance: wasmtime.Instance) -> None:
+        """Have a linked reactor set itself up, before anybody uses it."""
+        try:
+            ffi.bind(store, instance, INITIALIZE, FuncType(), ffi.Slots(1), self._calls)()
+        except (wasmtime.ExitTrap, GuestExit) as error:
+            if error.code:
+                raise
+            self._calls.failed = False

@@ -1,0 +1,140 @@
+"""What a library prints: outside of `run` there is no result to hold it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+import pytest
+from conftest import DEADLINE
+
+from procpool import OutputLimit, ProcessWasmPool, WasiConfig
+from procpool.worker.instance import Instance
+
+#: Prints a line with a digit to a stream; or part of one; or without end.
+PRINTER = """(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "line 0\\n")
+  (func $put (param $fd i32) (param $digit i32) (param $size i32)
+    (i32.store8 (i32.const 21) (i32.add (i32.const 48) (local.get $digit)))
+    (i32.store (i32.const 0) (i32.const 16))
+    (i32.store (i32.const 4) (local.get $size))
+    (drop (call $write (local.get $fd) (i32.const 0) (i32.const 1) (i32.const 8))))
+  (func (export "_initialize") (call $put (i32.const 1) (i32.const 9) (i32.const 7)))
+  (func (export "print") (param $digit i32) (result i32)
+    (call $put (i32.const 1) (local.get $digit) (i32.const 7)) (local.get $digit))
+  (func (export "complain") (param $digit i32) (call $put (i32.const 2) (local.get $digit) (i32.const 7)))
+  (func (export "begin") (param $digit i32) (call $put (i32.const 1) (local.get $digit) (i32.const 6)))
+  (func (export "flood") (loop (call $put (i32.const 1) (i32.const 1) (i32.const 7)) (br 0)))
+  (func (export "_start") (call $put (i32.const 1) (i32.const 8) (i32.const 7))))"""
+BEGUN = "line 9"  #: what each new instance prints
+
+
+def beside(instance: Instance) -> int:
+    return int(instance.call("print", 5))
+
+
+def test_lines_of_every_kind_of_job_reach_the_function(nothing_left: None) -> None:
+    lines: list[str] = []
+    with ProcessWasmPool(PRINTER, workers=1, wasi=WasiConfig(stdout=lines.append)) as pool:
+        assert pool.call("print", 1) == 1
+        assert pool.submit("print", 2).result() == 2
+        assert list(pool.map("print", [3, 4])) == [3, 4]
+        assert pool.submit(beside).result() == 5
+        with pool.instance() as lease:
+            assert lease.call("print", 6) == 6
+        pool.call("begin", 7)
+    assert lines == [BEGUN, *(f"line {n}" for n in range(1, 8))]
+
+
+@pytest.mark.parametrize("instances", [1, 2])
+def test_no_line_is_lost_or_cut_among_several_workers(instances: int) -> None:
+    lines: list[str] = []
+    with ProcessWasmPool(PRINTER, workers=2, instances=instances, wasi=WasiConfig(stdout=lines.append)) as pool:
+        assert list(pool.map("print", [n % 9 for n in range(3000)], chunksize=50)) == [n % 9 for n in range(3000)]
+        pool.drain(DEADLINE)
+    assert sorted(line for line in lines if line != BEGUN) == sorted(f"line {n % 9}" for n in range(3000))
+
+
+def test_what_is_captured_outside_of_run_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with ProcessWasmPool(PRINTER, workers=1, wasi=WasiConfig()) as pool:
+        pool.call("print", 1)
+        pool.call("complain", 2)
+    found = [(record.levelno, record.getMessage()) for record in caplog.records if record.name == "procpool.guest"]
+    assert sorted(found) == [(logging.INFO, "line 1"), (logging.INFO, BEGUN), (logging.WARNING, "line 2")]
+
+
+def test_a_command_keeps_its_own_output() -> None:
+    lines: list[str] = []
+    own: list[str] = []
+    with ProcessWasmPool(PRINTER, workers=1, wasi=WasiConfig(stdout=lines.append)) as pool:
+        for _ in range(20):
+            pool.call("print", 1)
+            pool.run(["p"], stdout=own.append)
+    assert (lines, own) == ([BEGUN, *["line 1"] * 20], ["line 8"] * 20)
+
+
+def test_what_goes_nowhere_goes_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with ProcessWasmPool(PRINTER, workers=1, wasi=WasiConfig(stdout=None)) as pool:
+        pool.call("print", 1)
+    assert not [record for record in caplog.records if record.name == "procpool.guest"]
+
+
+@pytest.mark.parametrize("how", ["call", "submit", "map", "lease"])
+@pytest.mark.parametrize("stdout", ["capture", "function"])
+def test_a_call_that_prints_too_much_is_stopped(how: str, stdout: Literal["capture", "function"]) -> None:
+    lines: list[str] = []
+    wasi = WasiConfig(stdout="capture" if stdout == "capture" else lines.append, max_output=100_000)
+    with ProcessWasmPool(PRINTER, workers=1, wasi=wasi) as pool:
+        for _ in range(2):
+            with pytest.raises(OutputLimit, match="more than max_output=100,000 bytes"):
+                if how == "call":
+                    pool.call("flood", timeout=DEADLINE)
+                elif how == "submit":
+                    pool.submit("flood").result(DEADLINE)
+                elif how == "map":
+                    list(pool.starmap("flood", [()]))
+                else:
+                    with pool.instance() as lease:
+                        lease.call("flood", timeout=DEADLINE)
+        assert pool.call("print", 3) == 3
+        assert pool.stats().killed == pool.stats().crashed == 0
+    assert len(lines) < 30_000 + 20 and lines[-1:] in ([], ["line 3"])
+
+
+def test_many_calls_may_print_more_than_one_may() -> None:
+    lines: list[str] = []
+    with ProcessWasmPool(PRINTER, workers=1, wasi=WasiConfig(stdout=lines.append, max_output=20)) as pool:
+        for n in range(50):
+            assert pool.call("print", n % 9) == n % 9
+    assert len(lines) == 51
+
+
+def test_a_line_function_that_raises_harms_no_job(caplog: pytest.LogCaptureFixture) -> None:
+    def fails(line: str) -> None:
+        raise ValueError(line)
+
+    with ProcessWasmPool(PRINTER, workers=1, wasi=WasiConfig(stdout=fails)) as pool:
+        assert [pool.call("print", n) for n in range(3)] == [0, 1, 2]
+    said = [record for record in caplog.records if "a line function raised" in record.getMessage()]
+    assert len(said) == 4 and all(record.exc_info for record in said)
+
+
+def test_what_was_printed_and_logged_last_is_not_lost_at_the_end() -> None:
+    for _ in range(10):
+        lines: list[str] = []
+        pool = ProcessWasmPool(PRINTER, workers=1, wasi=WasiConfig(stdout=lines.append), isolation="fresh")
+        pool.call("print", 1)
+        pool.shutdown()
+        assert lines[-1] == "line 1"
+
+
+def test_a_line_function_may_use_the_pool() -> None:
+    seen: list[int] = []
+    wasi = WasiConfig(stdout=lambda line: seen.append(len(pool.stats().workers)))
+    with ProcessWasmPool(PRINTER, workers=1, wasi=wasi, start=[]) as pool:
+        pool.call("print", 1)
+    assert seen == [1]
