@@ -105,6 +105,7 @@ class PoolOptions:
     start_timeout: float = 60.0  #: seconds a process may take to become ready
     cache: bool = True
     features: Sequence[str] = ()  #: proposals that the module may use
+    modules: Mapping[str, Any] = field(default_factory=dict)  #: those that are linked to it, by name
 
     def __post_init__(self) -> None:
         checked_workers(self.workers)
@@ -129,7 +130,7 @@ class PoolOptions:
                 raise TypeError(f"{name} must be callable, got {shown(function)}")
         if self.wasi is not None and not isinstance(self.wasi, WasiConfig):
             raise TypeError(f"wasi must be a WasiConfig, got {shown(self.wasi)}")
-        for name in ("imports", "rename_imports", "rlimits"):
+        for name in ("imports", "rename_imports", "rlimits", "modules"):
             self._freeze(name, MappingProxyType(dict(_mapping(name, getattr(self, name)))))
         for module, names in self.imports.items():
             _mapping(f"imports[{module!r}]", names)

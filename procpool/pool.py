@@ -260,6 +260,7 @@ class ProcessWasmPool(Executor):
             start_timeout=start_timeout,
             cache=cache,
             features=features,
+            modules={} if modules is None else modules,
         )
         self._options = options
         self._timeout = options.timeout
@@ -274,7 +275,9 @@ class ProcessWasmPool(Executor):
             for fd in reserved:
                 on_failure.callback(os.close, fd)
             with announced(options.on_event) as note:
-                compiled = compile_program(src, modules, options.rename_imports, options.cache, options.engine, note)
+                compiled = compile_program(
+                    src, options.modules, options.rename_imports, options.cache, options.engine, note
+                )
             on_failure.callback(compiled.close)
             program = compiled.program
             #: what the module exports, by name: signatures of functions, and memories, tables and globals; what a linked

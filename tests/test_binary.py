@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import wasmtime
-from conftest import KERNELS, SHAPES
+from conftest import FIXTURES, KERNELS, SHAPES
 
 from procpool import FuncType, GlobalType, MemoryType, TableType, TagType
-from procpool.binary import Interface, read_interface
+from procpool.binary import Interface, outline, read_interface
 
 
 def interface(text: str) -> Interface:
@@ -79,3 +79,30 @@ def test_types_that_wasmtime_py_cannot_describe(text: str, name: str, expected: 
 
 def test_tags_have_their_own_type() -> None:
     assert isinstance(interface('(module (tag (export "t")))').exports["t"], TagType)
+
+
+OUTLINED = [
+    *(path.read_bytes() for path in sorted(FIXTURES.glob("*.wasm"))),
+    *(bytes(wasmtime.wat2wasm(path.read_text())) for path in sorted(FIXTURES.glob("*.wat"))),
+    *(
+        bytes(wasmtime.wat2wasm(text))
+        for text in (
+            "(module)",
+            "(module (func))",
+            '(module (import "a" "f" (func)) (export "g" (func 0)))',
+            """(module (type $other (func)) (rec (type $r (func (param i32))) (type (struct)))
+                 (import "a" "f" (func (type $r))) (import "a" "m" (memory 1)) (tag $t (export "t") (param i32))
+                 (func $unseen (type $other)) (func $seen (export "seen") (export "again") (type $r))
+                 (global $g (export "g") funcref (ref.func $seen)) (table (export "table") 1 funcref)
+                 (func (export "größe") (param i64) (result f32) f32.const 1) (export "back" (func 0)))""",
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("wasm", OUTLINED, ids=range(len(OUTLINED)))
+def test_an_outline_says_the_same_in_less(wasm: bytes) -> None:
+    told = outline(wasm)
+    assert read_interface(told) == read_interface(wasm)
+    assert outline(told) == told
+    assert len(told) < len(wasm) or len(wasm) < 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 import wasmtime
-from conftest import KERNELS, worker_pids
+from bounded import started
+from conftest import DEADLINE, KERNELS, worker_pids
 from large import large_module
 
 from procpool import ProcessWasmPool, cache, compilation
@@ -227,11 +229,11 @@ DAMAGES = {
     "empty": lambda content: b"",
     "one byte short": lambda content: content[:-1],
     "half": lambda content: _cut(content, 0.5),
-    "cut in the outline": lambda content: content[:-130],
+    "cut in the outline": lambda content: content[:-90],
     "an end of zeros": lambda content: content[:-200] + bytes(200),
     "zeros": lambda content: bytes(len(content)),
     "longer": lambda content: content + b"x",
-    "another outline": lambda content: content[:-125] + bytes([content[-125] ^ 1]) + content[-124:],
+    "another outline": lambda content: content.replace(b"\x01f\0\0", b"\x01g\0\0"),
     "no ELF": lambda content: b"xxxx" + content[4:],
     "code of another version": lambda content: content.replace(b"\x02" + MAJOR, b"\x0249"),
 }
@@ -289,6 +291,35 @@ def test_what_is_larger_than_the_cache_works_and_is_not_kept(
 ) -> None:
     monkeypatch.setenv(cache.SIZE, "1000")
     assert "memfd" in file_of(compiled(ONE))
+    assert not list(directory.iterdir())
+
+
+def test_one_at_a_time_makes_an_entry(directory: Path) -> None:
+    """Also when one who waited for somebody who failed meets one who has come since."""
+    waits = threading.Event()
+    both = threading.Barrier(2)
+    alone: list[bool] = []
+
+    def make() -> None:
+        with cache.opened() as opened:
+            assert opened is not None
+            with opened.turn("entry", waits.set):
+                try:
+                    both.wait(2)  # seconds in which the other one could come in as well
+                except threading.BrokenBarrierError:
+                    alone.append(True)
+                else:
+                    alone.append(False)
+
+    with cache.opened() as opened:
+        assert opened is not None
+        with opened.turn("entry", waits.set):
+            first = started(make)
+            assert waits.wait(DEADLINE)
+        second = started(make)
+    for maker in (first, second):
+        maker.result(DEADLINE)
+    assert alone == [True, True]
     assert not list(directory.iterdir())
 
 

@@ -160,12 +160,13 @@ def test_the_death_of_the_compiler_is_told_and_harms_nothing(directory: Path, sl
 #: Compiles the file on its command line, and writes what happens to its standard output.
 PROGRAM = """
 import os, sys
+import psutil
 from procpool.compilation import compile_module
 try:
     made = compile_module(sys.argv[1], note=lambda kind, pid, message: print(kind, pid or 0, flush=True))
     print("file" if "/cache/" in os.readlink(f"/proc/self/fd/{made.artifact}") else "memory")
 except KeyboardInterrupt:
-    print("interrupted")
+    print("interrupted", len(psutil.Process().children()))
 """
 
 
@@ -193,7 +194,7 @@ def test_ctrl_c_ends_the_compilation(directory: Path, slow: Path) -> None:
     with program(slow) as process:
         kind, pid = heard(process)
         os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to all of them
-        assert heard(process) == ["interrupted"]
+        assert heard(process) == ["interrupted", "0"]
         assert process.wait(DEADLINE) == 0
     assert kind == "compiling" and gone([int(pid)])
     assert not parts(directory)
@@ -202,8 +203,14 @@ def test_ctrl_c_ends_the_compilation(directory: Path, slow: Path) -> None:
 def test_the_compiler_dies_with_the_program(directory: Path, slow: Path) -> None:
     with program(slow) as process:
         _, pid = heard(process)
+        eventually(lambda: psutil.Process(int(pid)).num_threads() > 1, "the compiler to be at work")
+        os.kill(int(pid), signal.SIGSTOP)  # it does not end by itself
         process.kill()
-        eventually(lambda: gone([int(pid)]), "the compiler to go with its program")
+        try:
+            eventually(lambda: gone([int(pid)]), "the compiler to go with its program")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
 
 
 def test_who_dies_while_it_compiles_is_followed_by_who_waits(directory: Path, tmp_path: Path, slow: Path) -> None:
@@ -215,7 +222,7 @@ def test_who_dies_while_it_compiles_is_followed_by_who_waits(directory: Path, tm
             kind, other = heard(second)
             assert kind == "compiling" and other not in ("0", pid)
             second.send_signal(signal.SIGINT)
-            assert heard(second) == ["interrupted"]
+            assert heard(second) == ["interrupted", "0"]
     assert not parts(directory)
 
 

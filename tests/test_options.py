@@ -44,6 +44,8 @@ WRONG: list[tuple[str, list[Any], str]] = [
     ("start", ["_initialize", 1], "a sequence"),
     ("imports", [[], "env", 1], "a mapping"),
     ("rename_imports", [[], "env", 1], "a mapping"),
+    ("modules", [[], "lib", 1], "a mapping"),
+    ("features", ["gc", 1], "a sequence of names"),
     ("on_missing_import", ["ignore", "", 1, []], "'trap', 'zero'"),
     ("rlimits", [[], "AS", 1], "a mapping"),
     ("wasi", [True, {}, "wasi"], "a WasiConfig"),

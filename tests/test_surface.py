@@ -293,6 +293,7 @@ def test_a_worker_imports_nothing_of_the_parents(start_method: Any) -> None:
         "codec",
         "columns",
         "deadline",
+        "program",
         "eager",
         "engine",
         "errors",
