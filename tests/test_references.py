@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import DEADLINE
 
-from procpool import BadArguments, ProcessWasmPool, Reference, WasmTrap
+from procpool import BadArguments, BytesFunction, ProcessWasmPool, Reference, WasmTrap
 
 KEEPER = """(module
   (table (export "table") 1 3 externref)
@@ -75,3 +75,13 @@ def test_a_table_grows_by_values(nothing_left: None) -> None:
 
     with ProcessWasmPool(KEEPER, workers=1) as pool:
         assert pool.submit(beside).result(DEADLINE) == 1
+
+
+@pytest.mark.parametrize("value", ["text", b"bytes", None, 7])
+def test_a_reference_among_the_arguments_of_a_bytes_function_is_the_object_itself(value: Any, nothing_left: None) -> None:
+    def beside(instance: Any) -> Any:
+        BytesFunction("put", convention="wasm-bindgen")(instance, 0, value)
+        return instance.element("table", 0)
+
+    with ProcessWasmPool(KEEPER, workers=1) as pool:
+        assert pool.submit(beside).result(DEADLINE) == value
