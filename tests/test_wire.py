@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from procpool import GuestExit, RemoteError, RunFailed, WasmFrame, WasmTrap, WorkerCrashed, errors, wire
+from procpool import GuestError, GuestExit, RemoteError, RunFailed, WasmFrame, WasmTrap, WorkerCrashed, errors, wire
 
 
 @given(st.lists(st.binary(max_size=300)), st.data())
@@ -81,6 +81,7 @@ def test_every_error_pickles(name: str) -> None:
         return
     error = {
         "WasmTrap": lambda: WasmTrap("oops", "UNREACHABLE", "f", (WasmFrame("g", 1, 2),)),
+        "GuestError": lambda: GuestError("parse", "no number"),
         "GuestExit": lambda: GuestExit(3),
         "RunFailed": lambda: RunFailed(("prog", "x"), 3, b"out", b"err"),
         "WorkerCrashed": lambda: WorkerCrashed(12, "f", -9),
