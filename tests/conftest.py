@@ -11,6 +11,7 @@ from time import monotonic, sleep
 
 import psutil
 import pytest
+from packages import Store
 
 from procpool import ProcessWasmPool
 
@@ -136,3 +137,10 @@ def nothing_left() -> Iterator[None]:
     assert not alive, f"processes left behind: {alive}"
     eventually(lambda: _open_files() <= files, f"descriptors to be closed: {_open_files() - files}")
     eventually(lambda: _segments() <= segments, "shared memory to be gone; others on this machine make some too")
+
+
+@pytest.fixture(scope="session")
+def store(pytestconfig: pytest.Config) -> Store:
+    """Packages from npm and PyPI."""
+    assert pytestconfig.cache is not None
+    return Store(pytestconfig.cache.mkdir("packages"))

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 from conftest import DEADLINE
+from packages import NotFetched, Store, locked, required
 
 from procpool import BytesFunction, Convention, Instance, ProcessWasmPool
-
-packages = pytest.importorskip("packages", reason="nothing here fetches packages")
 
 
 def picture() -> bytes:
@@ -73,14 +72,13 @@ def test_a_published_module_is_called_often(
     result: Any,
     expected: Any,
     calls: int,
-    pytestconfig: pytest.Config,
+    store: Store,
     nothing_left: None,
 ) -> None:
-    assert pytestconfig.cache is not None
     try:
-        directory = packages.locked()[package].unpacked(pytestconfig.cache.mkdir("packages"))
-    except packages.NotFetched as reason:
-        if packages.required():
+        directory = store.unpacked(locked()[package])
+    except NotFetched as reason:
+        if required():
             raise
         pytest.skip(str(reason))
     function = BytesFunction(export, result=result)

@@ -40,12 +40,6 @@ def packages_of(part: Part) -> list[Package]:
     return [lock[name] for name in part.needs.split(", ")]
 
 
-@pytest.fixture(scope="session")
-def store(pytestconfig: pytest.Config) -> Store:
-    assert pytestconfig.cache is not None
-    return Store(pytestconfig.cache.mkdir("packages"))
-
-
 def install(package: Package, content: Path, directory: Path) -> None:
     """Where `npm install` and `pip install --target .` would put it."""
     if package.registry == "npm":
