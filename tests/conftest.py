@@ -116,7 +116,8 @@ def _open_files() -> set[str]:
     found = set()
     for fd in os.listdir("/proc/self/fd"):
         try:
-            found.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
+            name = os.readlink(f"/proc/self/fd/{fd}")
+            found.add(f"{fd} {name.removesuffix(' (deleted)')}")  # what the cache of compiled code lets go is no new file
         except OSError:  # the descriptor of the listing itself
             pass
     return found
