@@ -117,8 +117,8 @@ def _check_once_each(needed: Sequence[Import]) -> None:
         if first.type != needs.type and not (isinstance(first.type, STORAGE) and isinstance(needs.type, STORAGE)):
             where = printable(f"{needs.module}.{needs.name}")
             raise BadImport(
-                f"{whom(needs.by)} imports {where} twice, as a {described(first.type)} and as a {described(needs.type)}; one"
-                " name can be served once, so the module has to be built with two names"
+                f"{whom(needs.by)} imports {where} twice, as a {described(first.type)} and as a {described(needs.type)};"
+                " one name can be served once, so the module has to be built with two names"
             )
 
 

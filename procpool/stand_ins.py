@@ -30,8 +30,8 @@ class Zero:
     def __call__(self, *args: Any) -> Any:
         if self._never_null:
             raise MissingImport(
-                f"the guest called its import {self._what}, and nothing was given for that: a {self._never_null[0]} is never"
-                " null, so there is no zero to return"
+                f"the guest called its import {self._what}, and nothing was given for that: a {self._never_null[0]} is"
+                " never null, so there is no zero to return"
             )
         return self._returned
 
