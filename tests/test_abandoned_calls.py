@@ -117,10 +117,10 @@ def workers_killed_at_the_deadline() -> None:
                     wait(futures, DEADLINE)
                 else:
                     time.sleep(0.05 + round / 500)
-                for pid in worker_pids(pool):
+                for worker in pool.stats().workers:  # but none that is not ready: a pool without a good start gives up
                     with suppress(ProcessLookupError):
-                        if pid:
-                            os.kill(pid, signal.SIGKILL)
+                        if worker.pid and worker.state in ("busy", "idle"):
+                            os.kill(worker.pid, signal.SIGKILL)
                 assert all(future.exception(DEADLINE) is not None for future in futures)
         sound(pool, 4)
 
@@ -306,7 +306,9 @@ def cancelled_acalls() -> None:
             for task in tasks[::2]:
                 task.cancel()
             outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), DEADLINE)
-            assert [outcome is None for outcome in outcomes] == [False, True] * 100
+            assert set(outcomes[1::2]) == {None}
+            late = sum(outcome is None for outcome in outcomes[::2])
+            assert late <= 20, "some may have ended before they were cancelled, on a crowded machine"
 
         asyncio.run(main())
         eventually(lambda: pool.stats().idle == 2, "both workers to be idle")

@@ -220,8 +220,8 @@ def wrapper(*args: Any) -> None: ...
 )  # fmt: skip
 def test_how_many_arguments_there_may_be(function: Any, takes: set[int]) -> None:
     """Beside the instance, of 0 to 3."""
-    shipped = Shipper().ship(function)
-    plain = Shipper().ship(without_instance(function))
+    shipped = Shipper({}).ship(function)
+    plain = Shipper({}).ship(without_instance(function))
     for count in range(4):
         for one, passed in ((shipped, count), (plain, count + 1)):
             if count in takes:
@@ -232,7 +232,7 @@ def test_how_many_arguments_there_may_be(function: Any, takes: set[int]) -> None
 
 
 def test_what_is_bound_to_state_is_sent_as_it_is_now() -> None:
-    shipper, items = Shipper(), [1]
+    shipper, items = Shipper({}), [1]
     for function in (items.count, without_instance(items.count)):
         first = shipper.ship(function).pickle
         items.append(1)

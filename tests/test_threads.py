@@ -383,7 +383,7 @@ def test_a_module_that_cannot_start_threads_is_refused(nothing_left: None) -> No
         ProcessWasmPool('(module (import "wasi" "thread-spawn" (func (param i32) (result i32))))', wasi=WasiConfig())
 
 
-STUCK = """(module
+DAWDLING = """(module
   (import "env" "memory" (memory 1 2 shared)) (export "memory" (memory 0))
   (import "wasi" "thread-spawn" (func $spawn (param i32) (result i32)))
   (import "env" "dawdle" (func $dawdle))
@@ -408,7 +408,7 @@ def test_a_command_that_fails_in_a_host_call_costs_no_other_instance_of_its_proc
         return result
 
     how = {"workers": 1, "instances": 2, "prewarm": 2, "imports": {"env": {"dawdle": dawdle}}}
-    with ProcessWasmPool(STUCK, wasi=WasiConfig(), **how) as pool:  # type: ignore[arg-type]
+    with ProcessWasmPool(DAWDLING, wasi=WasiConfig(), **how) as pool:  # type: ignore[arg-type]
         job = pool.submit(neighbour)
         with pytest.raises(WasmTrap, match="unreachable"):
             pool.run(["x"], timeout=DEADLINE)
