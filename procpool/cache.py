@@ -200,7 +200,6 @@ class Cache:
         while chunk := os.pread(content, _CHUNK, at):
             write(part, chunk)
             at += len(chunk)
-        os.fchmod(part, 0o400)
         # Its length is on the disk only when what is in it is, also if the machine fails: that is why nobody who uses it
         # has to read it all first.  That the directory may forget the name does no harm.
         os.fsync(part)
@@ -246,8 +245,14 @@ class Cache:
             Refused: it is something else.
             OSError: it cannot be opened.
         """
+        flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            fd = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode=0o600, dir_fd=self._directory)
+            try:
+                fd = os.open(name, flags, mode=0o600, dir_fd=self._directory)
+            except PermissionError:  # left with another mode; what others might do with it is looked at below
+                mode = os.stat(name, dir_fd=self._directory, follow_symlinks=False).st_mode
+                os.chmod(name, stat.S_IMODE(mode) | 0o600, dir_fd=self._directory)
+                fd = os.open(name, flags, dir_fd=self._directory)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise Refused(f"{name} is a symbolic link") from error

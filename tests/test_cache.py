@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import pytest
 import wasmtime
-from bounded import started
+from bounded import in_a_program, started
 from conftest import DEADLINE, KERNELS, worker_pids
 from large import large_module
 
@@ -99,7 +101,7 @@ def test_only_its_user_can_read_or_write_what_is_kept(directory: Path, compiled:
     compiled(ONE)
     assert directory.stat().st_mode & 0o777 == 0o700
     (entry,) = directory.iterdir()
-    assert entry.stat().st_mode & 0o777 == 0o400
+    assert entry.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_pool_says_when_it_compiles_and_not_when_it_has_found(directory: Path) -> None:
@@ -328,6 +330,53 @@ def test_what_a_dead_program_was_writing_is_swept_away(directory: Path, compiled
     (directory / f"{'0' * 64}.part").write_bytes(b"half of")
     compiled(TWO)
     assert not list(directory.glob("*.part"))
+
+
+def compile_as_another_user(mode: int) -> None:
+    """In a program of its own: where somebody of that user died and left what he was writing, with that mode."""
+    parent = Path(tempfile.mkdtemp())  # a temporary directory of pytest's is closed to others
+    try:
+        os.chown(parent, 12345, -1)
+        os.seteuid(12345)
+        os.environ[cache.DIRECTORY] = str(parent / "cache")
+        for source in (ONE, TWO, ONE):
+            compiled = compile_module(source)
+            print("file" if "cache" in file_of(compiled) else "memory", flush=True)
+            os.close(compiled.artifact)
+            for entry in entries(parent / "cache"):
+                left = entry.with_suffix(".part")
+                left.write_bytes(b"half of")
+                left.chmod(mode)
+                if source is TWO:
+                    entry.unlink()
+        os.close(compile_module(b"(module)").artifact)  # sweeps
+        print(len(list((parent / "cache").glob("*.part"))))
+    finally:
+        os.seteuid(0)
+        shutil.rmtree(parent)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0])
+def test_what_a_dead_program_has_left_is_in_nobodys_way_whatever_its_mode(mode: int) -> None:
+    """But for root, who may do all, a file has to have the right mode."""
+    assert in_a_program(compile_as_another_user, mode).split() == ["file", "file", "file", "0"]
+
+
+def closed_to_others() -> None:
+    """An initializer that gives up what a worker may do."""
+    os.setgid(12345)
+    os.setuid(12345)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_workers_that_become_another_user_have_mapped_the_code_before(
+    directory: Path, method: Literal["forkserver", "spawn"], nothing_left: None
+) -> None:
+    with ProcessWasmPool(ONE, 1, instances=2, initializer=closed_to_others, start_method=method) as pool:
+        assert entries(directory)
+        assert [pool.submit("f").result(DEADLINE) for _ in range(10)] == [1] * 10
 
 
 # -- what is known of a source file ------------------------------------------------------------------------------------
