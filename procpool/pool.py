@@ -270,14 +270,13 @@ class ProcessWasmPool(Executor):
         self._refused: dict[str, BadArguments] = {}
         self._callables = ExportTable(self)
         self._maps = MapsUnderWay()
-        with contextlib.ExitStack() as on_failure:
+        with announced(options.on_event) as (delivery, journal), contextlib.ExitStack() as on_failure:
             reserved = reserve_stdio()
             for fd in reserved:
                 on_failure.callback(os.close, fd)
-            with announced(options.on_event) as note:
-                compiled = compile_program(
-                    src, options.modules, options.rename_imports, options.cache, options.engine, note
-                )
+            compiled = compile_program(
+                src, options.modules, options.rename_imports, options.cache, options.engine, journal.note
+            )
             on_failure.callback(compiled.close)
             program = compiled.program
             #: what the module exports, by name: signatures of functions, and memories, tables and globals; what a linked
@@ -316,7 +315,7 @@ class ProcessWasmPool(Executor):
             )
             on_failure.pop_all()  # they are the inheritance's now
             on_failure.callback(inheritance.close)
-            self._dispatcher = Dispatcher(inheritance, options)
+            self._dispatcher = Dispatcher(inheritance, options, delivery, journal)
             on_failure.pop_all()
         self._direct = DirectCalls(self._dispatcher, self._visible)
         # Not at exit, where the dispatcher sees to itself: then nobody is left to want the results.

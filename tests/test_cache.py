@@ -15,11 +15,11 @@ from typing import Literal
 import psutil
 import pytest
 import wasmtime
-from bounded import in_a_program, started
+from bounded import in_a_program, started, within
 from conftest import DEADLINE, KERNELS, worker_pids
 from large import large_module
 
-from procpool import ProcessWasmPool, cache, compilation
+from procpool import PoolEvent, ProcessWasmPool, cache, compilation
 from procpool.artifact import CompiledModule
 from procpool.compilation import compile_module
 from procpool.engine import EngineSettings, fingerprint
@@ -113,6 +113,23 @@ def test_a_pool_says_when_it_compiles_and_not_when_it_has_found(directory: Path)
         kinds.append(seen)
     assert kinds[0][:3] == ["compiling", "compiled", "started"]
     assert kinds[1][0] == "started" and "compiling" not in kinds[1]
+
+
+def test_a_hook_that_waits_for_who_makes_the_pool_hears_of_it_later(directory: Path, nothing_left: None) -> None:
+    held = threading.Lock()
+    heard: list[str] = []
+
+    def hear(event: PoolEvent) -> None:
+        with held:
+            heard.append(event.kind)
+
+    def make() -> ProcessWasmPool:
+        with held:
+            return ProcessWasmPool(ONE, 1, on_event=hear)
+
+    with within(make) as pool:
+        assert pool.call("f") == 1
+    assert heard[:3] == ["compiling", "compiled", "started"]
 
 
 def test_code_for_other_settings_is_another_entry(directory: Path, compiled: Compilations) -> None:
