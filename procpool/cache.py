@@ -19,9 +19,10 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from time import time_ns
+from time import sleep, time_ns
 from types import TracebackType
 
+from .deadline import Deadline
 from .module import write
 
 logger: logging.Logger = logging.getLogger("procpool")
@@ -35,6 +36,8 @@ _CHUNK = 1 << 20
 #: A file that changed so short a time ago might change again without getting another time: clocks of file systems have
 #: ticks, of up to two seconds.
 _SETTLED_NS = 2_000_000_000
+#: Seconds between looks whether somebody else has made an entry.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1
 _HASH = re.compile(rb"[0-9a-f]{64}\n")
 
 
@@ -130,32 +133,45 @@ class Cache:
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=self._directory)
 
-    def turn(self, name: str, waiting: Callable[[], None]) -> Turn:
+    def turn(self, name: str, waiting: Callable[[], None], patience: float) -> Turn:
         """Become the one who makes that entry, as soon as nobody else does; who does and dies, does no more.
 
         Args:
             waiting: called before waiting for somebody else.  Who has waited looks for the entry once more.
+            patience: the most seconds to wait.
 
         Raises:
+            TimeoutError: somebody else, who may be stopped, makes it all the time.
             OSError: files cannot be made or locked there.
         """
+        until = Deadline.after(patience)
+        pause = 0.0
+        while (turn := self._turn_now(name)) is None:
+            if until.passed():
+                raise TimeoutError(f"somebody else has been making it for {patience:g} s")
+            if not pause:
+                waiting()
+            # Nothing tells of the end of a lock but a wait for it, which has no deadline.
+            pause = min(2 * pause or _SHORTEST_PAUSE, _LONGEST_PAUSE)
+            sleep(pause)
+        return turn
+
+    def _turn_now(self, name: str) -> Turn | None:
+        """That turn; None if somebody has it, or had it a moment ago."""
         part = f"{name}.part"
-        while True:
-            fd = self._open(part, os.O_RDWR | os.O_CREAT)
-            try:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    waiting()
-                    fcntl.flock(fd, fcntl.LOCK_EX)
-                # Who had the lock has renamed or removed the file, if it lived; then this is no lock on anything.
-                named = self._is(part, fd)
-            except BaseException:
-                _unlock(fd)
-                raise
-            if named:
+        fd = self._open(part, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who had the lock has renamed or removed the file, if it lived; then this is no lock on anything.
+            if self._is(part, fd):
                 return Turn(self, name, fd)
+        except BlockingIOError:
+            pass
+        except BaseException:
             _unlock(fd)
+            raise
+        _unlock(fd)
+        return None
 
     def digest(self, fd: int, hashing: Callable[[], bytes]) -> bytes:
         """The hash of a source file, from a note of earlier, or of ``hashing`` it.

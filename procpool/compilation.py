@@ -6,13 +6,16 @@ import contextlib
 import fcntl
 import hashlib
 import logging
+import math
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal
 
+import psutil
 import wasmtime
 
 from . import artifact, interpreter, wire
@@ -42,6 +45,7 @@ def compile_module(
     cache: bool = True,
     settings: EngineSettings = PLAIN,
     note: Note = unheard,
+    patience: float = 60.0,
 ) -> CompiledModule:
     """Compile ``source`` for the workers to map, or find that somebody has.
 
@@ -50,14 +54,16 @@ def compile_module(
     Args:
         cache: keep what was compiled, and look for it, in a directory of this user's.
         note: told when something is compiled, and not if it was found.
+        patience: seconds to wait for another program that compiles the same, and then to do without; and for a process that
+            compiles to do anything.
 
     Raises:
         InvalidModule: wasmtime refuses it; the message says where and why.
-        StartupError: the process that compiles could not be started, or died.
+        StartupError: the process that compiles died, or did nothing for that long.
         OSError, TypeError: as :func:`read_source`.
     """
     with opened(source) as given, opened_cache() if cache else contextlib.nullcontext() as kept:
-        compiler = _Compiler(given, settings, note)
+        compiler = _Compiler(given, settings, note, patience)
         return compiler.made() if kept is None else compiler.found_or_made(kept)
 
 
@@ -68,6 +74,7 @@ class _Compiler:
     given: Given
     settings: EngineSettings
     note: Note
+    patience: float
 
     def found_or_made(self, cache: Cache) -> CompiledModule:
         digest = self._digest() if self.given.file < 0 else cache.digest(self.given.file, self._digest)
@@ -76,7 +83,7 @@ class _Compiler:
             found = self._found(cache, name)
             if found is not None:
                 return found
-            turn = cache.turn(name, self._await_other)
+            turn = cache.turn(name, self._await_other, self.patience)
         except OSError as error:
             logger.warning("procpool: compiling without the cache: %s", error)
             return self.made()
@@ -179,7 +186,7 @@ class _Compiler:
             process = interpreter.start("from procpool.worker.compiler import main; main(*args)", settings, fds=fds)
             try:
                 self._begin(process.pid)
-                process.wait()
+                self._await_end(process)
             except BaseException:
                 process.kill()
                 process.wait()
@@ -193,6 +200,34 @@ class _Compiler:
                 "is there enough memory? a module of 75 MB took 2.2 GB"
             )
         return process.pid
+
+    def _await_end(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait for the compiler: as long as it takes, but not for one that was stopped.
+
+        Raises:
+            StartupError: it has done nothing for so long.
+        """
+        used = math.nan
+        while True:
+            try:
+                process.wait(self.patience)
+                return
+            except subprocess.TimeoutExpired:
+                before, used = used, _cpu_seconds(process.pid)
+            if used == before:
+                raise StartupError(
+                    f"the process that compiles {self.given.name} ({self.given.size:,} bytes) did nothing for "
+                    f"{self.patience:g} s; start_timeout says how long to wait. Was it stopped?"
+                )
+
+
+def _cpu_seconds(pid: int) -> float:
+    """What a process has used; nan if that is not to be known, which is never the same as before."""
+    try:
+        used = psutil.Process(pid).cpu_times()
+    except (psutil.Error, OSError):  # it has ended, or there are no descriptors left
+        return math.nan
+    return used.user + used.system
 
 
 def _ending(code: int) -> str:

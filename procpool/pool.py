@@ -151,7 +151,8 @@ class ProcessWasmPool(Executor):
             most, or ``"raise"`` PoolFull.
         max_tasks_per_worker: calls after which a worker is replaced; the new one is ready before the old one goes.
         start_timeout: seconds a worker may take to become ready, initializer and start functions included; one that takes
-            longer is killed.
+            longer is killed.  Also how long to wait for another program that compiles the same module, before this one does
+            so without keeping the result, and for a process that compiles and was stopped.
         max_worker_memory: resident bytes, looked at four times a second, beyond which a worker is likewise replaced; it is
             killed at twice that.
         start_method: ``"forkserver"`` (forks ready workers from a template process; default on Linux) or ``"spawn"`` (a
@@ -275,7 +276,13 @@ class ProcessWasmPool(Executor):
             for fd in reserved:
                 on_failure.callback(os.close, fd)
             compiled = compile_program(
-                src, options.modules, options.rename_imports, options.cache, options.engine, journal.note
+                src,
+                options.modules,
+                options.rename_imports,
+                options.cache,
+                options.engine,
+                journal.note,
+                options.start_timeout,
             )
             on_failure.callback(compiled.close)
             program = compiled.program

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -10,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 import pytest
@@ -47,7 +48,7 @@ class Compilations:
     def note(self, kind: str, pid: int | None, message: str) -> None:
         self.count += kind == "compiled"
 
-    def __call__(self, source: bytes | Path, **how: bool) -> CompiledModule:
+    def __call__(self, source: bytes | Path, **how: Any) -> CompiledModule:
         self._made.append(compile_module(source, note=self.note, **how))
         return self._made[-1]
 
@@ -322,7 +323,7 @@ def test_one_at_a_time_makes_an_entry(directory: Path) -> None:
     def make() -> None:
         with cache.opened() as opened:
             assert opened is not None
-            with opened.turn("entry", waits.set):
+            with opened.turn("entry", waits.set, DEADLINE):
                 try:
                     both.wait(2)  # seconds in which the other one could come in as well
                 except threading.BrokenBarrierError:
@@ -332,7 +333,7 @@ def test_one_at_a_time_makes_an_entry(directory: Path) -> None:
 
     with cache.opened() as opened:
         assert opened is not None
-        with opened.turn("entry", waits.set):
+        with opened.turn("entry", waits.set, DEADLINE):
             first = started(make)
             assert waits.wait(DEADLINE)
         second = started(make)
@@ -340,6 +341,23 @@ def test_one_at_a_time_makes_an_entry(directory: Path) -> None:
         maker.result(DEADLINE)
     assert alone == [True, True]
     assert not list(directory.iterdir())
+
+
+def test_who_has_waited_long_enough_compiles_for_himself(
+    directory: Path, compiled: Compilations, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As for a compiler that was stopped, or for a lock that a fork of a dead one still holds."""
+    compiled(ONE)
+    (entry,) = entries(directory)
+    entry.unlink()
+    with entry.with_suffix(".part").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "memfd" in file_of(within(compiled, ONE, patience=0.1))
+        assert "compiling without the cache: somebody else has been making it for 0.1 s" in caplog.text
+        assert not entries(directory)
+        made = started(lambda: compiled(ONE, patience=DEADLINE))
+        fcntl.flock(held, fcntl.LOCK_UN)
+        assert file_of(made.result(DEADLINE)) == str(entry)
 
 
 def test_what_a_dead_program_was_writing_is_swept_away(directory: Path, compiled: Compilations) -> None:

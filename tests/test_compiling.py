@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from bounded import environment, in_a_program, started
+from bounded import environment, in_a_program, started, within
 from conftest import DEADLINE, FIXTURES, KERNELS, eventually, gone
 from large import large_module
 from terminal import CTRL_C, at_a_terminal
@@ -155,6 +155,20 @@ def test_the_death_of_the_compiler_is_told_and_harms_nothing(directory: Path, sl
     with pytest.raises(StartupError, match=r"slow\.wasm' \([\d,]+ bytes\) was ended by SIGKILL; is there enough memory"):
         compile_module(slow, note=kill)
     assert not [path for path in directory.iterdir() if path.suffix != ".note"]
+
+
+def test_a_compiler_that_does_nothing_is_not_waited_for(directory: Path, nothing_left: None) -> None:
+    pids: list[int] = []
+
+    def stop(kind: str, pid: int | None, message: str) -> None:
+        assert pid is not None
+        pids.append(pid)
+        os.kill(pid, signal.SIGSTOP)
+
+    with pytest.raises(StartupError, match=r"the given bytes \([\d,]+ bytes\) did nothing for 0.5 s; start_timeout"):
+        within(compile_module, large_module(LARGE), note=stop, patience=0.5)
+    assert gone(pids)
+    assert not parts(directory)
 
 
 #: Compiles the file on its command line, and writes what happens to its standard output.
