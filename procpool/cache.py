@@ -312,6 +312,8 @@ class Turn:
     ) -> None:
         try:
             self._cache.release(f"{self._name}.part", self._part)
+        except OSError as trouble:
+            logger.warning("procpool: %s.part is left in the cache of compiled modules: %s", self._name, trouble)
         finally:
             _unlock(self._part)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -16,7 +18,7 @@ from typing import Any, Literal
 import psutil
 import pytest
 import wasmtime
-from bounded import in_a_program, started, within
+from bounded import apart, in_a_program, started, within
 from conftest import DEADLINE, KERNELS, worker_pids
 from large import large_module
 
@@ -46,7 +48,7 @@ class Compilations:
         self._made: list[CompiledModule] = []
 
     def note(self, kind: str, pid: int | None, message: str) -> None:
-        self.count += kind == "compiled"
+        self.count += kind == "compiled" and pid is not None
 
     def __call__(self, source: bytes | Path, **how: Any) -> CompiledModule:
         self._made.append(compile_module(source, note=self.note, **how))
@@ -355,9 +357,41 @@ def test_who_has_waited_long_enough_compiles_for_himself(
         assert "memfd" in file_of(within(compiled, ONE, patience=0.1))
         assert "compiling without the cache: somebody else has been making it for 0.1 s" in caplog.text
         assert not entries(directory)
-        made = started(lambda: compiled(ONE, patience=DEADLINE))
+        waits = threading.Event()
+        told: list[tuple[str, bool]] = []
+
+        def note(kind: str, pid: int | None, message: str) -> None:
+            told.append((kind, pid is not None))
+            waits.set()
+
+        def wait() -> CompiledModule:
+            return compile_module(ONE, note=note, patience=DEADLINE)
+
+        first = started(wait)
+        assert waits.wait(DEADLINE)
         fcntl.flock(held, fcntl.LOCK_UN)
-        assert file_of(made.result(DEADLINE)) == str(entry)
+        made = first.result(DEADLINE)
+    assert file_of(made) == str(entry)
+    os.close(made.artifact)
+    assert told == [("compiling", False), ("compiling", True), ("compiled", True)]
+
+
+def test_who_finds_what_he_has_waited_for_says_so(directory: Path, compiled: Compilations) -> None:
+    compiled(ONE)
+    (entry,) = entries(directory)
+    entry.rename(away := entry.with_suffix(".away"))
+    told: list[tuple[str, int | None]] = []
+    with entry.with_suffix(".part").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        def note(kind: str, pid: int | None, message: str) -> None:
+            told.append((kind, pid))
+            if kind == "compiling":
+                away.rename(entry)
+                fcntl.flock(held, fcntl.LOCK_UN)
+
+        os.close(within(compile_module, ONE, note=note, patience=DEADLINE).artifact)
+    assert told == [("compiling", None), ("compiled", None)]
 
 
 def test_what_a_dead_program_was_writing_is_swept_away(directory: Path, compiled: Compilations) -> None:
@@ -367,28 +401,63 @@ def test_what_a_dead_program_was_writing_is_swept_away(directory: Path, compiled
     assert not list(directory.glob("*.part"))
 
 
-def compile_as_another_user(mode: int) -> None:
-    """In a program of its own: where somebody of that user died and left what he was writing, with that mode."""
-    parent = Path(tempfile.mkdtemp())  # a temporary directory of pytest's is closed to others
+def compile_where_nothing_can_be_kept() -> None:
+    """In a program of its own: the directory cannot be written any more when the module has been compiled."""
+    logging.basicConfig()
+    with of_another_user() as directory:
+
+        def close(kind: str, pid: int | None, message: str) -> None:
+            directory.chmod(0o500)
+
+        before = len(os.listdir("/proc/self/fd"))
+        os.close(compile_module(ONE, note=close).artifact)
+        print(len(os.listdir("/proc/self/fd")) - before, len(entries(directory)))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_directory_that_becomes_unusable_harms_nothing() -> None:
+    out, err, code = apart(compile_where_nothing_can_be_kept)
+    assert (out.split(), code) == (["0", "0"], 0), err
+    assert "cannot keep what was compiled" in err
+
+
+def test_a_release_that_cannot_be_told_is_compiled_for_without_the_cache(
+    directory: Path, compiled: Compilations, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(wasmtime, "__file__", str(directory.with_name("gone") / "wasmtime" / "__init__.py"))
+    assert "memfd" in file_of(compiled(ONE))
+    assert "compiling without the cache" in caplog.text
+
+
+@contextlib.contextmanager
+def of_another_user() -> Iterator[Path]:
+    """A cache of another user, as whom this process goes on.  pytest's own temporary directories are closed to others."""
+    parent = Path(tempfile.mkdtemp())
     try:
         os.chown(parent, 12345, -1)
         os.seteuid(12345)
         os.environ[cache.DIRECTORY] = str(parent / "cache")
+        yield parent / "cache"
+    finally:
+        os.seteuid(0)
+        shutil.rmtree(parent)
+
+
+def compile_as_another_user(mode: int) -> None:
+    """In a program of its own: where somebody of that user died and left what he was writing, with that mode."""
+    with of_another_user() as directory:
         for source in (ONE, TWO, ONE):
             compiled = compile_module(source)
             print("file" if "cache" in file_of(compiled) else "memory", flush=True)
             os.close(compiled.artifact)
-            for entry in entries(parent / "cache"):
+            for entry in entries(directory):
                 left = entry.with_suffix(".part")
                 left.write_bytes(b"half of")
                 left.chmod(mode)
                 if source is TWO:
                     entry.unlink()
         os.close(compile_module(b"(module)").artifact)  # sweeps
-        print(len(list((parent / "cache").glob("*.part"))))
-    finally:
-        os.seteuid(0)
-        shutil.rmtree(parent)
+        print(len(list(directory.glob("*.part"))))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")

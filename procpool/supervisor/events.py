@@ -54,7 +54,7 @@ class PoolEvent:
     """One thing that happened, as given to ``on_event``."""
 
     kind: EventKind
-    pid: int | None  #: the worker process it happened to, or the process that compiles; None for another program's
+    pid: int | None  #: the worker process it happened to, or the process that compiles; None for somebody else's
     message: str
 
 
