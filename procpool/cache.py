@@ -48,34 +48,45 @@ class Refused(PermissionError):
 @contextlib.contextmanager
 def opened() -> Iterator[Cache | None]:
     """The cache that the environment asks for; None for "off", and, after a warning, if it cannot be used."""
-    path = os.environ.get(DIRECTORY) or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "procpool"
-    )
-    if path == "off":
+    if os.environ.get(DIRECTORY) == "off":
         yield None
         return
     try:
-        most = _size(os.environ.get(SIZE, str(DEFAULT_BYTES)))
-        directory = _private_directory(os.path.abspath(path))
+        directory = _private_directory(_place())
     except OSError as error:
         logger.warning("procpool: no cache of compiled modules: %s", error)
         yield None
         return
     try:
-        yield Cache(directory, most)
+        yield Cache(directory, _size())
     finally:
         os.close(directory)
 
 
-def _size(given: str) -> int:
-    """How many bytes there may be.
+def _place() -> str:
+    """The path of the directory.
 
     Raises:
-        Refused: it is no number.
+        Refused: none is named, and there is no home directory.
     """
-    if not given.isdecimal():
-        raise Refused(f"{SIZE} is {given!r}, and should be a number of bytes")
-    return int(given)
+    named = os.environ.get(DIRECTORY)
+    if named:
+        return os.path.abspath(named)
+    caches = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(caches):  # then it does not count, says its specification
+        caches = os.path.join(os.path.expanduser("~"), ".cache")
+    if not os.path.isabs(caches):
+        raise Refused(f"there is no home directory; set {DIRECTORY}, or set it to 'off'")
+    return os.path.join(caches, "procpool")
+
+
+def _size() -> int:
+    """How many bytes there may be."""
+    given = os.environ.get(SIZE, str(DEFAULT_BYTES))
+    if given.isdecimal():
+        return int(given)
+    logger.warning("procpool: %s is %r, and should be a number of bytes; it is %d now", SIZE, given, DEFAULT_BYTES)
+    return DEFAULT_BYTES
 
 
 def _private_directory(path: str) -> int:
@@ -176,13 +187,17 @@ class Cache:
     def digest(self, fd: int, hashing: Callable[[], bytes]) -> bytes:
         """The hash of a source file, from a note of earlier, or of ``hashing`` it.
 
-        A note holds as long as the file has the same number, size and times.  No call sets the time of change (ctime), and
-        what was written a moment ago gets no note.  The one change that is not seen is by who has the file mapped, and had
-        already written to the same page before: until the kernel has written that to disk, within half a minute.
+        A note holds as long as the file has the same number, size and times.  On a local disk, no call sets the time of
+        change (ctime).  What was written a moment ago gets no note, and neither does what is mounted for reading only: who
+        makes an image of a file system says what its times are.  A change is not seen if it is made by who has the file
+        mapped, and had already written to the same page before: until the kernel has written that to disk, within half a
+        minute.  Nor is one that a server or a driver gives no new time to.
 
         Raises:
             OSError: the file cannot be read.
         """
+        if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+            return hashing()
         begun = time_ns()
         seen = _identity(fd)
         name = hashlib.sha256(repr(seen).encode()).hexdigest() + ".note"
@@ -203,6 +218,7 @@ class Cache:
                     os.write(note, f"{digest.hex()}\n".encode())
                 finally:
                     os.close(note)
+                self._trim()
         return digest
 
     def keep(self, part: int, name: str, content: int) -> None:
@@ -211,6 +227,9 @@ class Cache:
         Raises:
             OSError: it cannot be written; there is no entry then.
         """
+        size = os.fstat(content).st_size
+        if size > self._most:  # it would drive out all others, and go with the next
+            raise OSError(errno.EFBIG, f"it has {size} bytes, and {SIZE} is {self._most}")
         os.ftruncate(part, 0)
         at = 0
         while chunk := os.pread(content, _CHUNK, at):

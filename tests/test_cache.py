@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import fcntl
 import hashlib
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -18,8 +20,8 @@ from typing import Any, Literal
 import psutil
 import pytest
 import wasmtime
-from bounded import apart, in_a_program, started, within
-from conftest import DEADLINE, KERNELS, worker_pids
+from bounded import apart, in_a_program, run, started, within
+from conftest import DEADLINE, KERNELS, eventually, worker_pids
 from large import large_module
 
 from procpool import PoolEvent, ProcessWasmPool, cache, compilation
@@ -232,11 +234,47 @@ def test_a_place_that_cannot_be_had_is_done_without(
     assert "no cache of compiled modules" in caplog.text
 
 
+def compile_without_a_home() -> None:
+    """In a program of its own: as a user whom the system has no entry for, in a directory where he may write."""
+    logging.basicConfig()
+    with of_another_user() as directory:
+        for name in (cache.DIRECTORY, "XDG_CACHE_HOME", "HOME"):
+            os.environ.pop(name, None)
+        os.seteuid(0)
+        child = os.fork()
+        if not child:
+            os.setuid(12345)
+            os.chdir(directory.parent)
+            os.close(compile_module(ONE).artifact)
+            print(os.listdir(), flush=True)
+            os._exit(0)
+        assert os.waitpid(child, 0) == (child, 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_who_has_no_home_has_no_cache() -> None:
+    out, err, code = apart(compile_without_a_home)
+    assert (out, code) == ("[]\n", 0), err
+    assert "no cache of compiled modules: there is no home directory; set PROCPOOL_CACHE_DIR" in err
+
+
+def test_a_relative_place_for_all_caches_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: Compilations
+) -> None:
+    """As the XDG Base Directory Specification wants it."""
+    monkeypatch.delenv(cache.DIRECTORY, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert file_of(compiled(ONE)).startswith(f"{tmp_path}/.cache/procpool/")
+    assert not Path("relative").exists()
+
+
 def test_a_size_that_is_none_is_said(
     directory: Path, monkeypatch: pytest.MonkeyPatch, compiled: Compilations, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(cache.SIZE, "2GB")
-    compiled(ONE)
+    assert str(directory) in file_of(compiled(ONE)), "and the default is used"
     assert "PROCPOOL_CACHE_BYTES is '2GB', and should be a number of bytes" in caplog.text
 
 
@@ -301,47 +339,50 @@ def test_what_was_not_used_for_longest_goes(
 
 def test_what_was_evicted_serves_those_who_have_it(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ProcessWasmPool(ONE, 1) as pool:
-        monkeypatch.setenv(cache.SIZE, "1")
+        (entry,) = entries(directory)
+        monkeypatch.setenv(cache.SIZE, str(2 * max(entry.stat().st_size, 4096) - 1))
         assert result(TWO) == 2
-        assert not entries(directory)
+        assert len(entries(directory)) == 1 and not entry.exists()
         pool.restart()
         assert pool.call("f") == 1
 
 
-def test_what_is_larger_than_the_cache_works_and_is_not_kept(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, compiled: Compilations
+def test_what_is_larger_than_the_cache_is_not_kept_and_drives_nothing_out(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, compiled: Compilations, caplog: pytest.LogCaptureFixture
 ) -> None:
+    compiled(ONE)
+    before = entries(directory)
     monkeypatch.setenv(cache.SIZE, "1000")
-    assert "memfd" in file_of(compiled(ONE))
-    assert not list(directory.iterdir())
+    assert "memfd" in file_of(compiled(TWO))
+    assert list(directory.iterdir()) == before
+    assert "cannot keep what was compiled" in caplog.text and "PROCPOOL_CACHE_BYTES is 1000" in caplog.text
 
 
 def test_one_at_a_time_makes_an_entry(directory: Path) -> None:
     """Also when one who waited for somebody who failed meets one who has come since."""
-    waits = threading.Event()
-    both = threading.Barrier(2)
-    alone: list[bool] = []
+    failed, made, late = threading.Event(), threading.Event(), threading.Event()
+    inside: list[str] = []
 
-    def make() -> None:
+    def make(name: str, waiting: threading.Event) -> None:
         with cache.opened() as opened:
             assert opened is not None
-            with opened.turn("entry", waits.set, DEADLINE):
-                try:
-                    both.wait(2)  # seconds in which the other one could come in as well
-                except threading.BrokenBarrierError:
-                    alone.append(True)
-                else:
-                    alone.append(False)
+            with opened.turn("entry", waiting.set, DEADLINE):
+                inside.append(name)
+                assert made.wait(DEADLINE)
+                inside.remove(name)
 
     with cache.opened() as opened:
         assert opened is not None
-        with opened.turn("entry", waits.set, DEADLINE):
-            first = started(make)
-            assert waits.wait(DEADLINE)
-        second = started(make)
+        with opened.turn("entry", failed.set, DEADLINE):
+            first = started(lambda: make("first", failed))
+            assert failed.wait(DEADLINE)
+        eventually(lambda: inside == ["first"], "the first to have its turn")
+        second = started(lambda: make("second", late))
+        assert late.wait(DEADLINE), "it need not wait"
+        assert inside == ["first"]
+    made.set()
     for maker in (first, second):
         maker.result(DEADLINE)
-    assert alone == [True, True]
     assert not list(directory.iterdir())
 
 
@@ -534,6 +575,46 @@ def test_a_file_written_a_moment_ago_is_read_every_time(
     assert not list(directory.glob("*.note"))
     compiled(path)
     assert compiled.count == 1
+
+
+def test_notes_too_are_no_more_than_there_may_be(
+    directory: Path, tmp_path: Path, settled: None, monkeypatch: pytest.MonkeyPatch, compiled: Compilations
+) -> None:
+    compiled(ONE)
+    monkeypatch.setenv(cache.SIZE, str(50_000))
+    for number in range(30):
+        path = tmp_path / f"{number}.wat"
+        path.write_bytes(ONE)
+        compiled(path)
+    assert 0 < len(list(directory.glob("*.note"))) <= 50_000 // 4096
+
+
+def compile_and_list(path: str, directory: str) -> None:
+    """In a program of its own: what is in the cache afterwards."""
+    cache._SETTLED_NS = 0
+    os.close(compile_module(path).artifact)
+    print([entry.suffix for entry in Path(directory).iterdir()])
+
+
+MOUNTED = """
+mount --bind "$1" "$1" && mount -o remount,bind,$2 "$1" && shift 2 && exec "$@"
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs util-linux")
+@pytest.mark.parametrize(("how", "kept"), [("rw", ["", ".note"]), ("ro", [""])])
+def test_no_note_is_made_of_what_an_image_says(directory: Path, tmp_path: Path, how: str, kept: list[str]) -> None:
+    """Whoever makes an image of a file system, to be mounted for reading only, says what its times are."""
+    own = ["unshare", "--map-root-user", "--mount"]
+    if run([*own, "true"]).returncode:
+        pytest.skip("no mounts of one's own here")
+    path = tmp_path / "image" / "module.wat"
+    path.parent.mkdir()
+    path.write_bytes(ONE)
+    code = f"from test_cache import compile_and_list; compile_and_list({str(path)!r}, {str(directory)!r})"
+    done = run([*own, "sh", "-c", MOUNTED, "sh", path.parent, how, sys.executable, "-c", code])
+    assert not done.returncode, done.stderr
+    assert sorted(ast.literal_eval(done.stdout)) == kept
 
 
 def test_a_torn_note_is_no_note(directory: Path, tmp_path: Path, settled: None, compiled: Compilations) -> None:
