@@ -67,7 +67,7 @@ def _place() -> str:
     """The path of the directory.
 
     Raises:
-        Refused: none is named, and there is no home directory.
+        FileNotFoundError: none is named, and there is no home directory.
     """
     named = os.environ.get(DIRECTORY)
     if named:
@@ -76,7 +76,7 @@ def _place() -> str:
     if not os.path.isabs(caches):  # then it does not count, says its specification
         caches = os.path.join(os.path.expanduser("~"), ".cache")
     if not os.path.isabs(caches):
-        raise Refused(f"there is no home directory; set {DIRECTORY}, or set it to 'off'")
+        raise FileNotFoundError(f"there is no home directory; set {DIRECTORY}, or set it to 'off'")
     return os.path.join(caches, "procpool")
 
 
