@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import signal
@@ -306,6 +307,19 @@ def test_the_command_line_shows_that_it_compiles_and_obeys_ctrl_c(directory: Pat
         assert terminal.ended() in (130, -signal.SIGINT)
         assert "Traceback" not in terminal.seen
         eventually(lambda: gone([compiler.pid]), "the compiler to go")
+
+
+def test_the_command_line_says_what_it_waits_for_now(directory: Path, slow: Path) -> None:
+    os.close(compile_module(slow).artifact)
+    (entry,) = [path for path in directory.iterdir() if not path.suffix]
+    entry.unlink()
+    with entry.with_suffix(".part").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with at_a_terminal(sys.executable, "-m", "procpool", "call", slow, "f", "1") as terminal:
+            terminal.expect(r"[|/\\-] \d s: somebody else is compiling '[^\r]*\r")
+            fcntl.flock(held, fcntl.LOCK_UN)
+            terminal.expect(r"[|/\\-] \d s: compiling '[^\r]*\r")
+            assert terminal.ended() == 0
 
 
 def test_the_command_line_leaves_no_trace_of_it(directory: Path, tmp_path: Path) -> None:
