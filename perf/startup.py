@@ -30,7 +30,7 @@ from .ways import FLOOR, PEER, Timed, Way, figure, plain, run, timed
 
 FIRST = "first result of a small module, by workers"
 LARGE = "first result, 8 workers, module of 14 MB, compiled before"
-HUGE = "first result of one worker, compiled before"
+HUGE = "first result of a callable beside the instance of one worker, compiled before"
 PEAK = "peak memory of the program at the first result, above that with a module of 34 bytes"
 WORKERS = (1, 2, 4, 8, 16, 32)
 
@@ -134,7 +134,7 @@ TINY = b'(module (func (export "f") (result i32) i32.const 1))'
 
 
 def first_result(module: ModuleSource) -> None:
-    """What a callable, one that needs no import, returns beside an instance of it."""
+    """What a callable, one that needs no import, returns beside an instance of it; no export is called."""
     with ProcessWasmPool(module, 1, wasi=WasiConfig(), on_missing_import="trap", start=()) as pool:
         pool.submit(id).result()
 

@@ -19,9 +19,10 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from time import time_ns
+from time import sleep, time_ns
 from types import TracebackType
 
+from .deadline import Deadline
 from .module import write
 
 logger: logging.Logger = logging.getLogger("procpool")
@@ -35,6 +36,8 @@ _CHUNK = 1 << 20
 #: A file that changed so short a time ago might change again without getting another time: clocks of file systems have
 #: ticks, of up to two seconds.
 _SETTLED_NS = 2_000_000_000
+#: Seconds between looks whether somebody else has made an entry.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1
 _HASH = re.compile(rb"[0-9a-f]{64}\n")
 
 
@@ -45,34 +48,45 @@ class Refused(PermissionError):
 @contextlib.contextmanager
 def opened() -> Iterator[Cache | None]:
     """The cache that the environment asks for; None for "off", and, after a warning, if it cannot be used."""
-    path = os.environ.get(DIRECTORY) or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "procpool"
-    )
-    if path == "off":
+    if os.environ.get(DIRECTORY) == "off":
         yield None
         return
     try:
-        most = _size(os.environ.get(SIZE, str(DEFAULT_BYTES)))
-        directory = _private_directory(os.path.abspath(path))
+        directory = _private_directory(_place())
     except OSError as error:
         logger.warning("procpool: no cache of compiled modules: %s", error)
         yield None
         return
     try:
-        yield Cache(directory, most)
+        yield Cache(directory, _size())
     finally:
         os.close(directory)
 
 
-def _size(given: str) -> int:
-    """How many bytes there may be.
+def _place() -> str:
+    """The path of the directory.
 
     Raises:
-        Refused: it is no number.
+        FileNotFoundError: none is named, and there is no home directory.
     """
-    if not given.isdecimal():
-        raise Refused(f"{SIZE} is {given!r}, and should be a number of bytes")
-    return int(given)
+    named = os.environ.get(DIRECTORY)
+    if named:
+        return os.path.abspath(named)
+    caches = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(caches):  # then it does not count, says its specification
+        caches = os.path.join(os.path.expanduser("~"), ".cache")
+    if not os.path.isabs(caches):
+        raise FileNotFoundError(f"there is no home directory; set {DIRECTORY}, or set it to 'off'")
+    return os.path.join(caches, "procpool")
+
+
+def _size() -> int:
+    """How many bytes there may be."""
+    given = os.environ.get(SIZE, str(DEFAULT_BYTES))
+    if given.isdecimal():
+        return int(given)
+    logger.warning("procpool: %s is %r, and should be a number of bytes; it is %d now", SIZE, given, DEFAULT_BYTES)
+    return DEFAULT_BYTES
 
 
 def _private_directory(path: str) -> int:
@@ -130,43 +144,60 @@ class Cache:
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=self._directory)
 
-    def turn(self, name: str, waiting: Callable[[], None]) -> Turn:
+    def turn(self, name: str, waiting: Callable[[], None], patience: float) -> Turn:
         """Become the one who makes that entry, as soon as nobody else does; who does and dies, does no more.
 
         Args:
             waiting: called before waiting for somebody else.  Who has waited looks for the entry once more.
+            patience: the most seconds to wait.
 
         Raises:
+            TimeoutError: somebody else, who may be stopped, makes it all the time.
             OSError: files cannot be made or locked there.
         """
+        until = Deadline.after(patience)
+        pause = 0.0
+        while (turn := self._turn_now(name)) is None:
+            if until.passed():
+                raise TimeoutError(f"somebody else has been making it for {patience:g} s")
+            if not pause:
+                waiting()
+            # Nothing tells of the end of a lock but a wait for it, which has no deadline.
+            pause = min(2 * pause or _SHORTEST_PAUSE, _LONGEST_PAUSE)
+            sleep(pause)
+        return turn
+
+    def _turn_now(self, name: str) -> Turn | None:
+        """That turn; None if somebody has it, or had it a moment ago."""
         part = f"{name}.part"
-        while True:
-            fd = self._open(part, os.O_RDWR | os.O_CREAT)
-            try:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    waiting()
-                    fcntl.flock(fd, fcntl.LOCK_EX)
-                # Who had the lock has renamed or removed the file, if it lived; then this is no lock on anything.
-                named = self._is(part, fd)
-            except BaseException:
-                _unlock(fd)
-                raise
-            if named:
+        fd = self._open(part, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who had the lock has renamed or removed the file, if it lived; then this is no lock on anything.
+            if self._is(part, fd):
                 return Turn(self, name, fd)
+        except BlockingIOError:
+            pass
+        except BaseException:
             _unlock(fd)
+            raise
+        _unlock(fd)
+        return None
 
     def digest(self, fd: int, hashing: Callable[[], bytes]) -> bytes:
         """The hash of a source file, from a note of earlier, or of ``hashing`` it.
 
-        A note holds as long as the file has the same number, size and times.  No call sets the time of change (ctime), and
-        what was written a moment ago gets no note.  The one change that is not seen is by who has the file mapped, and had
-        already written to the same page before: until the kernel has written that to disk, within half a minute.
+        A note holds as long as the file has the same number, size and times.  On a local disk, no call sets the time of
+        change (ctime).  What was written a moment ago gets no note, and neither does what is mounted for reading only: who
+        makes an image of a file system says what its times are.  A change is not seen if it is made by who has the file
+        mapped, and had already written to the same page before: until the kernel has written that to disk, within half a
+        minute.  Nor is one that a server or a driver gives no new time to.
 
         Raises:
             OSError: the file cannot be read.
         """
+        if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+            return hashing()
         begun = time_ns()
         seen = _identity(fd)
         name = hashlib.sha256(repr(seen).encode()).hexdigest() + ".note"
@@ -187,6 +218,7 @@ class Cache:
                     os.write(note, f"{digest.hex()}\n".encode())
                 finally:
                     os.close(note)
+                self._trim()
         return digest
 
     def keep(self, part: int, name: str, content: int) -> None:
@@ -195,12 +227,14 @@ class Cache:
         Raises:
             OSError: it cannot be written; there is no entry then.
         """
+        size = os.fstat(content).st_size
+        if size > self._most:  # it would drive out all others, and go with the next
+            raise OSError(errno.EFBIG, f"it has {size} bytes, and {SIZE} is {self._most}")
         os.ftruncate(part, 0)
         at = 0
         while chunk := os.pread(content, _CHUNK, at):
             write(part, chunk)
             at += len(chunk)
-        os.fchmod(part, 0o400)
         # Its length is on the disk only when what is in it is, also if the machine fails: that is why nobody who uses it
         # has to read it all first.  That the directory may forget the name does no harm.
         os.fsync(part)
@@ -246,8 +280,14 @@ class Cache:
             Refused: it is something else.
             OSError: it cannot be opened.
         """
+        flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            fd = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode=0o600, dir_fd=self._directory)
+            try:
+                fd = os.open(name, flags, mode=0o600, dir_fd=self._directory)
+            except PermissionError:  # left with another mode; what others might do with it is looked at below
+                mode = os.stat(name, dir_fd=self._directory, follow_symlinks=False).st_mode
+                os.chmod(name, stat.S_IMODE(mode) | 0o600, dir_fd=self._directory)
+                fd = os.open(name, flags, dir_fd=self._directory)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise Refused(f"{name} is a symbolic link") from error
@@ -291,6 +331,8 @@ class Turn:
     ) -> None:
         try:
             self._cache.release(f"{self._name}.part", self._part)
+        except OSError as trouble:
+            logger.warning("procpool: %s.part is left in the cache of compiled modules: %s", self._name, trouble)
         finally:
             _unlock(self._part)
 

@@ -6,18 +6,21 @@ import contextlib
 import fcntl
 import hashlib
 import logging
+import math
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal
 
+import psutil
 import wasmtime
 
 from . import artifact, interpreter, wire
 from .artifact import CompiledModule
-from .cache import Cache
+from .cache import Cache, Turn
 from .cache import opened as opened_cache
 from .engine import PLAIN, EngineSettings, fingerprint, loading_engine
 from .errors import InvalidModule, StartupError
@@ -29,7 +32,7 @@ logger: logging.Logger = logging.getLogger("procpool")
 #: thread takes for a module of about this size.
 LARGE = 64 << 10
 
-#: Told of what happens: its kind, the process that compiles (None: one of another program), and a sentence.
+#: Told of what happens: its kind, the process that compiles (None: somebody else's), and a sentence.
 Note = Callable[[Literal["compiling", "compiled"], "int | None", str], None]
 
 
@@ -42,6 +45,7 @@ def compile_module(
     cache: bool = True,
     settings: EngineSettings = PLAIN,
     note: Note = unheard,
+    patience: float = 60.0,
 ) -> CompiledModule:
     """Compile ``source`` for the workers to map, or find that somebody has.
 
@@ -50,14 +54,16 @@ def compile_module(
     Args:
         cache: keep what was compiled, and look for it, in a directory of this user's.
         note: told when something is compiled, and not if it was found.
+        patience: seconds to wait for another program that compiles the same, and then to do without; and for a process that
+            compiles to do anything.
 
     Raises:
         InvalidModule: wasmtime refuses it; the message says where and why.
-        StartupError: the process that compiles could not be started, or died.
+        StartupError: the process that compiles died, or did nothing for that long.
         OSError, TypeError: as :func:`read_source`.
     """
     with opened(source) as given, opened_cache() if cache else contextlib.nullcontext() as kept:
-        compiler = _Compiler(given, settings, note)
+        compiler = _Compiler(given, settings, note, patience)
         return compiler.made() if kept is None else compiler.found_or_made(kept)
 
 
@@ -68,37 +74,52 @@ class _Compiler:
     given: Given
     settings: EngineSettings
     note: Note
+    patience: float
 
     def found_or_made(self, cache: Cache) -> CompiledModule:
-        digest = self._digest() if self.given.file < 0 else cache.digest(self.given.file, self._digest)
-        name = hashlib.sha256(artifact.FORMAT + fingerprint(self.settings) + digest).hexdigest()
+        """The entry, or what is compiled and becomes one.  Trouble with the cache is no more than a warning."""
+        waited = False
+
+        def waiting() -> None:
+            nonlocal waited
+            waited = True
+            self.note("compiling", None, f"somebody else is compiling {self.given.name}; waiting for that")
+
         try:
+            digest = self._digest() if self.given.file < 0 else cache.digest(self.given.file, self._digest)
+            name = hashlib.sha256(artifact.FORMAT + fingerprint(self.settings) + digest).hexdigest()
             found = self._found(cache, name)
             if found is not None:
                 return found
-            turn = cache.turn(name, self._await_other)
+            turn = cache.turn(name, waiting, self.patience)
         except OSError as error:
             logger.warning("procpool: compiling without the cache: %s", error)
             return self.made()
         with turn:
             found = self._found(cache, name)  # somebody may have made it since
-            if found is not None:
-                return found
-            made = self.made()
-            if made.source != digest:  # the file has changed meanwhile
-                return made
-            try:
-                turn.keep(made.artifact)
-                found = self._found(cache, name)
-            except OSError as error:
-                logger.warning("procpool: cannot keep what was compiled: %s", error)
-            except BaseException:
-                os.close(made.artifact)
-                raise
             if found is None:
-                return made
-            os.close(made.artifact)  # which is memory; of a file, the system need not keep all in memory
-            return found
+                return self._kept(self.made(), turn, cache, name, digest)
+        if waited:
+            self.note("compiled", None, f"somebody else has compiled {self.given.name}")
+        return found
+
+    def _kept(self, made: CompiledModule, turn: Turn, cache: Cache, name: str, digest: bytes) -> CompiledModule:
+        """The entry of what was made; that itself if there cannot be one."""
+        if made.source != digest:  # the file has changed meanwhile
+            return made
+        try:
+            turn.keep(made.artifact)
+            found = self._found(cache, name)
+        except OSError as error:
+            logger.warning("procpool: cannot keep what was compiled: %s", error)
+            return made
+        except BaseException:
+            os.close(made.artifact)
+            raise
+        if found is None:
+            return made
+        os.close(made.artifact)  # which is memory; of a file, the system need not keep all in memory
+        return found
 
     def _digest(self) -> bytes:
         hashed = hashlib.sha256()
@@ -106,19 +127,20 @@ class _Compiler:
             hashed.update(chunk)
         return hashed.digest()
 
-    def _await_other(self) -> None:
-        self.note("compiling", None, f"another program is compiling {self.given.name}; waiting for it")
-
     def _found(self, cache: Cache, name: str) -> CompiledModule | None:
-        """That entry; None if there is none that can be used, and none that cannot be used is left."""
-        fd = cache.find(name)
+        """That entry; None if there is none that can be used."""
+        try:
+            fd = cache.find(name)
+        except OSError as error:
+            logger.warning("procpool: not using what is in the cache for %s: %s", self.given.name, error)
+            return None
         if fd is None:
             return None
         try:
             compiled = artifact.read(fd)
             # The workers do the same.  To map even a large one takes some milliseconds, and nothing of it is run.
             wasmtime.Module.deserialize_file(loading_engine(self.settings), f"/dev/fd/{fd}").close()
-        except (artifact.Torn, wasmtime.WasmtimeError) as error:
+        except (artifact.Torn, wasmtime.WasmtimeError, OSError) as error:
             logger.warning("procpool: not using what is in the cache for %s: %s", self.given.name, error)
             cache.remove(name)
             os.close(fd)
@@ -176,10 +198,14 @@ class _Compiler:
             owned.callback(os.close, settings)
             settings = own(settings)
             fds = (settings, told.source, told.artifact, told.answer, told.lifeline)
-            process = interpreter.start("from procpool.worker.compiler import main; main(*args)", settings, fds=fds)
+            try:
+                process = interpreter.start("from procpool.worker.compiler import main; main(*args)", settings, fds=fds)
+            except OSError as error:
+                logger.debug("procpool: compiling on one thread: no process can be started: %s", error)
+                return self._made_here(fd)
             try:
                 self._begin(process.pid)
-                process.wait()
+                self._await_end(process)
             except BaseException:
                 process.kill()
                 process.wait()
@@ -193,6 +219,34 @@ class _Compiler:
                 "is there enough memory? a module of 75 MB took 2.2 GB"
             )
         return process.pid
+
+    def _await_end(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait for the compiler: as long as it takes, but not for one that was stopped.
+
+        Raises:
+            StartupError: it has done nothing for so long.
+        """
+        used = math.nan
+        while True:
+            try:
+                process.wait(self.patience)
+                return
+            except subprocess.TimeoutExpired:
+                before, used = used, _cpu_seconds(process.pid)
+            if used == before:
+                raise StartupError(
+                    f"the process that compiles {self.given.name} ({self.given.size:,} bytes) did nothing for "
+                    f"{self.patience:g} s; start_timeout says how long to wait. Was it stopped?"
+                )
+
+
+def _cpu_seconds(pid: int) -> float:
+    """What a process has used; nan if that is not to be known, which is never the same as before."""
+    try:
+        used = psutil.Process(pid).cpu_times()
+    except (psutil.Error, OSError):  # it has ended, or there are no descriptors left
+        return math.nan
+    return used.user + used.system
 
 
 def _ending(code: int) -> str:

@@ -36,8 +36,9 @@ def compile_program(
     cache: bool,
     settings: EngineSettings,
     note: Note = unheard,
+    patience: float = 60.0,
 ) -> CompiledProgram:
-    """Compile a module, and those that are linked to it.
+    """Compile a module, and those that are linked to it.  The arguments are those of `compile_module`.
 
     Raises:
         InvalidModule, OSError, TypeError: as `compile_module`; of a linked module, the message says which.
@@ -47,7 +48,7 @@ def compile_program(
     compiled: dict[str, CompiledModule] = {}
     with contextlib.ExitStack() as on_failure:
         for name, each in by_name(source, modules).items():
-            compiled[name] = naming(name, lambda one: compile_module(one, cache, settings, note), each)
+            compiled[name] = naming(name, lambda one: compile_module(one, cache, settings, note, patience), each)
             on_failure.callback(os.close, compiled[name].artifact)
         interfaces = {name: each.interface for name, each in compiled.items()}
         program = link(interfaces.pop(""), interfaces, renames)

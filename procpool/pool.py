@@ -151,7 +151,8 @@ class ProcessWasmPool(Executor):
             most, or ``"raise"`` PoolFull.
         max_tasks_per_worker: calls after which a worker is replaced; the new one is ready before the old one goes.
         start_timeout: seconds a worker may take to become ready, initializer and start functions included; one that takes
-            longer is killed.
+            longer is killed.  Also how long to wait for another program that compiles the same module, before this one does
+            so without keeping the result, and for a process that compiles and was stopped.
         max_worker_memory: resident bytes, looked at four times a second, beyond which a worker is likewise replaced; it is
             killed at twice that.
         start_method: ``"forkserver"`` (forks ready workers from a template process; default on Linux) or ``"spawn"`` (a
@@ -270,14 +271,19 @@ class ProcessWasmPool(Executor):
         self._refused: dict[str, BadArguments] = {}
         self._callables = ExportTable(self)
         self._maps = MapsUnderWay()
-        with contextlib.ExitStack() as on_failure:
+        with announced(options.on_event) as (delivery, journal), contextlib.ExitStack() as on_failure:
             reserved = reserve_stdio()
             for fd in reserved:
                 on_failure.callback(os.close, fd)
-            with announced(options.on_event) as note:
-                compiled = compile_program(
-                    src, options.modules, options.rename_imports, options.cache, options.engine, note
-                )
+            compiled = compile_program(
+                src,
+                options.modules,
+                options.rename_imports,
+                options.cache,
+                options.engine,
+                journal.note,
+                options.start_timeout,
+            )
             on_failure.callback(compiled.close)
             program = compiled.program
             #: what the module exports, by name: signatures of functions, and memories, tables and globals; what a linked
@@ -316,7 +322,7 @@ class ProcessWasmPool(Executor):
             )
             on_failure.pop_all()  # they are the inheritance's now
             on_failure.callback(inheritance.close)
-            self._dispatcher = Dispatcher(inheritance, options)
+            self._dispatcher = Dispatcher(inheritance, options, delivery, journal)
             on_failure.pop_all()
         self._direct = DirectCalls(self._dispatcher, self._visible)
         # Not at exit, where the dispatcher sees to itself: then nobody is left to want the results.

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import fcntl
 import hashlib
+import logging
 import os
 import shutil
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Literal
 
 import psutil
 import pytest
 import wasmtime
-from bounded import started
-from conftest import DEADLINE, KERNELS, worker_pids
+from bounded import apart, in_a_program, run, started, within
+from conftest import DEADLINE, KERNELS, eventually, worker_pids
 from large import large_module
 
-from procpool import ProcessWasmPool, cache, compilation
+from procpool import PoolEvent, ProcessWasmPool, cache, compilation
 from procpool.artifact import CompiledModule
 from procpool.compilation import compile_module
 from procpool.engine import EngineSettings, fingerprint
@@ -43,9 +50,9 @@ class Compilations:
         self._made: list[CompiledModule] = []
 
     def note(self, kind: str, pid: int | None, message: str) -> None:
-        self.count += kind == "compiled"
+        self.count += kind == "compiled" and pid is not None
 
-    def __call__(self, source: bytes | Path, **how: bool) -> CompiledModule:
+    def __call__(self, source: bytes | Path, **how: Any) -> CompiledModule:
         self._made.append(compile_module(source, note=self.note, **how))
         return self._made[-1]
 
@@ -99,7 +106,7 @@ def test_only_its_user_can_read_or_write_what_is_kept(directory: Path, compiled:
     compiled(ONE)
     assert directory.stat().st_mode & 0o777 == 0o700
     (entry,) = directory.iterdir()
-    assert entry.stat().st_mode & 0o777 == 0o400
+    assert entry.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_pool_says_when_it_compiles_and_not_when_it_has_found(directory: Path) -> None:
@@ -111,6 +118,23 @@ def test_a_pool_says_when_it_compiles_and_not_when_it_has_found(directory: Path)
         kinds.append(seen)
     assert kinds[0][:3] == ["compiling", "compiled", "started"]
     assert kinds[1][0] == "started" and "compiling" not in kinds[1]
+
+
+def test_a_hook_that_waits_for_who_makes_the_pool_hears_of_it_later(directory: Path, nothing_left: None) -> None:
+    held = threading.Lock()
+    heard: list[str] = []
+
+    def hear(event: PoolEvent) -> None:
+        with held:
+            heard.append(event.kind)
+
+    def make() -> ProcessWasmPool:
+        with held:
+            return ProcessWasmPool(ONE, 1, on_event=hear)
+
+    with within(make) as pool:
+        assert pool.call("f") == 1
+    assert heard[:3] == ["compiling", "compiled", "started"]
 
 
 def test_code_for_other_settings_is_another_entry(directory: Path, compiled: Compilations) -> None:
@@ -210,11 +234,47 @@ def test_a_place_that_cannot_be_had_is_done_without(
     assert "no cache of compiled modules" in caplog.text
 
 
+def compile_without_a_home() -> None:
+    """In a program of its own: as a user whom the system has no entry for, in a directory where he may write."""
+    logging.basicConfig()
+    with of_another_user() as directory:
+        for name in (cache.DIRECTORY, "XDG_CACHE_HOME", "HOME"):
+            os.environ.pop(name, None)
+        os.seteuid(0)
+        child = os.fork()
+        if not child:
+            os.setuid(12345)
+            os.chdir(directory.parent)
+            os.close(compile_module(ONE).artifact)
+            print(os.listdir(), flush=True)
+            os._exit(0)
+        assert os.waitpid(child, 0) == (child, 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_who_has_no_home_has_no_cache() -> None:
+    out, err, code = apart(compile_without_a_home)
+    assert (out, code) == ("[]\n", 0), err
+    assert "no cache of compiled modules: there is no home directory; set PROCPOOL_CACHE_DIR" in err
+
+
+def test_a_relative_place_for_all_caches_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: Compilations
+) -> None:
+    """As the XDG Base Directory Specification wants it."""
+    monkeypatch.delenv(cache.DIRECTORY, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert file_of(compiled(ONE)).startswith(f"{tmp_path}/.cache/procpool/")
+    assert not Path("relative").exists()
+
+
 def test_a_size_that_is_none_is_said(
     directory: Path, monkeypatch: pytest.MonkeyPatch, compiled: Compilations, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(cache.SIZE, "2GB")
-    compiled(ONE)
+    assert str(directory) in file_of(compiled(ONE)), "and the default is used"
     assert "PROCPOOL_CACHE_BYTES is '2GB', and should be a number of bytes" in caplog.text
 
 
@@ -279,48 +339,100 @@ def test_what_was_not_used_for_longest_goes(
 
 def test_what_was_evicted_serves_those_who_have_it(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ProcessWasmPool(ONE, 1) as pool:
-        monkeypatch.setenv(cache.SIZE, "1")
+        (entry,) = entries(directory)
+        monkeypatch.setenv(cache.SIZE, str(2 * max(entry.stat().st_size, 4096) - 1))
         assert result(TWO) == 2
-        assert not entries(directory)
+        assert len(entries(directory)) == 1 and not entry.exists()
         pool.restart()
         assert pool.call("f") == 1
 
 
-def test_what_is_larger_than_the_cache_works_and_is_not_kept(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, compiled: Compilations
+def test_what_is_larger_than_the_cache_is_not_kept_and_drives_nothing_out(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, compiled: Compilations, caplog: pytest.LogCaptureFixture
 ) -> None:
+    compiled(ONE)
+    before = entries(directory)
     monkeypatch.setenv(cache.SIZE, "1000")
-    assert "memfd" in file_of(compiled(ONE))
-    assert not list(directory.iterdir())
+    assert "memfd" in file_of(compiled(TWO))
+    assert list(directory.iterdir()) == before
+    assert "cannot keep what was compiled" in caplog.text and "PROCPOOL_CACHE_BYTES is 1000" in caplog.text
 
 
 def test_one_at_a_time_makes_an_entry(directory: Path) -> None:
     """Also when one who waited for somebody who failed meets one who has come since."""
-    waits = threading.Event()
-    both = threading.Barrier(2)
-    alone: list[bool] = []
+    failed, made, late = threading.Event(), threading.Event(), threading.Event()
+    inside: list[str] = []
 
-    def make() -> None:
+    def make(name: str, waiting: threading.Event) -> None:
         with cache.opened() as opened:
             assert opened is not None
-            with opened.turn("entry", waits.set):
-                try:
-                    both.wait(2)  # seconds in which the other one could come in as well
-                except threading.BrokenBarrierError:
-                    alone.append(True)
-                else:
-                    alone.append(False)
+            with opened.turn("entry", waiting.set, DEADLINE):
+                inside.append(name)
+                assert made.wait(DEADLINE)
+                inside.remove(name)
 
     with cache.opened() as opened:
         assert opened is not None
-        with opened.turn("entry", waits.set):
-            first = started(make)
-            assert waits.wait(DEADLINE)
-        second = started(make)
+        with opened.turn("entry", failed.set, DEADLINE):
+            first = started(lambda: make("first", failed))
+            assert failed.wait(DEADLINE)
+        eventually(lambda: inside == ["first"], "the first to have its turn")
+        second = started(lambda: make("second", late))
+        assert late.wait(DEADLINE), "it need not wait"
+        assert inside == ["first"]
+    made.set()
     for maker in (first, second):
         maker.result(DEADLINE)
-    assert alone == [True, True]
     assert not list(directory.iterdir())
+
+
+def test_who_has_waited_long_enough_compiles_for_himself(
+    directory: Path, compiled: Compilations, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As for a compiler that was stopped, or for a lock that a fork of a dead one still holds."""
+    compiled(ONE)
+    (entry,) = entries(directory)
+    entry.unlink()
+    with entry.with_suffix(".part").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "memfd" in file_of(within(compiled, ONE, patience=0.1))
+        assert "compiling without the cache: somebody else has been making it for 0.1 s" in caplog.text
+        assert not entries(directory)
+        waits = threading.Event()
+        told: list[tuple[str, bool]] = []
+
+        def note(kind: str, pid: int | None, message: str) -> None:
+            told.append((kind, pid is not None))
+            waits.set()
+
+        def wait() -> CompiledModule:
+            return compile_module(ONE, note=note, patience=DEADLINE)
+
+        first = started(wait)
+        assert waits.wait(DEADLINE)
+        fcntl.flock(held, fcntl.LOCK_UN)
+        made = first.result(DEADLINE)
+    assert file_of(made) == str(entry)
+    os.close(made.artifact)
+    assert told == [("compiling", False), ("compiling", True), ("compiled", True)]
+
+
+def test_who_finds_what_he_has_waited_for_says_so(directory: Path, compiled: Compilations) -> None:
+    compiled(ONE)
+    (entry,) = entries(directory)
+    entry.rename(away := entry.with_suffix(".away"))
+    told: list[tuple[str, int | None]] = []
+    with entry.with_suffix(".part").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        def note(kind: str, pid: int | None, message: str) -> None:
+            told.append((kind, pid))
+            if kind == "compiling":
+                away.rename(entry)
+                fcntl.flock(held, fcntl.LOCK_UN)
+
+        os.close(within(compile_module, ONE, note=note, patience=DEADLINE).artifact)
+    assert told == [("compiling", None), ("compiled", None)]
 
 
 def test_what_a_dead_program_was_writing_is_swept_away(directory: Path, compiled: Compilations) -> None:
@@ -328,6 +440,88 @@ def test_what_a_dead_program_was_writing_is_swept_away(directory: Path, compiled
     (directory / f"{'0' * 64}.part").write_bytes(b"half of")
     compiled(TWO)
     assert not list(directory.glob("*.part"))
+
+
+def compile_where_nothing_can_be_kept() -> None:
+    """In a program of its own: the directory cannot be written any more when the module has been compiled."""
+    logging.basicConfig()
+    with of_another_user() as directory:
+
+        def close(kind: str, pid: int | None, message: str) -> None:
+            directory.chmod(0o500)
+
+        before = len(os.listdir("/proc/self/fd"))
+        os.close(compile_module(ONE, note=close).artifact)
+        print(len(os.listdir("/proc/self/fd")) - before, len(entries(directory)))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_directory_that_becomes_unusable_harms_nothing() -> None:
+    out, err, code = apart(compile_where_nothing_can_be_kept)
+    assert (out.split(), code) == (["0", "0"], 0), err
+    assert "cannot keep what was compiled" in err
+
+
+def test_a_release_that_cannot_be_told_is_compiled_for_without_the_cache(
+    directory: Path, compiled: Compilations, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(wasmtime, "__file__", str(directory.with_name("gone") / "wasmtime" / "__init__.py"))
+    assert "memfd" in file_of(compiled(ONE))
+    assert "compiling without the cache" in caplog.text
+
+
+@contextlib.contextmanager
+def of_another_user() -> Iterator[Path]:
+    """A cache of another user, as whom this process goes on.  pytest's own temporary directories are closed to others."""
+    parent = Path(tempfile.mkdtemp())
+    try:
+        os.chown(parent, 12345, -1)
+        os.seteuid(12345)
+        os.environ[cache.DIRECTORY] = str(parent / "cache")
+        yield parent / "cache"
+    finally:
+        os.seteuid(0)
+        shutil.rmtree(parent)
+
+
+def compile_as_another_user(mode: int) -> None:
+    """In a program of its own: where somebody of that user died and left what he was writing, with that mode."""
+    with of_another_user() as directory:
+        for source in (ONE, TWO, ONE):
+            compiled = compile_module(source)
+            print("file" if "cache" in file_of(compiled) else "memory", flush=True)
+            os.close(compiled.artifact)
+            for entry in entries(directory):
+                left = entry.with_suffix(".part")
+                left.write_bytes(b"half of")
+                left.chmod(mode)
+                if source is TWO:
+                    entry.unlink()
+        os.close(compile_module(b"(module)").artifact)  # sweeps
+        print(len(list(directory.glob("*.part"))))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0])
+def test_what_a_dead_program_has_left_is_in_nobodys_way_whatever_its_mode(mode: int) -> None:
+    """But for root, who may do all, a file has to have the right mode."""
+    assert in_a_program(compile_as_another_user, mode).split() == ["file", "file", "file", "0"]
+
+
+def closed_to_others() -> None:
+    """An initializer that gives up what a worker may do."""
+    os.setgid(12345)
+    os.setuid(12345)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_workers_that_become_another_user_have_mapped_the_code_before(
+    directory: Path, method: Literal["forkserver", "spawn"], nothing_left: None
+) -> None:
+    with ProcessWasmPool(ONE, 1, instances=2, initializer=closed_to_others, start_method=method) as pool:
+        assert entries(directory)
+        assert [pool.submit("f").result(DEADLINE) for _ in range(10)] == [1] * 10
 
 
 # -- what is known of a source file ------------------------------------------------------------------------------------
@@ -381,6 +575,46 @@ def test_a_file_written_a_moment_ago_is_read_every_time(
     assert not list(directory.glob("*.note"))
     compiled(path)
     assert compiled.count == 1
+
+
+def test_notes_too_are_no_more_than_there_may_be(
+    directory: Path, tmp_path: Path, settled: None, monkeypatch: pytest.MonkeyPatch, compiled: Compilations
+) -> None:
+    compiled(ONE)
+    monkeypatch.setenv(cache.SIZE, str(50_000))
+    for number in range(30):
+        path = tmp_path / f"{number}.wat"
+        path.write_bytes(ONE)
+        compiled(path)
+    assert 0 < len(list(directory.glob("*.note"))) <= 50_000 // 4096
+
+
+def compile_and_list(path: str, directory: str) -> None:
+    """In a program of its own: what is in the cache afterwards."""
+    cache._SETTLED_NS = 0
+    os.close(compile_module(path).artifact)
+    print([entry.suffix for entry in Path(directory).iterdir()])
+
+
+MOUNTED = """
+mount --bind "$1" "$1" && mount -o remount,bind,$2 "$1" && shift 2 && exec "$@"
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs util-linux")
+@pytest.mark.parametrize(("how", "kept"), [("rw", ["", ".note"]), ("ro", [""])])
+def test_no_note_is_made_of_what_an_image_says(directory: Path, tmp_path: Path, how: str, kept: list[str]) -> None:
+    """Whoever makes an image of a file system, to be mounted for reading only, says what its times are."""
+    own = ["unshare", "--map-root-user", "--mount"]
+    if run([*own, "true"]).returncode:
+        pytest.skip("no mounts of one's own here")
+    path = tmp_path / "image" / "module.wat"
+    path.parent.mkdir()
+    path.write_bytes(ONE)
+    code = f"from test_cache import compile_and_list; compile_and_list({str(path)!r}, {str(directory)!r})"
+    done = run([*own, "sh", "-c", MOUNTED, "sh", path.parent, how, sys.executable, "-c", code])
+    assert not done.returncode, done.stderr
+    assert sorted(ast.literal_eval(done.stdout)) == kept
 
 
 def test_a_torn_note_is_no_note(directory: Path, tmp_path: Path, settled: None, compiled: Compilations) -> None:

@@ -108,6 +108,7 @@ class Compiling:
     def __init__(self) -> None:
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
+        self._message = ""
 
     def __enter__(self) -> Compiling:
         return self
@@ -121,21 +122,23 @@ class Compiling:
         """As told by whoever compiles."""
         if kind == "compiled":
             self._over.set()
-        elif kind == "compiling" and self._thread is None and sys.stderr.isatty():
-            self._thread = threading.Thread(target=self._show, args=(message,), daemon=True)
-            self._thread.start()
+        elif kind == "compiling" and sys.stderr.isatty():
+            self._message = message
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._show, daemon=True)
+                self._thread.start()
 
     def hear(self, event: PoolEvent) -> None:
         """The same, as a pool's ``on_event``."""
         self.note(event.kind, event.pid, event.message)
 
-    def _show(self, message: str) -> None:
+    def _show(self) -> None:
         begun = perf_counter()
         if self._over.wait(UNSHOWN_SECONDS):
             return
         for sign in itertools.cycle("|/-\\"):
             width = shutil.get_terminal_size().columns
-            sys.stderr.write(f"\r{f'{sign} {perf_counter() - begun:.0f} s: {message}':.{width - 1}}")
+            sys.stderr.write(f"\r{f'{sign} {perf_counter() - begun:.0f} s: {self._message}':.{width - 1}}")
             sys.stderr.flush()
             if self._over.wait(FLUSH_SECONDS):
                 break

@@ -33,15 +33,19 @@ def _log_what_was_raised() -> None:
         pass
 
 
+def _nobody() -> None:
+    pass
+
+
 class Delivery:
     """Threads that run the user's code, started as they are needed.
 
     Args:
-        wake: told when code was posted: `keep_time` is to be called.
+        wake: told when code was posted: `keep_time` is to be called.  Who keeps time may come later, and set it then.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
+    def __init__(self, wake: Callable[[], None] = _nobody) -> None:
+        self.wake = wake
         self._waiting: deque[Code] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._threads = 0
@@ -60,7 +64,7 @@ class Delivery:
             alone = not self._threads
         if alone:
             self._start()
-        self._wake()  # so that somebody looks whether it has to wait
+        self.wake()  # so that somebody looks whether it has to wait
 
     def strand(self) -> Callable[[Code], None]:
         """A `post` whose calls run one after the other, in their order."""

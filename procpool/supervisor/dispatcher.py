@@ -79,13 +79,13 @@ threading._register_atexit(_terminate_all)  # type: ignore[attr-defined]
 class Dispatcher:
     """Runs a pool's workers.  Everything below `_run` happens in its thread; the rest may be called from any.
 
-    Owns the inheritance from when it is made; if it cannot be made, the caller still does.
+    Owns all it is given from when it is made; if it cannot be made, the caller still does.
 
     Raises:
         OSError, RuntimeError: there are no descriptors or threads left.
     """
 
-    def __init__(self, inheritance: Inheritance, options: PoolOptions) -> None:
+    def __init__(self, inheritance: Inheritance, options: PoolOptions, delivery: Delivery, journal: Journal) -> None:
         self.options = options
         self.leases: WeakBag[Lease] = WeakBag()
         self.closing: bool = False  #: nothing new is taken any more but jobs of maps under way, and leases end
@@ -95,11 +95,11 @@ class Dispatcher:
         self.attentive: bool = False  #: direct calls should wake the thread when they are done
         self._inheritance = inheritance
         self._watch = Watch()
-        self._delivery = Delivery(self.look_again)
+        self._delivery = delivery
         self._log = self._delivery.strand()
         self._printed = Printed(options.wasi, self._delivery.strand())
         self.keys: Keys = Keys()
-        self.journal: Journal = Journal(options.on_event, self._delivery.strand())
+        self.journal: Journal = journal
         self.scheduler: Scheduler = Scheduler(monotonic, self._look_by, options.round_robin)
         self.population: Population = Population(
             inheritance, options, self.scheduler, self.journal, self._watch, self._hear, self._printed.ended
@@ -120,6 +120,7 @@ class Dispatcher:
         self._ended = False  # and the callbacks
         self._thread = threading.Thread(target=self._run, name="procpool-dispatcher", daemon=True)
         self._pid = os.getpid()
+        delivery.wake = self.look_again
         _live.add(self)
         try:
             self._thread.start()

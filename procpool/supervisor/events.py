@@ -54,7 +54,7 @@ class PoolEvent:
     """One thing that happened, as given to ``on_event``."""
 
     kind: EventKind
-    pid: int | None  #: the worker process it happened to, or the process that compiles; None for another program's
+    pid: int | None  #: the worker process it happened to, or the process that compiles; None for somebody else's
     message: str
 
 
@@ -100,15 +100,14 @@ class Journal:
 
 
 @contextlib.contextmanager
-def announced(hook: Callable[[PoolEvent], None] | None) -> Iterator[Callable[[EventKind, int | None, str], None]]:
-    """A `Journal.note` for before there is a dispatcher, whose thread would tell it.
+def announced(hook: Callable[[PoolEvent], None] | None) -> Iterator[tuple[Delivery, Journal]]:
+    """A pool's journal, and where the user's code runs: for a dispatcher, and for what is to be told before there is one.
 
-    What was noted is told before the block is left, so that what the dispatcher tells comes after it.
+    Nobody waits for what is told: it may be waiting itself for who makes the pool.  If that fails, both end.
     """
-    delivery = Delivery(lambda: None)
+    delivery = Delivery()
     try:
-        yield Journal(hook, delivery.strand()).note
+        yield delivery, Journal(hook, delivery.strand())
     except BaseException:
         delivery.close(0)
         raise
-    delivery.close(None)

@@ -119,11 +119,12 @@ def _work(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> int:
     forward_logs(replies[0], settings.guest.log_levels)
     try:
         _limit_resources(settings.guest.rlimits, settings.limits.stack)
+        # An interrupt stops everything that runs on an engine, so each thread has its own.  Before the initializer, which
+        # may give up the right to open files.
+        blueprints = [blueprint, *(Blueprint.again(blueprint) for _ in rows[1:])]
         environment = pickle.loads(settings.guest.environment)
         if environment.initializer is not None:
             environment.initializer(*environment.initargs)
-        # An interrupt stops everything that runs on an engine, so each thread has its own.
-        blueprints = [blueprint, *(Blueprint.again(blueprint) for _ in rows[1:])]
         rooms = [
             _furnish(each, environment, row, channel, answers)
             for each, row, channel, answers in zip(blueprints, rows, channels, replies, strict=True)
