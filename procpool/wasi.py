@@ -63,8 +63,8 @@ class WasiConfig:
             a thread for such code, one line after the other.  What is printed outside of ``run`` goes to the function too;
             if it is captured, the logger ``procpool.guest`` has each line, at INFO for stdout and WARNING for stderr.
         preopens: guest path -> host directory, readable only; or -> (host directory, ``"ro"`` or ``"rw"``).
-        max_output: bytes that a command may print to each stream that is captured or given to a function, and a call to
-            both; a guest that prints more is stopped.
+        max_output: bytes that a command may print to each stream that is captured or given to a function, and a call, or
+            an item of a map, to both; a guest that prints more is stopped.
         max_threads: live threads of a module with wasi-threads, the main one not counted; a further spawn fails.
     """
 

@@ -24,6 +24,9 @@ PRINTER = """(module
   (func (export "_initialize") (call $put (i32.const 1) (i32.const 9) (i32.const 7)))
   (func (export "print") (param $digit i32) (result i32)
     (call $put (i32.const 1) (local.get $digit) (i32.const 7)) (local.get $digit))
+  (func (export "print_or_flood") (param $digit i32) (result i32)
+    (loop (call $put (i32.const 1) (i32.const 1) (i32.const 7)) (br_if 0 (i32.gt_s (local.get $digit) (i32.const 9))))
+    (local.get $digit))
   (func (export "complain") (param $digit i32) (call $put (i32.const 2) (local.get $digit) (i32.const 7)))
   (func (export "begin") (param $digit i32) (call $put (i32.const 1) (local.get $digit) (i32.const 6)))
   (func (export "flood") (loop (call $put (i32.const 1) (i32.const 1) (i32.const 7)) (br 0)))
@@ -102,7 +105,7 @@ def test_a_call_that_prints_too_much_is_stopped(how: str, stdout: Literal["captu
                         lease.call("flood", timeout=DEADLINE)
         assert pool.call("print", 3) == 3
         assert pool.stats().killed == pool.stats().crashed == 0
-    assert len(lines) < 30_000 + 20 and lines[-1:] in ([], ["line 3"])
+    assert len(lines) < 30_000 + 20 and lines[-1:] == ([] if stdout == "capture" else ["line 3"])
 
 
 def test_many_calls_may_print_more_than_one_may() -> None:
@@ -111,6 +114,28 @@ def test_many_calls_may_print_more_than_one_may() -> None:
         for n in range(50):
             assert pool.call("print", n % 9) == n % 9
     assert len(lines) == 51
+
+
+@pytest.mark.parametrize("chunksize", [1, 2000])
+@pytest.mark.parametrize("fuel", [None, 1_000_000])  # with fuel, the worker runs one item after the other
+def test_each_item_of_a_map_may_print_as_much_as_a_call(chunksize: int, fuel: int | None) -> None:
+    lines: list[str] = []
+    wasi = WasiConfig(stdout=lines.append, max_output=100)
+    with ProcessWasmPool(PRINTER, workers=1, wasi=wasi, fuel=fuel) as pool:
+        assert list(pool.map("print_or_flood", [n % 9 for n in range(2000)], chunksize=chunksize)) == [
+            n % 9 for n in range(2000)
+        ]
+    assert len(lines) == 2001
+
+
+@pytest.mark.parametrize("chunksize", [1, 50])
+def test_the_item_of_a_map_that_prints_too_much_is_the_one_that_fails(chunksize: int) -> None:
+    wasi = WasiConfig(stdout=lambda line: None, max_output=100_000)
+    digits = [10 if n == 30 else n % 9 for n in range(50)]
+    with ProcessWasmPool(PRINTER, workers=1, wasi=wasi) as pool:
+        outcomes = list(pool.map("print_or_flood", digits, chunksize=chunksize, return_exceptions=True))
+        assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, OutputLimit)] == [30]
+        assert [outcome for outcome in outcomes if isinstance(outcome, int)] == digits[:30] + digits[31:]
 
 
 def test_a_line_function_that_raises_harms_no_job(caplog: pytest.LogCaptureFixture) -> None:

@@ -290,6 +290,8 @@ class Loop:
                 stopped = self._stopped()
                 if failed:
                     failed = stopped or wire.reply(wire.INTERRUPTED)
+                if self._printed is not None:
+                    self._printed()  # so that what it had printed does not count as the next item's
             if interrupted or failed:
                 self._instances.discard()
             elif self._may_outgrow or self._instances.calls.failed:

@@ -167,7 +167,7 @@ def _furnish(
     arena = Arena(settings.arenas, row)
     payloads = Payloads(settings.payloads, row, settings.payload_bytes)
     running = Running(blueprint.engine)
-    streams = Streams(running, replies, settings.lifeline, environment.wasi)
+    streams = Streams(running, replies, arena, settings.lifeline, environment.wasi)
     program = settings.program
     linkage = Linkage(blueprint.engine, blueprint.modules, program, settings.limits, environment, running)
     instances = InstanceHolder(linkage, settings, arena, streams)
