@@ -33,6 +33,14 @@ Result = type[bytes] | type[str] | type[int] | None
 #: Different ones that are known at once; programs have a handful.
 _MOST_CALLS = 256
 _SHAPES = ("packed", "pair", "pointer", "string")
+#: What the type of an export has where it returns bytes, by how.
+_TAKES = {
+    "packed": "one i64",
+    "pair": "two i32",
+    "pointer": "an i32 as the first parameter",
+    "string": "one i32",
+    "object": "one i32",
+}
 #: Stands for what the convention has.
 _ITS_OWN = ""
 
@@ -88,7 +96,8 @@ class BytesFunction:
 
         Raises:
             UnknownExport: the module has no such export, or does not export what the convention needs.
-            ValueError: the convention leaves open how bytes are returned, or does not let one choose.
+            ValueError: the convention leaves open how bytes are returned, or does not let one choose; or the export's type
+                is none that returns them so.
         """
         signature = exports.get(self.export)
         if not isinstance(signature, FuncType):
@@ -106,7 +115,17 @@ class BytesFunction:
                 )
             if returns == "pointer" and signature.results:  # what does not fit into one value comes as several
                 returns = None if self.result is int and len(signature.results) == 1 else "pair"
+        if isinstance(returns, str) and not _fits(signature, returns, self.result):
+            raise ValueError(self._unfit(signature, convention, returns))
         return BytesCall(self.export, signature, convention, returns, self.result)
+
+    def _unfit(self, signature: FuncType, convention: Convention, returns: str) -> str:
+        said = f"returns={returns!r} takes" if self.returns else f"the convention {convention.name!r} has a result in"
+        fitting = [repr(shape) for shape in _SHAPES if shape != returns and _fits(signature, shape, self.result)]
+        if signature.params[-1:] == ("i32",):
+            fitting.append("a number of bytes")
+        hint = f"returns={' or '.join(fitting)} would fit" if fitting else "without returns= and result=, it can be called"
+        return f"{self.export}{signature} does not return bytes or text that way: {said} {_TAKES[returns]}; {hint}"
 
     def _named(self, exports: Mapping[str, Any]) -> Convention:
         """The convention, with the module's names."""
@@ -135,6 +154,16 @@ class BytesFunction:
             Whatever calling the export raises.
         """
         return instance.bytes_calls.of(self)(instance, *args)
+
+
+def _fits(signature: FuncType, returns: str, result: Result) -> bool:
+    """Whether an export of that type can return bytes, text or a number in that way."""
+    results = signature.results
+    if returns == "pointer":
+        return signature.params[:1] == ("i32",)
+    if returns == "pair":  # behind the number, or address and length, there may be an error
+        return len(results) > 1 and all(kind == "i32" for kind in results[result is int :])
+    return results == (("i64",) if returns == "packed" else ("i32",))
 
 
 @dataclass(frozen=True)

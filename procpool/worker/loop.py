@@ -17,7 +17,7 @@ from ..job_context import Context, Travelled, serve_contexts
 from .access import Access
 from .arena import Arena
 from .channels import Replies, Running, Waiting
-from .failures import failure
+from .failures import failure, of_guest
 from .holder import InstanceHolder
 from .shipped import ShippedFunctions
 from .wasi_run import CommandRunner
@@ -216,7 +216,9 @@ class Loop:
             if kind in (wire.CALL, wire.SUBMIT):
                 self._check(export, payload)
             answer = failure(error)
-            if instances.calls.failed or not (kind == wire.ACCESS or isinstance(error, GuestError)):
+            if kind == wire.ACCESS and not (instances.calls.failed or of_guest(error)):
+                answer = wire.reply(wire.KEPT, answer[wire.REPLY.size :])
+            elif instances.calls.failed or not isinstance(error, GuestError):
                 instances.discard()
         if not self._running.finish(number):
             printed = pickle.dumps(self._commands.printed) if kind == wire.RUN else b""

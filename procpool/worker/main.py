@@ -181,7 +181,7 @@ def _furnish(
         instances=instances,
         functions=ShippedFunctions(surface, payloads),
         commands=CommandRunner(linkage, instances, payloads, replies, streams, settings.instances == 1),
-        access=Access(instances, surface, arena, settings.guest.fresh),
+        access=Access(instances, surface, arena, payloads, settings.guest.fresh),
         arena=arena,
         board=blueprint.board[first : first + wire.BOARD_ROW],
         printed=streams.pass_on if streams.sends else None,

@@ -233,7 +233,7 @@ class Streams:
             most = f"max_output={self._most:,} bytes of its WasiConfig"
             self._running.stop(running, OutputLimit(f"the guest printed more than {most} in one call and was stopped"))
 
-    def _printed_by(self, running: Any, size: int) -> int:
+    def _printed_by(self, running: int | tuple[int, int], size: int) -> int:
         """How many bytes a job, or the item it is at, has printed at least; so many more have just come.
 
         Some of them may be of items that have ended since the last ones came, each of which may have printed the most there
