@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Literal
 
 import pytest
-from conftest import DEADLINE
+from conftest import DEADLINE, eventually
 
 from procpool import OutputLimit, ProcessWasmPool, WasiConfig
 from procpool.worker.instance import Instance
@@ -146,6 +147,42 @@ def test_a_line_function_that_raises_harms_no_job(caplog: pytest.LogCaptureFixtu
         assert [pool.call("print", n) for n in range(3)] == [0, 1, 2]
     said = [record for record in caplog.records if "a line function raised" in record.getMessage()]
     assert len(said) == 4 and all(record.exc_info for record in said)
+
+
+#: Prints 1 MiB, in lines of 1024 bytes.
+TALKER = """(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 20)
+  (func (export "_initialize") (local $at i32)
+    (memory.fill (i32.const 65536) (i32.const 120) (i32.const 0x100000))
+    (i32.store (i32.const 0) (i32.const 65536))
+    (i32.store (i32.const 4) (i32.const 0x100000))
+    (loop
+      (local.set $at (i32.add (local.get $at) (i32.const 1024)))
+      (i32.store8 (i32.add (local.get $at) (i32.const 65535)) (i32.const 10))
+      (br_if 0 (i32.lt_u (local.get $at) (i32.const 0x100000)))))
+  (func (export "talk") (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"""
+
+
+def test_what_waits_for_a_slow_line_function_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    may_go = threading.Event()
+    seen: list[int] = []
+
+    def slow(line: str) -> None:
+        assert may_go.wait(DEADLINE)
+        seen.append(len(line))
+
+    with ProcessWasmPool(TALKER, workers=1, wasi=WasiConfig(stdout=slow)) as pool:
+        for _ in range(100):
+            pool.call("talk")
+        may_go.set()
+        eventually(lambda: "were dropped" in caplog.text, "the warning")
+        before = len(seen)
+        pool.call("talk")
+    (warning,) = (record for record in caplog.records if "were dropped" in record.getMessage())
+    assert isinstance(warning.args, tuple) and warning.args[0] == 100 * 1024 - before
+    assert 40 * 1024 < before < 65 * 1024, "lines take some bytes beside their characters"
+    assert len(seen) == before + 1024 and set(seen) == {1023}
 
 
 def test_what_was_printed_and_logged_last_is_not_lost_at_the_end() -> None:
