@@ -16,6 +16,8 @@ from .program import Part, Program
 
 #: The modules whose functions wasmtime provides.
 MODULES = ("wasi_snapshot_preview1", "wasi_unstable")
+#: Its functions that can write to a standard stream.
+WRITES = ("fd_write", "fd_pwrite", "sock_send")
 #: That of them which ends the guest with an exit code.
 PROC_EXIT = "proc_exit"
 #: The import of wasi-threads.

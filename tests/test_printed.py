@@ -200,3 +200,13 @@ def test_a_line_function_may_use_the_pool() -> None:
     with ProcessWasmPool(PRINTER, workers=1, wasi=wasi, start=[]) as pool:
         pool.call("print", 1)
     assert seen == [1]
+
+
+def test_lines_of_a_linked_module_reach_the_function() -> None:
+    lines: list[str] = []
+    main = """(module (import "lib" "print" (func $print (param i32) (result i32)))
+      (func (export "twice") (param i32) (drop (call $print (local.get 0))) (drop (call $print (local.get 0)))))"""
+    wasi = WasiConfig(stdout=lines.append)
+    with ProcessWasmPool(main, workers=1, modules={"lib": PRINTER}, wasi=wasi) as pool:
+        pool.call("twice", 3)
+    assert lines == [BEGUN, "line 3", "line 3"]

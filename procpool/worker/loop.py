@@ -44,7 +44,8 @@ class Room(NamedTuple):
     commands: CommandRunner
     arena: Arena
     board: memoryview  #: its row of counters
-    printed: Callable[[], None] | None  #: sends what was printed outside of a command, before the answer goes, if it is to
+    #: sends what was printed outside of a command, before the answer goes; None if nothing can be, or nobody is to see it
+    printed: Callable[[], None] | None
 
 
 class Loop:

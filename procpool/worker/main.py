@@ -184,7 +184,7 @@ def _furnish(
         access=Access(instances, surface, arena, payloads, settings.guest.fresh),
         arena=arena,
         board=blueprint.board[first : first + wire.BOARD_ROW],
-        printed=streams.pass_on if streams.sends else None,
+        printed=streams.pass_on if streams.sends and linkage.prints else None,
     )
     _start_thread(threading.Thread(target=_listen, args=(room, settings.parent), daemon=True))
     return room
