@@ -21,7 +21,7 @@ from .cache import Cache
 from .cache import opened as opened_cache
 from .engine import PLAIN, EngineSettings, fingerprint, loading_engine
 from .errors import InvalidModule, StartupError
-from .module import Given, ModuleSource, anonymous_file, opened
+from .module import ModuleSource, Opened, anonymous_file, opened
 
 logger: logging.Logger = logging.getLogger("procpool")
 
@@ -65,7 +65,7 @@ def compile_module(
 class _Compiler:
     """How to get one module compiled."""
 
-    given: Given
+    given: Opened
     settings: EngineSettings
     note: Note
 
