@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from .binary import FuncType
+from .binary import FuncType, MemoryType
 from .checks import is_int, shown
 from .conventions import Convention, ConventionName
 from .crossing import run
@@ -128,22 +128,27 @@ class BytesFunction:
         return f"{self.export}{signature} does not return bytes or text that way: {said} {_TAKES[returns]}; {hint}"
 
     def _named(self, exports: Mapping[str, Any]) -> Convention:
-        """The convention, with the module's names."""
+        """The convention, with the names of the module that has the export."""
+        scope = _scope(self.export, exports)
+        own = {name.removeprefix(scope): type_ for name, type_ in exports.items() if name.startswith(scope)}
         given = self.convention
         if given is None:
-            given = Convention.recognised(exports)
+            given = Convention.recognised(own)
         elif not isinstance(given, Convention):
             given = Convention.named(given)
-        for keyword, name in (("alloc", self.alloc), ("free", self.free)):
-            if name and name not in exports:
-                raise given.lacking(keyword, name, exports)
-        return replace(
+        alloc, memory = self.alloc.removeprefix(scope), self.memory.removeprefix(scope)
+        free = None if self.free is None else self.free.removeprefix(scope)
+        for keyword, name in (("alloc", alloc), ("free", free)):
+            if name and name not in own:
+                raise given.lacking(keyword, name, own)
+        named = replace(
             given,
-            alloc=self.alloc or given.alloc,
-            free=given.free if self.free == _ITS_OWN else self.free,
-            memory=self.memory or given.memory,
+            alloc=alloc or given.alloc,
+            free=given.free if free == _ITS_OWN else free,
+            memory=memory or given.memory,
             align=self.align or given.align,
-        ).found(exports)
+        ).found(own)
+        return named.within(scope) if scope else named
 
     def __call__(self, instance: Any, *args: Any) -> Any:
         """Run in a worker, beside an instance.
@@ -154,6 +159,16 @@ class BytesFunction:
             Whatever calling the export raises.
         """
         return instance.bytes_calls.of(self)(instance, *args)
+
+
+def _scope(export: str, exports: Mapping[str, Any]) -> str:
+    """What the exports begin with that are of the linked module with that export; empty if it has no memory of its own.
+
+    What has none works in the main module's, and so with what that allocates.
+    """
+    dots = [at + 1 for at, letter in enumerate(export) if letter == "."]
+    scopes = (export[:at] for at in dots)
+    return next((scope for scope in scopes if isinstance(exports.get(f"{scope}memory"), MemoryType)), "")
 
 
 def _fits(signature: FuncType, returns: str, result: Result) -> bool:

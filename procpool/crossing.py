@@ -209,7 +209,7 @@ class _Crossing:
 
     def _class_of_views(self) -> int | None:
         """The class of Uint8Array; None if the module has none."""
-        start = self._instance.globals["__rtti_base"] & _ADDRESS
+        start = self._instance.globals[self._by.classes] & _ADDRESS
         (count,) = _WORD.unpack(self._read(start, 4))
         flags = struct.unpack(f"<{count}I", self._read(start + 4, 4 * count))
         return next((kind for kind, flag in enumerate(flags) if flag & _VIEW_MASK == _VIEW_OF_BYTES), None)
@@ -286,7 +286,7 @@ class _Crossing:
             )
         if kind in (_ARRAY_BUFFER, _STRING):
             return self._read(address, size)
-        start = (self._instance.globals["__rtti_base"] & _ADDRESS) + 4 + 4 * kind
+        start = (self._instance.globals[self._by.classes] & _ADDRESS) + 4 + 4 * kind
         (flags,) = _WORD.unpack(self._read(start, 4))
         if not flags & _VIEW:
             raise ValueError(
