@@ -73,6 +73,7 @@ def resolve(
         MissingImport: nothing was given for some; names them all and their types.
         BadImport: something does not fit its type, or is given for no import.
     """
+    _check_once_each(needed)
     unused = {(module, name) for module, names in given.items() for name in names}
     found: Found = {}
     missing: list[Import] = []
@@ -102,6 +103,23 @@ def resolve(
         unwanted = "which no module imports from outside" if linked else "which the module does not import"
         raise BadImport(f"imports gives {module}.{name}, {unwanted}{hint}")
     return found
+
+
+def _check_once_each(needed: Sequence[Import]) -> None:
+    """Whether each import of a module has one type.
+
+    Raises:
+        BadImport: one comes twice, and nothing is both.
+    """
+    known: dict[tuple[str, str, str], Import] = {}
+    for needs in needed:
+        first = known.setdefault((needs.by, needs.module, needs.name), needs)
+        if first.type != needs.type and not (isinstance(first.type, STORAGE) and isinstance(needs.type, STORAGE)):
+            where = printable(f"{needs.module}.{needs.name}")
+            raise BadImport(
+                f"{whom(needs.by)} imports {where} twice, as a {described(first.type)} and as a {described(needs.type)};"
+                " one name can be served once, so the module has to be built with two names"
+            )
 
 
 def _together(needed: Sequence[Import]) -> dict[tuple[str, str], Import]:

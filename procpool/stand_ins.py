@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .binary import SCALARS, FuncType
+from .binary import SCALARS, FuncType, nullable
 from .errors import MissingImport
 
 
@@ -19,13 +19,20 @@ class Trapping:
 
 
 class Zero:
-    """A host function that returns zeros and nulls."""
+    """A host function that returns zeros and nulls; whose call fails where there is no such value."""
 
     def __init__(self, module: str, name: str, signature: FuncType) -> None:
+        self._never_null = [kind for kind in signature.results if kind not in SCALARS and not nullable(kind)]
+        self._what = f"{module}.{name} {signature}"
         values = tuple(zero(kind) for kind in signature.results)
         self._returned = None if not values else values[0] if len(values) == 1 else values
 
     def __call__(self, *args: Any) -> Any:
+        if self._never_null:
+            raise MissingImport(
+                f"the guest called its import {self._what}, and nothing was given for that: a {self._never_null[0]} is"
+                " never null, so there is no zero to return"
+            )
         return self._returned
 
 

@@ -91,7 +91,14 @@ def test_inspect_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     exports = {export.pop("name"): export for export in found["exports"]}
     assert exports["swap"] == {"kind": "function", "params": ["i32", "i64"], "results": ["i64", "i32"]}
-    assert exports["memory"] == {"kind": "memory", "minimum": 1, "maximum": 4, "shared": False, "is_64": False}
+    assert exports["memory"] == {
+        "kind": "memory",
+        "minimum": 1,
+        "maximum": 4,
+        "shared": False,
+        "is_64": False,
+        "page_size": 65536,
+    }
     assert exports["counter"] == {"kind": "global", "content": "i32", "mutable": True}
     assert exports["table"]["kind"] == "table" and found["imports"] == [] and found["bytes"] > 0
     assert main(["inspect", str(FIXTURES / "host.wat"), "--json"]) == 0

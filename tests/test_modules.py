@@ -212,3 +212,25 @@ def test_a_type_has_one_spelling(wanted: str, given: str) -> None:
     assert procpool.inspect(module).imports[0].type == TableType("funcref", 1)
     with ProcessWasmPool(module, workers=1, imports={"env": {"t": TableType(given, 2)}}) as pool:
         assert pool.call("size") == 2
+
+
+def test_one_name_with_two_types_is_refused_before_a_worker_starts(nothing_left: None) -> None:
+    module = '(module (import "e" "d" (func)) (import "e" "d" (func (param i32))))'
+    for how in ({"imports": {"e": {"d": lambda *args: None}}}, {"on_missing_import": "trap"}, {}):
+        with pytest.raises(
+            BadImport, match=r"imports e\.d twice, as a function \(\) -> \(\) and as a function \(i32\) -> \(\)"
+        ):
+            ProcessWasmPool(module, **how)
+    alike = '(module (import "e" "d" (func (param i32))) (import "e" "d" (func (param i32))))'
+    ProcessWasmPool(alike, workers=1, on_missing_import="trap").shutdown()
+
+
+def test_there_is_no_zero_for_a_reference_that_is_never_null(nothing_left: None) -> None:
+    module = (
+        '(module (import "e" "f" (func $f (result (ref extern)))) (import "e" "g" (func $g (result externref)))'
+        ' (func (export "f") (drop (call $f))) (func (export "g") (drop (call $g))))'
+    )
+    with ProcessWasmPool(module, workers=1, on_missing_import="zero") as pool:
+        assert pool.call("g") is None
+        with pytest.raises(MissingImport, match=r"e\.f .*a \(ref extern\) is never null"):
+            pool.call("f")
