@@ -64,6 +64,7 @@ class Streams:
         self._arena = arena
         # The job that printed last; its item then; and how many bytes that one must have printed.
         self._printing: tuple[Any, int, int] = None, 0, 0
+        self._stopped = False  # it has printed too much: what comes until it has ended is dropped
         self._poll = select.poll()
         self._lifeline = lifeline
         self._inherited = False  # the program's standard input is ours
@@ -174,6 +175,7 @@ class Streams:
             with self._lock:  # also if there is nothing: what the thread has taken has been sent then
                 if self._poll.poll(0):
                     self._drain()
+                self._stopped = False
 
     def _drain(self) -> None:
         for stream in self._reads:
@@ -223,7 +225,7 @@ class Streams:
 
     def _send(self, stream: int, chunk: bytes) -> None:
         """Have the parent see what no command has printed."""
-        if stream not in self._sent:
+        if stream not in self._sent or self._stopped:
             return
         running = self._running.number
         printed = 0 if running is None else self._printed_by(running, len(chunk))
@@ -231,7 +233,8 @@ class Streams:
             self._replies.flush(wire.reply(wire.PRINTED, bytes((stream,)) + chunk))
         else:
             most = f"max_output={self._most:,} bytes of its WasiConfig"
-            self._running.stop(running, OutputLimit(f"the guest printed more than {most} in one call and was stopped"))
+            error = OutputLimit(f"the guest printed more than {most} in one call and was stopped")
+            self._stopped = self._running.stop(running, error)
 
     def _printed_by(self, running: int | tuple[int, int], size: int) -> int:
         """How many bytes a job, or the item it is at, has printed at least; so many more have just come.
