@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from .binary import FuncType
+from .binary import FuncType, MemoryType
 from .checks import is_int, shown
 from .conventions import Convention, ConventionName
 from .crossing import run
@@ -33,6 +33,14 @@ Result = type[bytes] | type[str] | type[int] | None
 #: Different ones that are known at once; programs have a handful.
 _MOST_CALLS = 256
 _SHAPES = ("packed", "pair", "pointer", "string")
+#: What the type of an export has where it returns bytes, by how.
+_TAKES = {
+    "packed": "one i64",
+    "pair": "two i32",
+    "pointer": "an i32 as the first parameter",
+    "string": "one i32",
+    "object": "one i32",
+}
 #: Stands for what the convention has.
 _ITS_OWN = ""
 
@@ -88,7 +96,8 @@ class BytesFunction:
 
         Raises:
             UnknownExport: the module has no such export, or does not export what the convention needs.
-            ValueError: the convention leaves open how bytes are returned, or does not let one choose.
+            ValueError: the convention leaves open how bytes are returned, or does not let one choose; or the export's type
+                is none that returns them so.
         """
         signature = exports.get(self.export)
         if not isinstance(signature, FuncType):
@@ -106,25 +115,40 @@ class BytesFunction:
                 )
             if returns == "pointer" and signature.results:  # what does not fit into one value comes as several
                 returns = None if self.result is int and len(signature.results) == 1 else "pair"
+        if isinstance(returns, str) and not _fits(signature, returns, self.result):
+            raise ValueError(self._unfit(signature, convention, returns))
         return BytesCall(self.export, signature, convention, returns, self.result)
 
+    def _unfit(self, signature: FuncType, convention: Convention, returns: str) -> str:
+        said = f"returns={returns!r} takes" if self.returns else f"the convention {convention.name!r} has a result in"
+        fitting = [repr(shape) for shape in _SHAPES if shape != returns and _fits(signature, shape, self.result)]
+        if signature.params[-1:] == ("i32",):
+            fitting.append("a number of bytes")
+        hint = f"returns={' or '.join(fitting)} would fit" if fitting else "without returns= and result=, it can be called"
+        return f"{self.export}{signature} does not return bytes or text that way: {said} {_TAKES[returns]}; {hint}"
+
     def _named(self, exports: Mapping[str, Any]) -> Convention:
-        """The convention, with the module's names."""
+        """The convention, with the names of the module that has the export."""
+        scope = _scope(self.export, exports)
+        own = {name.removeprefix(scope): type_ for name, type_ in exports.items() if name.startswith(scope)}
         given = self.convention
         if given is None:
-            given = Convention.recognised(exports)
+            given = Convention.recognised(own)
         elif not isinstance(given, Convention):
             given = Convention.named(given)
-        for keyword, name in (("alloc", self.alloc), ("free", self.free)):
-            if name and name not in exports:
-                raise given.lacking(keyword, name, exports)
-        return replace(
+        alloc, memory = self.alloc.removeprefix(scope), self.memory.removeprefix(scope)
+        free = None if self.free is None else self.free.removeprefix(scope)
+        for keyword, name in (("alloc", alloc), ("free", free)):
+            if name and name not in own:
+                raise given.lacking(keyword, name, own)
+        named = replace(
             given,
-            alloc=self.alloc or given.alloc,
-            free=given.free if self.free == _ITS_OWN else self.free,
-            memory=self.memory or given.memory,
+            alloc=alloc or given.alloc,
+            free=given.free if free == _ITS_OWN else free,
+            memory=memory or given.memory,
             align=self.align or given.align,
-        ).found(exports)
+        ).found(own)
+        return named.within(scope) if scope else named
 
     def __call__(self, instance: Any, *args: Any) -> Any:
         """Run in a worker, beside an instance.
@@ -135,6 +159,26 @@ class BytesFunction:
             Whatever calling the export raises.
         """
         return instance.bytes_calls.of(self)(instance, *args)
+
+
+def _scope(export: str, exports: Mapping[str, Any]) -> str:
+    """What the exports begin with that are of the linked module with that export; empty if it has no memory of its own.
+
+    What has none works in the main module's, and so with what that allocates.
+    """
+    dots = [at + 1 for at, letter in enumerate(export) if letter == "."]
+    scopes = (export[:at] for at in dots)
+    return next((scope for scope in scopes if isinstance(exports.get(f"{scope}memory"), MemoryType)), "")
+
+
+def _fits(signature: FuncType, returns: str, result: Result) -> bool:
+    """Whether an export of that type can return bytes, text or a number in that way."""
+    results = signature.results
+    if returns == "pointer":
+        return signature.params[:1] == ("i32",)
+    if returns == "pair":  # behind the number, or address and length, there may be an error
+        return len(results) > 1 and all(kind == "i32" for kind in results[result is int :])
+    return results == (("i64",) if returns == "packed" else ("i32",))
 
 
 @dataclass(frozen=True)

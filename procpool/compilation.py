@@ -24,7 +24,7 @@ from .cache import Cache, Turn
 from .cache import opened as opened_cache
 from .engine import PLAIN, EngineSettings, fingerprint, loading_engine
 from .errors import InvalidModule, StartupError
-from .module import Given, ModuleSource, anonymous_file, opened
+from .module import ModuleSource, Opened, anonymous_file, opened
 
 logger: logging.Logger = logging.getLogger("procpool")
 
@@ -71,7 +71,7 @@ def compile_module(
 class _Compiler:
     """How to get one module compiled."""
 
-    given: Given
+    given: Opened
     settings: EngineSettings
     note: Note
     patience: float

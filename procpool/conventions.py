@@ -62,6 +62,7 @@ class Convention:
     pin: str | None = None  #: keeps an object from being collected; ``free`` ends that
     collect: str | None = None  #: collects what is not used any more
     buffers: Literal["Uint8Array", "ArrayBuffer"] = "Uint8Array"  #: of objects: what bytes become
+    classes: str = "__rtti_base"  #: of objects: the global with the address of what there is to know of each class
     errors: tuple[str, str] | None = None  #: the table of error values, and what frees an entry
 
     def __str__(self) -> str:
@@ -120,6 +121,28 @@ class Convention:
             pin=_first(self.pin, functions),
             collect=_first(self.collect, functions),
             errors=self.errors if self.errors is not None and self.errors[0] in exports else None,
+        )
+
+    def within(self, scope: str) -> Convention:
+        """The same where the exports are known with that before their names, as a linked module's are."""
+
+        def known(*names: str | None) -> Any:
+            return tuple(None if name is None else scope + name for name in names)
+
+        alloc, free, memory, stack, pin, collect, classes = known(
+            self.alloc, self.free, self.memory, self.stack, self.pin, self.collect, self.classes
+        )
+        return replace(
+            self,
+            alloc=alloc,
+            free=free,
+            memory=memory,
+            stack=stack,
+            frame=None if self.frame is None else known(*self.frame),
+            pin=pin,
+            collect=collect,
+            classes=classes,
+            errors=None if self.errors is None else known(*self.errors),
         )
 
     def _name(self, keyword: str, wanted: T, functions: Mapping[str, FuncType]) -> str | T:

@@ -1,6 +1,6 @@
 """Does what a `Convention` says: puts bytes and text into a guest's memory, and gets those that come back.
 
-It works on an `Instance` in a worker, and step by step on a `Lease` from outside.
+It works on an `Instance` in a worker.
 
 What was allocated for a call is given back after it, by who the convention says.  If the guest itself fails, nothing is:
 its instance is thrown away, and its allocator may be in any state.
@@ -9,17 +9,18 @@ its instance is thrown away, and its allocator may be in any state.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .binary import SCALARS, FuncType
 from .checks import shown
 from .codec import converted
 from .conventions import Convention
-from .errors import BadArguments, GuestError, ProcpoolError, WasmTrap
+from .errors import BadArguments, GuestError, ProcpoolError
 
 if TYPE_CHECKING:
     from .bytes_function import BytesCall
+    from .worker.instance import Instance
 
 _WORD = struct.Struct("<I")
 #: A number for an address, whatever its sign.
@@ -36,28 +37,7 @@ _OBJECT_HEADER = struct.Struct("<II")
 _MOST_ON_STACK = 16384
 
 
-class Steps(Protocol):
-    """What a call is made of."""
-
-    @property
-    def types(self) -> Mapping[str, Any]:
-        """The types of the module's exports, by name."""
-
-    @property
-    def globals(self) -> Mapping[str, Any]:
-        """The values of its globals."""
-
-    def call(self, export: str, /, *args: Any) -> Any:
-        """Call an export with numbers."""
-
-    def memory_named(self, name: str) -> Any:
-        """A memory, which has a length, and of which slices read and write; valid until the next call."""
-
-    def element(self, table: str, index: int) -> Any:
-        """What a table holds."""
-
-
-def run(instance: Steps, call: BytesCall, args: Sequence[Any]) -> Any:
+def run(instance: Instance, call: BytesCall, args: Sequence[Any]) -> Any:
     """Call the export.
 
     Raises:
@@ -69,7 +49,7 @@ def run(instance: Steps, call: BytesCall, args: Sequence[Any]) -> Any:
 class _Crossing:
     """One call: what it has allocated, and is to give back."""
 
-    def __init__(self, instance: Steps, call: BytesCall) -> None:
+    def __init__(self, instance: Instance, call: BytesCall) -> None:
         self._instance = instance
         self._call = call
         self._by: Convention = call.convention
@@ -77,10 +57,11 @@ class _Crossing:
         self._undo: list[Callable[[], Any]] = []
         #: likewise, should the export never be called: what it would have owned
         self._handed: list[Callable[[], Any]] = []
+        self._failed = False  #: the guest itself
         self._on_stack = 0  #: bytes
 
     def run(self, args: Sequence[Any]) -> Any:
-        call, instance = self._call, self._instance
+        call = self._call
         block = call.returns == "pointer"
         prepared = self._prepared(args, block)  # whatever is wrong with them, nothing has been allocated
         passed: list[Any] = []
@@ -93,18 +74,23 @@ class _Crossing:
                 passed += put(arg)
             if isinstance(call.returns, int):
                 passed.append(self._allocate(call.returns, "caller"))
-        except MemoryError:
-            self._undo += self._handed
-            self._give_back()
-            raise
-        returned = instance.call(call.export, *passed)
-        try:
+            returned = self._enter(call.export, *passed)
+            self._handed.clear()  # it is the export's now
             result = self._lifted(returned, passed)
-        except (GuestError, ValueError):
-            self._give_back()
+        except Exception:
+            if not self._failed:
+                self._undo += self._handed
+                self._give_back()
             raise
         self._give_back()
         return result
+
+    def _enter(self, export: str, *args: Any) -> Any:
+        """Call an export with numbers."""
+        self._failed = True
+        returned = self._instance.call(export, *args)
+        self._failed = False
+        return returned
 
     # -- into the guest ------------------------------------------------------------------------------------------------
 
@@ -196,22 +182,22 @@ class _Crossing:
         if stack is None:
             address = self._allocate(size, "caller")
         else:
-            address = self._instance.call(stack, -size) & _ADDRESS
-            self._undo.append(lambda: self._instance.call(stack, size))
+            address = self._enter(stack, -size) & _ADDRESS
+            self._undo.append(lambda: self._enter(stack, size))
         self._write(address, bytes(size))
         return address
 
     def _keep_stack(self, frame: tuple[str, str, str]) -> None:
         save, _, restore = frame
-        pointer = self._instance.call(save)
-        self._undo.append(lambda: self._instance.call(restore, pointer))
+        pointer = self._enter(save)
+        self._undo.append(lambda: self._enter(restore, pointer))
 
     def _new(self, data: bytes | memoryview, kind: int) -> int:
         """An object of AssemblyScript's, not to be collected before it is given back."""
         by = self._by
         address = self._ask("alloc", by.alloc, len(data), kind)
         if by.pin is not None:
-            self._instance.call(by.pin, address)
+            self._enter(by.pin, address)
             self._undo.append(lambda: self._free(address, len(data)))
         self._write(address, data)
         return address
@@ -223,7 +209,7 @@ class _Crossing:
 
     def _class_of_views(self) -> int | None:
         """The class of Uint8Array; None if the module has none."""
-        start = self._instance.globals["__rtti_base"] & _ADDRESS
+        start = self._instance.globals[self._by.classes] & _ADDRESS
         (count,) = _WORD.unpack(self._read(start, 4))
         flags = struct.unpack(f"<{count}I", self._read(start + 4, 4 * count))
         return next((kind for kind, flag in enumerate(flags) if flag & _VIEW_MASK == _VIEW_OF_BYTES), None)
@@ -300,7 +286,7 @@ class _Crossing:
             )
         if kind in (_ARRAY_BUFFER, _STRING):
             return self._read(address, size)
-        start = (self._instance.globals["__rtti_base"] & _ADDRESS) + 4 + 4 * kind
+        start = (self._instance.globals[self._by.classes] & _ADDRESS) + 4 + 4 * kind
         (flags,) = _WORD.unpack(self._read(start, 4))
         if not flags & _VIEW:
             raise ValueError(
@@ -315,7 +301,7 @@ class _Crossing:
             return index
         table, release = self._by.errors
         value = self._instance.element(table, index)
-        self._instance.call(release, index)
+        self._enter(release, index)
         return value
 
     # -- both ----------------------------------------------------------------------------------------------------------
@@ -346,7 +332,7 @@ class _Crossing:
         signature = self._instance.types.get(export)
         if not isinstance(signature, FuncType):
             raise self._by.lacking(keyword, export, self._instance.types)
-        returned: int | None = self._instance.call(export, *args[: len(signature.params)])
+        returned: int | None = self._enter(export, *args[: len(signature.params)])
         return (returned or 0) & _ADDRESS
 
     def _free(self, address: int, size: int) -> None:
@@ -359,10 +345,10 @@ class _Crossing:
             while self._undo:
                 self._undo.pop()()
             if self._by.collect is not None:
-                self._instance.call(self._by.collect)
+                self._enter(self._by.collect)
         except Exception as error:
-            if isinstance(error, ProcpoolError) and not isinstance(error, WasmTrap):
-                raise  # of a lease
+            if isinstance(error, ProcpoolError):
+                raise  # it says itself what to do
             raise ValueError(
                 f"what was allocated for {self._call.export} could not be given back: {error}\nIs {self._by.name!r} the"
                 f" convention it follows, and {self._by.free!r} what frees?"

@@ -140,7 +140,7 @@ def read_source(source: ModuleSource) -> bytes:
         return given.wasm()
 
 
-class Given:
+class Opened:
     """A module as the user gave it, not looked into yet: content, or an open file.
 
     Args:
@@ -188,25 +188,25 @@ class Given:
 
 
 @contextlib.contextmanager
-def opened(source: ModuleSource) -> Iterator[Given]:
+def opened(source: ModuleSource) -> Iterator[Opened]:
     """``source``, with its file open where it is the path of one.
 
     Raises:
         InvalidModule, OSError, TypeError: as :func:`read_source`.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        yield Given("the given bytes are", bytes(source))
+        yield Opened("the given bytes are", bytes(source))
     elif isinstance(source, str) and not is_path(source):
-        yield Given("the given text is", source.encode())
+        yield Opened("the given text is", source.encode())
     elif isinstance(source, str) and URL.match(source):
         raise InvalidModule(f"{source!r} is a URL; download the module first, and give the file")
     elif isinstance(source, (str, os.PathLike)):
         subject = f"{os.fspath(source)!r} is"
         with open(source, "rb", buffering=0) as file:
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                yield Given(subject, None, file.fileno())
+                yield Opened(subject, None, file.fileno())
             else:  # a pipe is read once
-                yield Given(subject, file.readall())
+                yield Opened(subject, file.readall())
     else:
         raise TypeError(f"expected a path, wasm bytes or WAT text, got {type(source).__name__}")
 

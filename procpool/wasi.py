@@ -16,6 +16,8 @@ from .program import Part, Program
 
 #: The modules whose functions wasmtime provides.
 MODULES = ("wasi_snapshot_preview1", "wasi_unstable")
+#: Its functions that can write to a standard stream.
+WRITES = ("fd_write", "fd_pwrite", "sock_send")
 #: That of them which ends the guest with an exit code.
 PROC_EXIT = "proc_exit"
 #: The import of wasi-threads.
@@ -61,10 +63,12 @@ class WasiConfig:
         stdout, stderr: ``"capture"`` (for the result of :meth:`ProcessWasmPool.run`), ``"inherit"``, the path of a file to
             write, a function called with each line as it comes, or None to drop what is printed.  The function runs in
             a thread for such code, one line after the other.  What is printed outside of ``run`` goes to the function too;
-            if it is captured, the logger ``procpool.guest`` has each line, at INFO for stdout and WARNING for stderr.
+            if it is captured, the logger ``procpool.guest`` has each line, at INFO for stdout and WARNING for stderr.  When
+            64 MiB wait for either, what is printed is dropped until all that waits has been seen, and it is logged how many
+            lines were.
         preopens: guest path -> host directory, readable only; or -> (host directory, ``"ro"`` or ``"rw"``).
-        max_output: bytes that a command may print to each stream that is captured or given to a function, and a call to
-            both; a guest that prints more is stopped.
+        max_output: bytes that a command may print to each stream that is captured or given to a function, and a call, or
+            an item of a map, to both; a guest that prints more is stopped.
         max_threads: live threads of a module with wasi-threads, the main one not counted; a further spawn fails.
     """
 

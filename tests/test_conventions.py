@@ -9,6 +9,7 @@ import asyncio
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ from procpool import (
     ArgumentOutOfRange,
     BadArguments,
     BytesFunction,
+    CallTimeout,
     Convention,
     FuncType,
     GuestError,
     Instance,
+    LeaseEnded,
     ProcessWasmPool,
     UnknownExport,
     WasmTrap,
@@ -133,6 +136,131 @@ def test_what_is_unclear_is_said() -> None:
             pool.call_bytes("f", b"abc", convention="rust")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="result must be bytes, str, int or None; got <class 'float'>"):
             pool.call_bytes("f", b"abc", result=float)  # type: ignore[arg-type]
+
+
+#: Exports that return bytes in no way, and an allocator that counts what has not been given back.
+UNFIT = """(module (memory (export "memory") 1) (global $live (mut i32) (i32.const 0)) (global $wrong (mut i32) (i32.const 0))
+  (func (export "alloc") (param i32) (result i32)
+    (global.set $live (i32.add (global.get $live) (i32.const 1)))
+    (select (i32.const -16) (i32.const 16) (i32.and (i32.ne (local.get 0) (i32.const 1)) (global.get $wrong))))
+  (func (export "free") (param i32) (global.set $live (i32.sub (global.get $live) (i32.const 1))))
+  (func (export "live") (result i32) (global.get $live))
+  (func (export "go_wrong") (global.set $wrong (i32.const 1)))
+  (func (export "nothing") (unreachable))
+  (func (export "number") (param i32 i32) (result i32) (unreachable))
+  (func (export "float") (param f64) (result f64) (unreachable))
+  (func (export "long") (param f64) (result i64 i64) (unreachable))
+  (func (export "two") (param f64) (result i32 i32) (i32.const 0) (i32.const 70000)))"""
+
+
+@pytest.mark.parametrize(
+    "export, returns, message",
+    [
+        (
+            "nothing",
+            "packed",
+            r"nothing\(\) -> \(\) does not .* returns='packed' takes one i64; without returns= and result=",
+        ),
+        ("number", "pair", r"-> \(i32\) .* takes two i32; returns='pointer' or 'string' or a number of bytes would fit"),
+        ("float", "packed", r"-> \(f64\) .* one i64"),
+        ("float", "string", r"-> \(f64\) .* takes one i32"),
+        ("float", "pointer", r"\(f64\) -> .* takes an i32 as the first parameter"),
+        ("long", "pair", r"-> \(i64, i64\) .* two i32"),
+        ("two", "packed", r"returns='pair' would fit"),
+    ],
+)
+def test_returns_that_contradicts_the_type_is_said_before_anything_runs(export: str, returns: Any, message: str) -> None:
+    with ProcessWasmPool(UNFIT, workers=1) as pool:
+        for call in (pool.call_bytes, pool.submit_bytes):
+            with pytest.raises(ValueError, match=message):
+                call(export, returns=returns)
+        with pytest.raises(ValueError, match=message):
+            pool.map(BytesFunction(export, returns=returns), [b""])
+        with pool.instance() as lease, pytest.raises(ValueError, match=message):
+            lease.call_bytes(export, returns=returns)
+        assert pool.stats().workers[0].calls == 0
+
+
+def test_a_type_that_contradicts_the_convention_is_said() -> None:
+    expected = pytest.raises(ValueError, match="the convention 'assemblyscript' has a result in one i32")
+    with ProcessWasmPool(ASSEMBLY_LIKE, workers=1) as pool, expected:
+        pool.call_bytes("float", result=str)
+
+
+ASSEMBLY_LIKE = """(module (memory (export "memory") 1) (func (export "float") (result f64) (unreachable))
+  (func (export "__new") (param i32 i32) (result i32) (i32.const 16)) (func (export "__pin") (param i32) (result i32)
+  (local.get 0)) (func (export "__unpin") (param i32)))"""
+
+
+def test_whatever_goes_wrong_beside_the_guest_its_blocks_are_given_back() -> None:
+    with ProcessWasmPool(UNFIT, workers=1) as pool, pool.instance() as lease:
+        lease.call("go_wrong")
+        with pytest.raises(ValueError, match="alloc returned 4294967280 for 3 bytes, beyond its memory"):
+            lease.call_bytes("number", b"abc")
+        with pytest.raises(ValueError, match="beyond its memory"):
+            lease.call_bytes("two", 1.0, returns="pair")
+        assert lease.call("live") == 0
+
+
+BYTES_WITH_FAULTS = (
+    (FIXTURES / "bytes.wat").read_text().rstrip().removesuffix(")")
+    + """
+  (func (export "trap") (param i32 i32) unreachable) (func (export "for_ever") (param i32 i32) (loop (br 0))))"""
+)
+
+
+@pytest.mark.parametrize("size", [3, 200_000])
+def test_threads_that_share_a_lease_do_not_mix_their_calls(size: int, nothing_left: None) -> None:
+    """An allocator that has one block only."""
+    single = """(module (memory (export "memory") 8)
+      (func (export "alloc") (param i32) (result i32) (i32.const 16)) (func (export "free") (param i32))
+      (func (export "same") (param i32 i32) (result i32 i32) (local.get 0) (local.get 1)))"""
+    with ProcessWasmPool(single, workers=1) as pool, pool.instance() as lease:
+
+        def work(digit: int) -> int:
+            data = bytes([digit]) * size
+            return sum(lease.call_bytes("same", data, returns="pair") == data for _ in range(150))
+
+        with ThreadPoolExecutor(2) as threads:
+            assert list(threads.map(work, [1, 2])) == [150, 150]
+
+
+def test_a_call_of_a_lease_with_bytes_is_one_call_and_ends_as_one() -> None:
+    with ProcessWasmPool(BYTES_WITH_FAULTS, workers=1) as pool:
+        with pool.instance() as lease:
+            for _ in range(5):
+                assert lease.call_bytes("packed", b"a", returns="packed", alloc="malloc", free="release") == b"b"
+            assert pool.stats().workers[0].calls == 5
+            with pytest.raises(WasmTrap) as caught:
+                lease.call_bytes("trap", b"a", alloc="malloc", free="release")
+            assert caught.value.export == "trap"
+            with pytest.raises(LeaseEnded, match="the lease ended when 'trap' failed"):
+                lease.call("top")
+        with pool.instance() as lease:
+            with pytest.raises(CallTimeout, match="for_ever got no result within"):
+                lease.call_bytes("for_ever", b"a", timeout=0.2, alloc="malloc", free="release")
+            with pytest.raises(LeaseEnded, match="ran out of time"):
+                lease.call("top")
+        with pool.instance() as lease:
+            with pytest.raises(ValueError, match="allocated for sum could not be given back"):
+                lease.call_bytes("sum", b"a", 1, alloc="malloc", free="trap")
+            with pytest.raises(LeaseEnded, match="'sum' failed"):
+                lease.call("top")
+        assert pool.call("top") == 1024
+
+
+def test_what_a_host_function_raises_ends_the_lease() -> None:
+    def fails() -> None:
+        raise ValueError("from the host")
+
+    module = """(module (import "host" "fails" (func $fails)) (memory (export "memory") 1)
+      (func (export "alloc") (param i32) (result i32) (i32.const 16)) (func (export "free") (param i32))
+      (func (export "call") (param i32 i32) (call $fails)))"""
+    with ProcessWasmPool(module, workers=1, imports={"host": {"fails": fails}}) as pool, pool.instance() as lease:
+        with pytest.raises(ValueError, match="from the host"):
+            lease.call_bytes("call", b"a")
+        with pytest.raises(LeaseEnded, match="the lease ended when 'call' failed"):
+            lease.call_bytes("call", b"a")
 
 
 # -- what goes in and comes out ----------------------------------------------------------------------------------------

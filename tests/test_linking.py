@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import DEADLINE
 
 import procpool
 from procpool import (
@@ -411,3 +412,31 @@ def test_missing_imports_of_linked_modules_are_asked_for_with_their_module() -> 
     with ProcessWasmPool("(module)", workers=1, modules={"lib": library}, on_missing_import=serve) as pool:
         assert pool.call("lib.f") == 9
     assert [each.by for each in asked] == ["lib"]
+
+
+@pytest.mark.parametrize("how", ["call", "submit", "lease"])
+def test_bytes_for_a_linked_module_go_into_its_own_memory(how: str) -> None:
+    def allocating(address: int, more: str) -> str:
+        return f"""(module {more} (memory (export "memory") 1) (global $live (mut i32) (i32.const 0))
+          (func (export "alloc") (param i32) (result i32)
+            (global.set $live (i32.add (global.get $live) (i32.const 1))) (i32.const {address}))
+          (func (export "free") (param i32) (global.set $live (i32.sub (global.get $live) (i32.const 1))))
+          (func (export "live") (result i32) (global.get $live))
+          (func (export "first") (param i32 i32) (result i32) (i32.load8_u (local.get 0)))
+          (func (export "same") (param i32 i32) (result i32 i32) (local.get 0) (local.get 1)))"""
+
+    main = allocating(64, '(import "lib" "first" (func (param i32 i32) (result i32)))')
+    with ProcessWasmPool(main, workers=1, modules={"lib": allocating(128, "")}) as pool, pool.instance() as lease:
+        if how != "lease":
+            lease.put()
+        with_bytes: Any = {
+            "call": pool.call_bytes,
+            "submit": lambda *args, **named: pool.submit_bytes(*args, **named).result(DEADLINE),
+            "lease": lease.call_bytes,
+        }[how]
+        assert (with_bytes("lib.first", b"ab"), with_bytes("first", b"cd")) == (97, 99)
+        assert with_bytes("lib.same", b"abc", returns="pair") == b"abc"
+        assert with_bytes("lib.same", b"abc", returns="pair", alloc="lib.alloc", free=None) == b"abc"
+    with ProcessWasmPool(main, workers=1, modules={"lib": allocating(128, "")}) as pool:
+        pool.call_bytes("lib.same", b"abc", returns="pair")
+        assert (pool.call("lib.live"), pool.call("live")) == (-1, 0), "it allocated one block, and freed both"

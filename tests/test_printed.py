@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Literal
 
 import pytest
-from conftest import DEADLINE
+from conftest import DEADLINE, eventually
 
 from procpool import OutputLimit, ProcessWasmPool, WasiConfig
 from procpool.worker.instance import Instance
@@ -24,6 +25,9 @@ PRINTER = """(module
   (func (export "_initialize") (call $put (i32.const 1) (i32.const 9) (i32.const 7)))
   (func (export "print") (param $digit i32) (result i32)
     (call $put (i32.const 1) (local.get $digit) (i32.const 7)) (local.get $digit))
+  (func (export "print_or_flood") (param $digit i32) (result i32)
+    (loop (call $put (i32.const 1) (i32.const 1) (i32.const 7)) (br_if 0 (i32.gt_s (local.get $digit) (i32.const 9))))
+    (local.get $digit))
   (func (export "complain") (param $digit i32) (call $put (i32.const 2) (local.get $digit) (i32.const 7)))
   (func (export "begin") (param $digit i32) (call $put (i32.const 1) (local.get $digit) (i32.const 6)))
   (func (export "flood") (loop (call $put (i32.const 1) (i32.const 1) (i32.const 7)) (br 0)))
@@ -102,7 +106,7 @@ def test_a_call_that_prints_too_much_is_stopped(how: str, stdout: Literal["captu
                         lease.call("flood", timeout=DEADLINE)
         assert pool.call("print", 3) == 3
         assert pool.stats().killed == pool.stats().crashed == 0
-    assert len(lines) < 30_000 + 20 and lines[-1:] in ([], ["line 3"])
+    assert len(lines) < 30_000 + 20 and lines[-1:] == ([] if stdout == "capture" else ["line 3"])
 
 
 def test_many_calls_may_print_more_than_one_may() -> None:
@@ -113,6 +117,28 @@ def test_many_calls_may_print_more_than_one_may() -> None:
     assert len(lines) == 51
 
 
+@pytest.mark.parametrize("chunksize", [1, 2000])
+@pytest.mark.parametrize("fuel", [None, 1_000_000])  # with fuel, the worker runs one item after the other
+def test_each_item_of_a_map_may_print_as_much_as_a_call(chunksize: int, fuel: int | None) -> None:
+    lines: list[str] = []
+    wasi = WasiConfig(stdout=lines.append, max_output=100)
+    with ProcessWasmPool(PRINTER, workers=1, wasi=wasi, fuel=fuel) as pool:
+        assert list(pool.map("print_or_flood", [n % 9 for n in range(2000)], chunksize=chunksize)) == [
+            n % 9 for n in range(2000)
+        ]
+    assert len(lines) == 2001
+
+
+@pytest.mark.parametrize("chunksize", [1, 50])
+def test_the_item_of_a_map_that_prints_too_much_is_the_one_that_fails(chunksize: int) -> None:
+    wasi = WasiConfig(stdout=lambda line: None, max_output=100_000)
+    digits = [10 if n == 30 else n % 9 for n in range(50)]
+    with ProcessWasmPool(PRINTER, workers=1, wasi=wasi) as pool:
+        outcomes = list(pool.map("print_or_flood", digits, chunksize=chunksize, return_exceptions=True))
+        assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, OutputLimit)] == [30]
+        assert [outcome for outcome in outcomes if isinstance(outcome, int)] == digits[:30] + digits[31:]
+
+
 def test_a_line_function_that_raises_harms_no_job(caplog: pytest.LogCaptureFixture) -> None:
     def fails(line: str) -> None:
         raise ValueError(line)
@@ -121,6 +147,42 @@ def test_a_line_function_that_raises_harms_no_job(caplog: pytest.LogCaptureFixtu
         assert [pool.call("print", n) for n in range(3)] == [0, 1, 2]
     said = [record for record in caplog.records if "a line function raised" in record.getMessage()]
     assert len(said) == 4 and all(record.exc_info for record in said)
+
+
+#: Prints 1 MiB, in lines of 1024 bytes.
+TALKER = """(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 20)
+  (func (export "_initialize") (local $at i32)
+    (memory.fill (i32.const 65536) (i32.const 120) (i32.const 0x100000))
+    (i32.store (i32.const 0) (i32.const 65536))
+    (i32.store (i32.const 4) (i32.const 0x100000))
+    (loop
+      (local.set $at (i32.add (local.get $at) (i32.const 1024)))
+      (i32.store8 (i32.add (local.get $at) (i32.const 65535)) (i32.const 10))
+      (br_if 0 (i32.lt_u (local.get $at) (i32.const 0x100000)))))
+  (func (export "talk") (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"""
+
+
+def test_what_waits_for_a_slow_line_function_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    may_go = threading.Event()
+    seen: list[int] = []
+
+    def slow(line: str) -> None:
+        assert may_go.wait(DEADLINE)
+        seen.append(len(line))
+
+    with ProcessWasmPool(TALKER, workers=1, wasi=WasiConfig(stdout=slow)) as pool:
+        for _ in range(100):
+            pool.call("talk")
+        may_go.set()
+        eventually(lambda: "were dropped" in caplog.text, "the warning")
+        before = len(seen)
+        pool.call("talk")
+    (warning,) = (record for record in caplog.records if "were dropped" in record.getMessage())
+    assert isinstance(warning.args, tuple) and warning.args[0] == 100 * 1024 - before
+    assert 40 * 1024 < before < 65 * 1024, "lines take some bytes beside their characters"
+    assert len(seen) == before + 1024 and set(seen) == {1023}
 
 
 def test_what_was_printed_and_logged_last_is_not_lost_at_the_end() -> None:
@@ -138,3 +200,13 @@ def test_a_line_function_may_use_the_pool() -> None:
     with ProcessWasmPool(PRINTER, workers=1, wasi=wasi, start=[]) as pool:
         pool.call("print", 1)
     assert seen == [1]
+
+
+def test_lines_of_a_linked_module_reach_the_function() -> None:
+    lines: list[str] = []
+    main = """(module (import "lib" "print" (func $print (param i32) (result i32)))
+      (func (export "twice") (param i32) (drop (call $print (local.get 0))) (drop (call $print (local.get 0)))))"""
+    wasi = WasiConfig(stdout=lines.append)
+    with ProcessWasmPool(main, workers=1, modules={"lib": PRINTER}, wasi=wasi) as pool:
+        pool.call("twice", 3)
+    assert lines == [BEGUN, "line 3", "line 3"]

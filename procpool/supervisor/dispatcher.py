@@ -677,11 +677,12 @@ class Dispatcher:
         if jobs:  # before their callers hear of them, who may ask for a report
             lane.durations.record(jobs, nanoseconds)
             self.scheduler.measured(nanoseconds / jobs)
-        lane.calls_done(sum(status < wire.READY for (_, status), _ in frames))
         try:
             for (_, status), payload in frames:
                 if status < wire.READY:
-                    left = lane.job_at(count).answered(lane, port, status, payload)
+                    job = lane.job_at(count)
+                    lane.calls_done(1)
+                    left = job.answered(lane, port, status, payload)
                     count += 1
                     if left:
                         self.scheduler.give_back(left)

@@ -16,10 +16,10 @@ from ..binary import SCALARS, GlobalType, MemoryType, once_each
 from ..bytes_function import BytesFunction, CallTable
 from ..checks import boolean, cannot_travel, count, shown
 from ..codec import converted
-from ..crossing import run
 from ..deadline import Deadline
 from ..errors import CallTimeout, LeaseEnded, PoolClosed, WorkerCrashed
 from ..job_context import capture, deadline_of
+from ..wire import values
 from .direct import DirectCalls
 from .dispatcher import Dispatcher
 from .jobs.call import Export, Job, Purge
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: The most bytes of memory that one frame moves: the batch buffers of the worker's arena.
 TRANSFER = wire.BUFFERS * wire.BUFFER_BYTES
+#: The payload slot for what is passed to a leased instance: no job uses one there.
+_ARGUMENTS = values.ARGUMENTS[0]
 
 
 class Request(Job):
@@ -110,34 +112,40 @@ class Lease:
             UnknownExport, BadArguments: nothing was sent; the lease goes on.
             WasmTrap, CallTimeout, WorkerCrashed, or what a host function raised: the lease has ended.
         """
-        return self._call(export, args, deadline_of(timeout, self._timeout))
-
-    def call_bytes(
-        self, export: str, /, *args: Any, timeout: float | None = None, **convention: Unpack[BytesConvention]
-    ) -> Any:
-        """Call an export of this very instance that takes or returns bytes or text, as `ProcessWasmPool.call_bytes` does.
-
-        Each step of it is a message to the worker and back.
-
-        Raises:
-            As :meth:`call`; and as `ProcessWasmPool.call_bytes`, and then the lease goes on.
-        """
-        self._functions[export]  # or tells why not
-        call = self._bytes_calls.of(BytesFunction(export, **convention))
-        return run(_Steps(self, deadline_of(timeout, self._timeout)), call, args)
-
-    def _call(self, export: str, args: tuple[Any, ...], deadline: Deadline) -> Any:
         function = self._functions[export]
         slots = function.pack(args)
+        deadline = deadline_of(timeout, self._timeout)
         context = capture(self._visible, deadline=deadline.limit)
         frame = function.frame(wire.CALL, slots, context, wire.LEASED)
         with self._use():
             reply = self._exchange(export, frame, deadline)
             if reply[4] == wire.OK:
                 return function.codec.unpack(reply, 8)
-            self._dispatcher.failed()
-            self._give_back(lambda: LeaseEnded(f"the lease ended when {export!r} failed; its instance is gone"))
+            self._end_failed(export)
         return function.result(reply[4], reply[8:])
+
+    def call_bytes(
+        self, export: str, /, *args: Any, timeout: float | None = None, **convention: Unpack[BytesConvention]
+    ) -> Any:
+        """Call an export of this very instance that takes or returns bytes or text, as `ProcessWasmPool.call_bytes` does.
+
+        Raises:
+            As :meth:`call`; and as `ProcessWasmPool.call_bytes`, and then the lease goes on.
+        """
+        self._functions[export]  # or tells why not
+        function = BytesFunction(export, **convention)
+        self._bytes_calls.of(function)  # likewise
+        deadline = deadline_of(timeout, self._timeout)
+        context = capture(self._visible, deadline=deadline.limit)
+        dumped = values.dump(args)
+        with self._use():
+            memory = self._held().port
+            area = memory.payload(_ARGUMENTS, dumped.size) if dumped.size else None
+            placed = dumped.inline() if area is None else dumped.place(_ARGUMENTS, area)
+            reply = self._request(export, ("call_bytes", function, placed), context, deadline)
+            if area is not None:
+                memory.give_up_payload(_ARGUMENTS, dumped.size)
+            return self._value(export, reply)
 
     @property
     def memory(self) -> Memory:
@@ -289,14 +297,28 @@ class Lease:
         self._dispatcher.leases.discard(self)
 
     def _ask(self, operation: str, *args: Any) -> Any:
-        payload = pickle.dumps((operation, *args))
-        frame = wire.JOB.pack(len(payload), 0, wire.ACCESS, wire.LEASED) + payload
         lane = self._held()
-        reply = self._exchange(operation, frame, Deadline.NEVER)
+        reply = self._request(operation, (operation, *args), b"", Deadline.NEVER)
         lane.calls_done(-1)  # it does not count as a call
-        if reply[4] != wire.VALUE:
-            raise wire.loaded(wire.report_of(reply[4], reply[8:], operation))
-        return pickle.loads(reply[8:])
+        return self._value(operation, reply)
+
+    def _request(self, what: str, operation: tuple[Any, ...], context: bytes, deadline: Deadline) -> bytes:
+        """The reply to an operation of `Access`."""
+        payload = context + pickle.dumps(operation)
+        flags = wire.LEASED | (wire.HAS_CONTEXT if context else 0)
+        return self._exchange(what, wire.JOB.pack(len(payload), 0, wire.ACCESS, flags) + payload, deadline)
+
+    def _value(self, what: str, reply: bytes) -> Any:
+        """What a reply to an operation stands for."""
+        if reply[4] == wire.VALUE:
+            return pickle.loads(reply[8:])
+        if reply[4] != wire.KEPT:
+            self._end_failed(what)
+        raise wire.loaded(wire.report_of(reply[4], reply[8:], what))
+
+    def _end_failed(self, what: str) -> None:
+        self._dispatcher.failed()
+        self._give_back(lambda: LeaseEnded(f"the lease ended when {what!r} failed; its instance is gone"))
 
     def _access(self, operation: str, *args: Any) -> Any:
         with self._use():
@@ -392,23 +414,6 @@ def _bounds(where: slice | int) -> tuple[int | None, int | None, bool]:
         raise ValueError("a memory is sliced without a step")
     start, stop = (None if bound is None else operator.index(bound) for bound in (where.start, where.stop))
     return start, stop, False
-
-
-class _Steps:
-    """A lease as `crossing` sees an instance: for one call, with its deadline."""
-
-    def __init__(self, lease: Lease, deadline: Deadline) -> None:
-        self._lease = lease
-        self._deadline = deadline
-        self.types: Mapping[str, Any] = lease._types
-        self.globals: Mapping[str, Any] = lease.globals
-        self.memory_named: Callable[[str], Memory] = lease.memory_named
-
-    def call(self, export: str, /, *args: Any) -> Any:
-        return self._lease._call(export, args, self._deadline)
-
-    def element(self, table: str, index: int) -> Any:
-        return self._lease._access("element", table, index)
 
 
 class _LeasedExports(Mapping[str, Callable[..., Any]]):

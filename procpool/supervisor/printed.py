@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Hashable
 from typing import Any, Literal
 
@@ -13,6 +14,10 @@ from .jobs.lines import LineSplitter
 logger: logging.Logger = logging.getLogger("procpool.guest")
 _logger: logging.Logger = logging.getLogger("procpool")
 
+#: The most that may wait for those who see it, in bytes; what comes then is dropped until all that waits is seen.
+MOST_WAITING = 64 << 20
+#: What a line takes beside its characters.
+_LINE_BYTES = 64
 #: The number of each stream, its name in a WasiConfig, and the level at which it is logged.
 _STREAMS: tuple[tuple[int, Literal["stdout", "stderr"], int], ...] = (
     (1, "stdout", logging.INFO),
@@ -37,6 +42,9 @@ class Printed:
                 self._functions[number] = to
             elif isinstance(to, str) and to == CAPTURE:
                 self._functions[number] = _logs(level)
+        self._lock = threading.Lock()  # over both counts
+        self._waiting = 0  # bytes
+        self._dropped = 0  # lines, since the last that waits came
         self._splitters: dict[tuple[Hashable, int], LineSplitter] = {}  # by worker and stream
 
     def heard(self, worker: Hashable, payload: bytes) -> None:
@@ -59,16 +67,38 @@ class Printed:
                 self._show(number, [rest])
 
     def _show(self, number: int, lines: list[str]) -> None:
-        if lines:
-            self._tell(lambda: self._seen(number, lines))
+        if not lines:
+            return
+        size = sum(map(len, lines)) + _LINE_BYTES * len(lines)
+        with self._lock:
+            full = self._waiting > 0 and self._waiting + size > MOST_WAITING
+            if full and not self._dropped:
+                self._tell(self._own_up)  # behind what waits
+            if full or self._dropped:
+                self._dropped += len(lines)
+                return
+            self._waiting += size
+        self._tell(lambda: self._seen(number, lines, size))
 
-    def _seen(self, number: int, lines: list[str]) -> None:
+    def _own_up(self) -> None:
+        with self._lock:
+            dropped, self._dropped = self._dropped, 0
+        _logger.warning(
+            "procpool: %d lines that a guest printed were dropped: %d MiB waited for the line function, or for handlers of"
+            " the logger procpool.guest",
+            dropped,
+            MOST_WAITING >> 20,
+        )
+
+    def _seen(self, number: int, lines: list[str], size: int) -> None:
         function: Any = self._functions[number]
         for line in lines:
             try:
                 function(line)
             except BaseException:  # no job to end for it
                 _logger.exception("procpool: a line function raised at %.200r", line)
+        with self._lock:
+            self._waiting -= size
 
 
 def _logs(level: int) -> Callable[[str], object]:

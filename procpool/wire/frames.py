@@ -43,6 +43,7 @@ VALUE = 5  #: what a Python callable returned, as in `values`
 INTERRUPTED = 2  #: stopped by INTERRUPT; empty, or what a command had printed
 EXIT = 3  #: the guest exited; the code as JSON
 RAISED = 4  #: a Python exception; see `exception_to_bytes`
+KEPT = 6  #: as RAISED, for ACCESS: the guest has not failed, its instance is kept, and the lease goes on
 READY = 64  #: announcement: the worker takes jobs; its pid, as COUNT, which may come before the launcher tells
 UNFIT = 65  #: announcement: no instance could be made, with an exception as for RAISED; the worker exits
 PASSED = 66  #: announcement: jobs were void; the number of the first that was skipped, as COUNT

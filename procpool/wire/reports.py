@@ -19,7 +19,7 @@ from typing import Any
 import cloudpickle
 
 from ..errors import GuestExit, RemoteError, WasmException, WasmFrame, WasmTrap
-from .frames import EXIT, RAISED, TRAP, UNFIT
+from .frames import EXIT, KEPT, RAISED, TRAP, UNFIT
 from .values import NeedsCode, loads_plain
 
 #: Characters of a traceback, or of one text in a log record, that travel; of a longer one, the first and the last half.
@@ -133,7 +133,7 @@ def report_of(status: int, payload: bytes, export: str | None) -> Report:
     Raises:
         ValueError: no sound worker sends such a reply.
     """
-    if status in (RAISED, UNFIT):
+    if status in (RAISED, KEPT, UNFIT):
         start = _TEXT.size
         if len(payload) < start:
             raise ValueError(f"an exception in {len(payload)} bytes")

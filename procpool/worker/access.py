@@ -6,20 +6,26 @@ Bytes of memory go through the batch buffers of the arena, which no batch uses w
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..wire import values
 from .arena import Arena
 from .holder import InstanceHolder
 from .instance import Instance
+from .payloads import Payloads
+
+if TYPE_CHECKING:
+    from ..bytes_function import BytesFunction
 
 
 class Access:
     """Runs the operations of ACCESS frames."""
 
-    def __init__(self, instances: InstanceHolder, surface: Instance, arena: Arena, fresh: bool) -> None:
+    def __init__(self, instances: InstanceHolder, surface: Instance, arena: Arena, payloads: Payloads, fresh: bool) -> None:
         self._instances = instances
         self._surface = surface
         self._arena = arena
+        self._payloads = payloads
         self._fresh = fresh
         self._operations: dict[str, Callable[..., Any]] = {
             "size": lambda name: len(surface.memory_named(name)),
@@ -28,7 +34,7 @@ class Access:
             "grow": lambda name, pages: surface.grow(pages, name),
             "get": surface.globals.__getitem__,
             "set": surface.globals.__setitem__,
-            "element": self._element,
+            "call_bytes": self._call_bytes,
             "end": self._end,
         }
 
@@ -69,10 +75,8 @@ class Access:
             memory[found[0] : found[0] + len(piece)] = piece
         return found
 
-    def _element(self, table: str, index: int) -> str | int | None:
-        """What a table holds, so that it can travel."""
-        found = self._surface.element(table, index)
-        return found if isinstance(found, (str, int)) or found is None else str(found)
+    def _call_bytes(self, function: BytesFunction, args: bytes) -> Any:
+        return function(self._surface, *values.load(args, self._payloads.slot, slots=values.ARGUMENTS))
 
     def _end(self, discard: bool) -> None:
         """The lease ends."""

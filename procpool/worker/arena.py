@@ -47,10 +47,13 @@ class Arena:
         return memory
 
     def item(self) -> int:
-        """The item that the running batch is at."""
+        """The item that the running batch is at; 0 if none runs."""
+        buffer = self.buffer  # another thread may ask when the batch ends
+        if buffer < 0:
+            return 0
         if self._cells is None:  # mapped at the first batch: until then the parent may not have made the file so long
             self._cells = memoryview(mmap.mmap(self._fd, wire.ARENA_HEAD, offset=self._offset)).cast("I")
-        return self._cells[(self.buffer * wire.CELLS + wire.INDEX) // 4]
+        return self._cells[(buffer * wire.CELLS + wire.INDEX) // 4]
 
     @property
     def transfer(self) -> memoryview:

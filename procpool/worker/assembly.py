@@ -29,6 +29,7 @@ class Member(NamedTuple):
     linker: wasmtime.Linker
     types: ffi.ImportTypes
     left: Mapping[Names, ExternType]  #: the imports that no linked module serves
+    storage: frozenset[Names]  #: its imports that are memories, tables or globals
 
 
 class Assembly:
@@ -53,7 +54,9 @@ class Assembly:
         for part, module in modules:
             linker = wasmtime.Linker(engine)
             linker.allow_shadowing = True
-            self.members.append(Member(part, module, linker, ffi.ImportTypes(module), part.left))
+            types = part.interface.import_types
+            storage = frozenset(names for names, type_ in types.items() if isinstance(type_, STORAGE))
+            self.members.append(Member(part, module, linker, ffi.ImportTypes(module), part.left, storage))
         self._quick: Callable[[wasmtime.Store], wasmtime.Instance] | None = None
 
     def importing(self, names: Names) -> Iterator[Member]:
@@ -109,14 +112,13 @@ class Assembly:
 
     def _link(self, member: Member, store: wasmtime.Store, own: Own) -> None:
         """Give a member what it imports from those before it."""
-        types = member.part.interface.import_types
         for names, (provider, export) in member.part.links.items():
             found = ffi.find(store, own.linked[provider], export)
             if isinstance(found, wasmtime.SharedMemory):
                 ffi.define_shared_memory(member.linker, store, *names, found)
             else:
                 member.linker.define(store, *names, found)
-            if isinstance(types[names], STORAGE):
+            if names in member.storage:
                 own.imports[names] = found
 
     def _misfit(self, member: Member, error: wasmtime.WasmtimeError) -> BadImport | None:

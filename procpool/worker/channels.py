@@ -86,13 +86,15 @@ class Running:
         """Stop what runs on the engine, and leave the job to say why it has ended."""
         self._engine.increment_epoch()
 
-    def stop(self, number: Any, why: BaseException) -> None:
-        """Another thread of this worker: stop the job if it is running, and have it fail."""
-        if self._numbers.pop(number, self) is None:
-            self.why = why
-            self._stopping = True  # see `interrupt`
-            self._engine.increment_epoch()
-            self._raised.set()
+    def stop(self, number: Any, why: BaseException) -> bool:
+        """Another thread of this worker: stop the job, and have it fail, if it is running; whether it was."""
+        if self._numbers.pop(number, self) is not None:
+            return False
+        self.why = why
+        self._stopping = True  # see `interrupt`
+        self._engine.increment_epoch()
+        self._raised.set()
+        return True
 
     def interrupt(self, number: int, item: int, at_item: bool, tell: Callable[[], None]) -> None:
         """Control thread: stop the job if it is running, and, for a batch, at the item that was meant.

@@ -9,7 +9,7 @@ from typing import NoReturn
 from .. import wire
 from ..artifact import make
 from ..errors import InvalidModule
-from ..module import Given, write
+from ..module import Opened, write
 from .lifeline import die_with_parent, die_with_starter
 from .main import usual_signals
 from .title import show_as
@@ -23,7 +23,7 @@ def main(settings_fd: int) -> NoReturn:
         told: wire.Compilation = pickle.load(file)
     die_with_parent(told.lifeline, os.getpid())
     die_with_starter(-1)  # the thread that started us waits for us
-    source = Given(told.subject, None, told.source)
+    source = Opened(told.subject, None, told.source)
     show_as("compiler", source.name)
     try:
         make(told.artifact, source.read(), told.subject, told.engine, parallel=True)

@@ -25,6 +25,12 @@ def failure(error: BaseException) -> bytes:
     return wire.reply(wire.RAISED, wire.exception_to_bytes(error))
 
 
+def of_guest(error: BaseException) -> bool:
+    """Whether it is a failure of the guest, or was raised because of one: the instance is not to be used any more."""
+    kinds = (wasmtime.Trap, wasmtime.WasmtimeError, wasmtime.ExitTrap, GuestExit)
+    return isinstance(error, kinds) or isinstance(error.__cause__, kinds)
+
+
 def unfit(error: BaseException) -> bytes:
     """The announcement of a worker that cannot make an instance."""
     if isinstance(error, wasmtime.ExitTrap):

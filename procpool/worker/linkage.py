@@ -13,7 +13,7 @@ from .. import wire
 from ..binary import FuncType, is_shared
 from ..errors import GuestExit
 from ..program import Program
-from ..wasi import MODULES, PROC_EXIT, THREAD_SPAWN
+from ..wasi import MODULES, PROC_EXIT, THREAD_SPAWN, WRITES
 from . import ffi
 from .assembly import Assembly
 from .channels import Running
@@ -57,6 +57,11 @@ class Linkage:
         self.threaded: bool = any(
             (each.module, each.name) == THREAD_SPAWN or is_shared(each.type) for each in program.needed
         )
+
+    @property
+    def prints(self) -> bool:
+        """Whether a module of the program can print."""
+        return any(each.module in MODULES and each.name in WRITES for each in self.program.needed)
 
     @property
     def in_thread(self) -> bool:

@@ -17,7 +17,7 @@ from ..job_context import Context, Travelled, serve_contexts
 from .access import Access
 from .arena import Arena
 from .channels import Replies, Running, Waiting
-from .failures import failure
+from .failures import failure, of_guest
 from .holder import InstanceHolder
 from .shipped import ShippedFunctions
 from .wasi_run import CommandRunner
@@ -44,7 +44,8 @@ class Room(NamedTuple):
     commands: CommandRunner
     arena: Arena
     board: memoryview  #: its row of counters
-    printed: Callable[[], None] | None  #: sends what was printed outside of a command, before the answer goes, if it is to
+    #: sends what was printed outside of a command, before the answer goes; None if nothing can be, or nobody is to see it
+    printed: Callable[[], None] | None
 
 
 class Loop:
@@ -216,7 +217,9 @@ class Loop:
             if kind in (wire.CALL, wire.SUBMIT):
                 self._check(export, payload)
             answer = failure(error)
-            if instances.calls.failed or not (kind == wire.ACCESS or isinstance(error, GuestError)):
+            if kind == wire.ACCESS and not (instances.calls.failed or of_guest(error)):
+                answer = wire.reply(wire.KEPT, answer[wire.REPLY.size :])
+            elif instances.calls.failed or not isinstance(error, GuestError):
                 instances.discard()
         if not self._running.finish(number):
             printed = pickle.dumps(self._commands.printed) if kind == wire.RUN else b""
@@ -290,6 +293,8 @@ class Loop:
                 stopped = self._stopped()
                 if failed:
                     failed = stopped or wire.reply(wire.INTERRUPTED)
+                if self._printed is not None:
+                    self._printed()  # so that what it had printed does not count as the next item's
             if interrupted or failed:
                 self._instances.discard()
             elif self._may_outgrow or self._instances.calls.failed:

@@ -168,7 +168,7 @@ def _furnish(
     arena = Arena(settings.arenas, row)
     payloads = Payloads(settings.payloads, row, settings.payload_bytes)
     running = Running(blueprint.engine)
-    streams = Streams(running, replies, settings.lifeline, environment.wasi)
+    streams = Streams(running, replies, arena, settings.lifeline, environment.wasi)
     program = settings.program
     linkage = Linkage(blueprint.engine, blueprint.modules, program, settings.limits, environment, running)
     instances = InstanceHolder(linkage, settings, arena, streams)
@@ -182,10 +182,10 @@ def _furnish(
         instances=instances,
         functions=ShippedFunctions(surface, payloads),
         commands=CommandRunner(linkage, instances, payloads, replies, streams, settings.instances == 1),
-        access=Access(instances, surface, arena, settings.guest.fresh),
+        access=Access(instances, surface, arena, payloads, settings.guest.fresh),
         arena=arena,
         board=blueprint.board[first : first + wire.BOARD_ROW],
-        printed=streams.pass_on if streams.sends else None,
+        printed=streams.pass_on if streams.sends and linkage.prints else None,
     )
     _start_thread(threading.Thread(target=_listen, args=(room, settings.parent), daemon=True))
     return room

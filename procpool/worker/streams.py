@@ -21,6 +21,7 @@ from .. import wire
 from ..errors import OutputLimit
 from ..wasi import CAPTURE, INHERIT, Spec
 from . import inherited
+from .arena import Arena
 from .channels import Replies, Running
 
 _OUT, _ERR = 1, 2
@@ -46,11 +47,12 @@ class Streams:
     Args:
         running: the job that runs; one that prints too much is stopped.
         replies: where what is printed goes.
+        arena: tells which item of a batch runs; each may print as much as a call.
         lifeline: see `inherited.join`.
         spec: of instances that run no command; None if the module has no WASI.
     """
 
-    def __init__(self, running: Running, replies: Replies, lifeline: int, spec: Spec | None) -> None:
+    def __init__(self, running: Running, replies: Replies, arena: Arena, lifeline: int, spec: Spec | None) -> None:
         self._running = running
         self._replies = replies
         self._sent = (
@@ -59,7 +61,10 @@ class Streams:
             else tuple(stream for stream, to in ((_OUT, spec.stdout), (_ERR, spec.stderr)) if to in (CAPTURE, "lines"))
         )
         self._most = 0 if spec is None else spec.max_output
-        self._printing: tuple[Any, int] = None, 0  # the job that printed last, and how many bytes
+        self._arena = arena
+        # The job that printed last; its item then; and how many bytes that one must have printed.
+        self._printing: tuple[Any, int, int] = None, 0, 0
+        self._stopped = False  # it has printed too much: what comes until it has ended is dropped
         self._poll = select.poll()
         self._lifeline = lifeline
         self._inherited = False  # the program's standard input is ours
@@ -170,6 +175,7 @@ class Streams:
             with self._lock:  # also if there is nothing: what the thread has taken has been sent then
                 if self._poll.poll(0):
                     self._drain()
+                self._stopped = False
 
     def _drain(self) -> None:
         for stream in self._reads:
@@ -219,13 +225,25 @@ class Streams:
 
     def _send(self, stream: int, chunk: bytes) -> None:
         """Have the parent see what no command has printed."""
-        if stream not in self._sent:
+        if stream not in self._sent or self._stopped:
             return
-        job = self._running.number
-        printed = len(chunk) + (self._printing[1] if self._printing[0] == job is not None else 0)
-        self._printing = job, printed
-        if printed <= self._most or job is None:
+        running = self._running.number
+        printed = 0 if running is None else self._printed_by(running, len(chunk))
+        if printed <= self._most:
             self._replies.flush(wire.reply(wire.PRINTED, bytes((stream,)) + chunk))
         else:
             most = f"max_output={self._most:,} bytes of its WasiConfig"
-            self._running.stop(job, OutputLimit(f"the guest printed more than {most} in one call and was stopped"))
+            error = OutputLimit(f"the guest printed more than {most} in one call and was stopped")
+            self._stopped = self._running.stop(running, error)
+
+    def _printed_by(self, running: int | tuple[int, int], size: int) -> int:
+        """How many bytes a job, or the item it is at, has printed at least; so many more have just come.
+
+        Some of them may be of items that have ended since the last ones came, each of which may have printed the most there
+        is to print.  What is beyond that is this item's, for it had begun when what has come was read.
+        """
+        job, item = running if isinstance(running, tuple) else (running, self._arena.item())
+        _, before, printed = self._printing if self._printing[0] == job else (job, 0, 0)
+        printed = max(0, printed + size - self._most * (item - before))
+        self._printing = job, item, printed if printed <= self._most else 0  # it ends here, and another begins
+        return printed
