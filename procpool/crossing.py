@@ -59,6 +59,7 @@ class _Crossing:
         self._handed: list[Callable[[], Any]] = []
         self._failed = False  #: the guest itself
         self._on_stack = 0  #: bytes
+        self._owed: set[int] = set()  #: the blocks that are given back anyway
 
     def run(self, args: Sequence[Any]) -> Any:
         call = self._call
@@ -126,7 +127,9 @@ class _Crossing:
             if not _is_bytes(arg):
                 return _as_it_is, arg, 1
             view = memoryview(arg)
-            data: Any = view.cast("B") if view.nbytes else b""
+            if "O" in view.format:  # addresses in this process: no use to the guest, and none of its business
+                raise BadArguments(f"{self._call.export}: an array of Python objects has no bytes to give")
+            data: Any = view.cast("B") if view.nbytes and view.c_contiguous else view.tobytes()
             return (self._object, data, 1) if by.text == "object" else (self._sized_block, data, 2)
         # A lone surrogate is half of a character: UTF-16 as programs use it knows it, UTF-8 does not.
         data = arg.encode(by.encoding, "strict" if by.encoding == "utf-8" else "surrogatepass")
@@ -173,6 +176,8 @@ class _Crossing:
         address = self._ask("alloc", by.alloc, size, by.align)
         if not address and size:
             raise MemoryError(f"{by.alloc}({size}) returned 0: the guest has no memory left")
+        if owner == "caller":
+            self._owed.add(address)
         (self._undo if owner == "caller" else self._handed).append(lambda: self._free(address, size))
         return address
 
@@ -243,7 +248,7 @@ class _Crossing:
         if not address and self._by.optional:
             return None
         data = self._read(address, length)
-        if self._by.results == "caller":
+        if self._by.results == "caller" and address not in self._owed:  # an export may return the block it was given
             self._undo.append(lambda: self._free(address, length))
         return self._made(data)
 

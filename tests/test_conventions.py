@@ -472,3 +472,28 @@ def test_assemblyscript_as_its_compiler_makes_it(runtime: str, tmp_path: Path) -
 
     with ProcessWasmPool(module, workers=1) as pool:
         assert pool.submit(often).result(DEADLINE) <= 4 << 16
+
+
+#: Returns the very block that it was given, and an allocator that counts what has not been given back.
+IN_PLACE = """(module (memory (export "memory") 1) (global $live (mut i32) (i32.const 0))
+  (func (export "alloc") (param i32) (result i32) (global.set $live (i32.add (global.get $live) (i32.const 1))) (i32.const 64))
+  (func (export "free") (param i32) (global.set $live (i32.sub (global.get $live) (i32.const 1))))
+  (func (export "live") (result i32) (global.get $live))
+  (func (export "same") (param i32 i32) (result i64)
+    (i64.or (i64.shl (i64.extend_i32_u (local.get 0)) (i64.const 32)) (i64.extend_i32_u (local.get 1)))))"""
+
+
+def test_a_block_that_is_argument_and_result_is_freed_once() -> None:
+    with ProcessWasmPool(IN_PLACE, workers=1) as pool:
+        assert pool.call_bytes("same", b"abc", returns="packed") == b"abc"
+        assert pool.call("live") == 0
+
+
+def test_arrays_of_any_layout_go_in_as_their_items_and_those_of_objects_not_at_all() -> None:
+    numpy = pytest.importorskip("numpy")
+    items = numpy.arange(6, dtype="i2").reshape(2, 3)
+    with ProcessWasmPool(IN_PLACE, workers=1) as pool:
+        for array in (items, numpy.asfortranarray(items), items[:, ::2], items[:0], items.T):
+            assert pool.call_bytes("same", array, returns="packed") == array.tobytes()
+        with pytest.raises(BadArguments, match="same: an array of Python objects has no bytes to give"):
+            pool.call_bytes("same", numpy.array([object()]), returns="packed")
