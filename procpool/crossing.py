@@ -178,7 +178,9 @@ class _Crossing:
             raise MemoryError(f"{by.alloc}({size}) returned 0: the guest has no memory left")
         if owner == "caller":
             self._owed.add(address)
-        (self._undo if owner == "caller" else self._handed).append(lambda: self._free(address, size))
+            self._undo.append(lambda: self._free(address, size))
+        else:
+            self._handed.append(lambda: self._free(address, size))
         return address
 
     def _block(self, size: int) -> int:

@@ -21,13 +21,12 @@ from .binary import (
     canonical,
     described,
     joint,
-    nullable,
 )
 from .codec import converted
 from .errors import BadArguments, BadImport, MissingImport
 from .printable import printable
 from .program import whom
-from .stand_ins import Trapping, Zero, zero
+from .stand_ins import Trapping, has_zero, zero, zeros
 from .wasi import MODULES, THREAD_SPAWN
 
 #: module name -> name -> a host function; a number for a global; a MemoryType or TableType, of which each instance gets one
@@ -154,10 +153,10 @@ def stand_in(needs: Import, otherwise: OnMissing) -> Any:
         return otherwise(needs)
     type_ = needs.type
     if isinstance(type_, FuncType):
-        return (Trapping if otherwise == "trap" else Zero)(needs.module, needs.name, type_)
+        return (Trapping if otherwise == "trap" else zeros)(needs.module, needs.name, type_)
     if isinstance(type_, (MemoryType, TableType)):
         return type_
-    if isinstance(type_, GlobalType) and (type_.content in SCALARS or nullable(type_.content)):
+    if isinstance(type_, GlobalType) and has_zero(type_.content):
         return zero(type_.content)
     raise MissingImport(f"{whom(needs.by)} imports {needs.module}.{needs.name}, a {type_}, which nothing can stand in for")
 

@@ -11,29 +11,35 @@ from .errors import MissingImport
 class Trapping:
     """A host function whose call fails, and says which one it was."""
 
-    def __init__(self, module: str, name: str, signature: FuncType) -> None:
-        self._what = f"{module}.{name} {signature}"
+    def __init__(self, module: str, name: str, signature: FuncType, why: str = "") -> None:
+        self._text = f"the guest called its import {module}.{name} {signature}, and nothing was given for that{why}"
 
     def __call__(self, *args: Any) -> Any:
-        raise MissingImport(f"the guest called its import {self._what}, and nothing was given for that")
+        raise MissingImport(self._text)
 
 
 class Zero:
-    """A host function that returns zeros and nulls; whose call fails where there is no such value."""
+    """A host function that returns zeros and nulls."""
 
-    def __init__(self, module: str, name: str, signature: FuncType) -> None:
-        self._never_null = [kind for kind in signature.results if kind not in SCALARS and not nullable(kind)]
-        self._what = f"{module}.{name} {signature}"
+    def __init__(self, signature: FuncType) -> None:
         values = tuple(zero(kind) for kind in signature.results)
         self._returned = None if not values else values[0] if len(values) == 1 else values
 
     def __call__(self, *args: Any) -> Any:
-        if self._never_null:
-            raise MissingImport(
-                f"the guest called its import {self._what}, and nothing was given for that: a {self._never_null[0]} is"
-                " never null, so there is no zero to return"
-            )
         return self._returned
+
+
+def zeros(module: str, name: str, signature: FuncType) -> Trapping | Zero:
+    """A host function that returns zeros and nulls, or whose call fails where there is no such value."""
+    for kind in signature.results:
+        if not has_zero(kind):
+            return Trapping(module, name, signature, f": a {kind} is never null, so there is no zero to return")
+    return Zero(signature)
+
+
+def has_zero(kind: str) -> bool:
+    """Whether a value type has a zero or a null."""
+    return kind in SCALARS or nullable(kind)
 
 
 def zero(kind: str) -> Any:

@@ -153,13 +153,13 @@ class Instance:
         store, found = self._instances.extern(name)
         type_ = self.types.get(name)
         if not isinstance(found, wasmtime.Table) or not isinstance(type_, TableType):
-            raise LookupError(f"the module exports no table {name!r}, and imports none of that name")
+            raise _unknown("table", name)
         return store, found, f"the table {name!r}", type_.element
 
     def _memory(self, name: str) -> tuple[wasmtime.Store, Any]:
         store, memory = self._instances.extern(name)
         if not isinstance(memory, (wasmtime.Memory, wasmtime.SharedMemory)):
-            raise LookupError(f"the module exports no memory {name!r}, and imports none of that name")
+            raise _unknown("memory", name)
         return store, memory
 
     def _callable(self, name: str) -> Callable[..., Any]:
@@ -168,6 +168,10 @@ class Instance:
 
         call.__name__ = call.__qualname__ = name
         return call
+
+
+def _unknown(what: str, name: str) -> LookupError:
+    return LookupError(f"the module exports no {what} {name!r}, and imports none of that name")
 
 
 class _InstanceGlobals(MutableMapping[str, Any]):
@@ -189,7 +193,7 @@ class _InstanceGlobals(MutableMapping[str, Any]):
         store, found = self._instances.extern(name)
         type_ = self._types.get(name)
         if not isinstance(found, wasmtime.Global) or not isinstance(type_, GlobalType):
-            raise LookupError(f"the module exports no global {name!r}, and imports none of that name")
+            raise _unknown("global", name)
         return store, found, f"the global {name!r}", type_.content
 
     def __delitem__(self, name: str) -> None:
