@@ -125,6 +125,15 @@ def test_rows_that_are_compressed(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "r.csv.gz").write_bytes(gzip.compress(b"1,2\n"))
     code, out, err = outcome([*ADD, str(tmp_path / "r.csv.gz"), "--keep-going"], capsys)
     assert (code, out) == (2, "") and "r.csv.gz is compressed by gzip; decompress it first" in err and err.count("\n") == 1
+    for how in ("csv", "jsonl"):
+        done = subprocess.run(
+            [sys.executable, "-m", "procpool", "map", K, "add", "-", "--input-format", how],
+            input=gzip.compress(b"1,2\n"),
+            capture_output=True,
+            timeout=60,
+        )
+        said = b"procpool: stdin is compressed by gzip; decompress it first (gunzip)\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, b"", said)
 
 
 @pytest.mark.parametrize(("given", "code", "printed"), [("trap", 1, ""), ("zero", 0, "0\n")])

@@ -86,9 +86,25 @@ def open_rows(name: str) -> TextIO:
     file = open(STDIN if name == "-" else name, "rb", closefd=name != "-")  # noqa: SIM115  # for the caller to close
     if name != "-" and file.peek(len(GZIP)).startswith(GZIP):
         file.close()
-        raise BadRequest(f"{name} is compressed by gzip; decompress it first (gunzip)")
+        raise _compressed(name)
     # What is not UTF-8 becomes surrogates, by which `_checked` knows the row that has them.
     return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _compressed(name: str) -> BadRequest:
+    return BadRequest(f"{_named(name)} is compressed by gzip; decompress it first (gunzip)")
+
+
+def _lines(file: TextIO, name: str) -> Iterator[str]:
+    """The lines of a file.
+
+    Raises:
+        BadRequest: it is compressed, which only its first line tells where looking ahead would wait for it: standard input.
+    """
+    for number, line in enumerate(file):
+        if not number and line.startswith(GZIP.decode(errors="surrogateescape")):
+            raise _compressed(name)
+        yield line
 
 
 def _checked(text: str) -> str:
@@ -111,7 +127,8 @@ def read_rows(file: TextIO, reading: Reading, signature: FuncType, fields: Field
     Raises:
         BadRow: it has a header that cannot be read; names the place.
     """
-    records = _Objects(file, fields) if reading.format == "jsonl" else _Records(file, fields, reading)
+    lines = _lines(file, reading.name)
+    records = _Objects(lines, fields) if reading.format == "jsonl" else _Records(lines, fields, reading)
     while True:
         args: list[Any] = []
         try:
@@ -131,8 +148,8 @@ def read_rows(file: TextIO, reading: Reading, signature: FuncType, fields: Field
 class _Records:
     """CSV."""
 
-    def __init__(self, file: TextIO, fields: Fields, reading: Reading) -> None:
-        self._reader = csv.reader(file, delimiter=reading.delimiter, strict=True)
+    def __init__(self, lines: Iterator[str], fields: Fields, reading: Reading) -> None:
+        self._reader = csv.reader(lines, delimiter=reading.delimiter, strict=True)
         self._fields = fields
         self._reading = reading
         self._at: Sequence[int] | None = None
@@ -207,8 +224,8 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_without_repetition)
 class _Objects:
     """JSON lines: each an array, an object, or a number alone."""
 
-    def __init__(self, file: TextIO, fields: Fields) -> None:
-        self._lines = iter(file)
+    def __init__(self, lines: Iterator[str], fields: Fields) -> None:
+        self._lines = lines
         self._fields = fields
         self.line = 0
         self.blank = False
