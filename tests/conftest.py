@@ -25,7 +25,19 @@ DEADLINE = 45.0
 
 #: The files whose tests are marked fast: the parts that work without a process, and the first things a pool does.
 FAST = {
-    *("binary", "codec", "deadline", "delivery", "keys", "lane", "lines", "options", "overseer", "scheduler"),
+    *(
+        "binary",
+        "codec",
+        "deadline",
+        "delivery",
+        "keys",
+        "lane",
+        "lines",
+        "options",
+        "overseer",
+        "scheduler",
+        "scheduler_steps",
+    ),
     *("values", "weak", "wire", "call", "counters", "shipped"),
 }
 

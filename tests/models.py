@@ -225,6 +225,7 @@ class ModelPort:
         self.worker = worker
         self.process: Any = SimpleNamespace(pid=pid)
         self._dead = False
+        self.arena: memoryview = memoryview(b"")
         self.capacity: int | None = None  #: bytes that the pipe still takes; None for any number
         self.on_look: Any = None  #: called when somebody looks whether it is dead: what another thread does then
 

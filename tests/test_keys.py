@@ -128,3 +128,12 @@ def test_many_threads(seed: int = 5) -> None:
         thread.join(DEADLINE)
         assert not thread.is_alive()
     assert not wrong and not len(keys)
+
+
+def test_a_forgotten_key_leaves_those_of_equal_hash() -> None:
+    keys = Keys(most=1)
+    held = keys.hold(Key(1))
+    for value in (2, 3, 4):
+        keys.release(keys.hold(Key(value)))
+    assert keys.hold(Key(1)) == held
+    assert keys.hold(Key(2)) > held, "forgotten"

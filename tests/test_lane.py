@@ -314,5 +314,56 @@ def test_a_job_that_ends_before_it_is_sent_takes_no_number() -> None:
     assert lane.depth == 1
 
 
+def lane_with(count: int) -> tuple[Lane, list[ModelJob]]:
+    """So many jobs in flight, of which nothing has been heard."""
+    lane = Lane(ModelPort(ModelWorker(False)))  # type: ignore[arg-type]
+    jobs = [ModelJob(id) for id in range(count)]
+    assert not lane.send(jobs, 0.0).refused
+    return lane, jobs
+
+
+def test_a_worker_that_passes_its_fence_over_unanswered_jobs_talks_nonsense() -> None:
+    lane, _ = lane_with(3)
+    assert lane.fence(1, 0.0) == (1, 3)
+    with pytest.raises(Nonsense, match="unanswered"):
+        lane.passed(1)
+
+
+@pytest.mark.parametrize("begun", [-1, 3, 1 << 63])
+def test_a_board_that_was_written_over_blames_the_first(begun: int) -> None:
+    lane, (first, second) = lane_with(2)
+    assert lane.crash(begun) == (first, [second])
+
+
+@pytest.mark.parametrize("begun, guilty", [(0, None), (1, 0), (2, 1)])
+def test_the_board_tells_which_job_a_worker_died_of(begun: int, guilty: int | None) -> None:
+    lane, jobs = lane_with(2)
+    blamed = None if guilty is None else jobs[guilty]
+    assert lane.crash(begun) == (blamed, [job for job in jobs if job is not blamed])
+    assert lane.quiet and not lane.open and not any(job.in_flight for job in jobs)
+
+
+def test_the_last_interrupt_is_known() -> None:
+    lane, _ = lane_with(1)
+    assert lane.interrupted == (-1, -1)
+    lane.interrupt(7, 1.0, GRACE)
+    assert lane.interrupted == (0, 7)
+
+
+def test_a_worker_hears_how_many_large_results_were_taken() -> None:
+    lane, _ = lane_with(0)
+    heard: list[int] = []
+
+    class Told(ModelJob):
+        def place(self, memory: Any, buffer: int, functions: Any, results_taken: int) -> bytes:
+            heard.append(results_taken)
+            return super().place(memory, buffer, functions, results_taken)
+
+    for id in range(2):
+        lane.send([Told(id, buffers=1)], 0.0)
+        lane.result_taken()
+    assert heard == [0, 1]
+
+
 TestTraffic = Traffic.TestCase
 TestTraffic.settings = thorough(150, 60)

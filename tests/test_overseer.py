@@ -9,11 +9,15 @@ import pytest
 from models import ModelJob, ModelPort, ModelWorker
 
 from procpool import wire
+from procpool.binary import FuncType
+from procpool.codec import Codec
 from procpool.deadline import Deadline
 from procpool.supervisor.events import Journal
-from procpool.supervisor.jobs.call import Job
+from procpool.supervisor.jobs.batch import Segment
+from procpool.supervisor.jobs.call import Export, Job
+from procpool.supervisor.jobs.chunk import Chunk
 from procpool.supervisor.lane import Lane
-from procpool.supervisor.overseer import STALL_SECONDS, STILL_SECONDS, Overseer
+from procpool.supervisor.overseer import STALL_SECONDS, STEAL_SECONDS, STILL_SECONDS, Overseer
 from procpool.supervisor.scheduler import Scheduler
 
 GRACE = 1.0
@@ -201,3 +205,94 @@ def test_no_call_is_sent_to_the_neighbour_of_a_stopped_worker_when_their_process
     assert not killed
     pool.looks(STILL_SECONDS)
     assert killed == [pool.lanes[0].port.process] and not called
+
+
+# -- batches -----------------------------------------------------------------------------------------------------------
+
+
+class Columns:
+    """A map's data, of which nothing is looked at here."""
+
+    def load(self, column: int, start: int, stop: int, target: memoryview) -> None:
+        target[:] = bytes(len(target))
+
+    def store(self, column: int, start: int, stop: int, source: memoryview) -> None:
+        pass
+
+
+def runs_a_batch(pool: Pool, items: int, item_timeout: float | None = None) -> Segment:
+    """The first worker is at the first item of a batch, and the other one is idle."""
+    lane = pool.lanes[0]
+    lane.port.arena = memoryview(bytearray(wire.ARENA_BYTES))  # type: ignore[misc]
+    export = Export(0, Codec("f", FuncType(("i32",), ("i32",))))
+    batch = Segment(Chunk(export, Columns(), items, item_timeout), 0, items)
+    pool.scheduler.submit(batch)
+    pool.workers[0].begun_seen = 1
+    assert lane.head is batch and list(pool.scheduler.idle) == [pool.lanes[1]]
+    return batch
+
+
+def is_at(pool: Pool, batch: Segment, item: int) -> None:
+    cell = batch.buffer * wire.CELLS + wire.INDEX
+    pool.lanes[0].port.arena[cell : cell + 4] = item.to_bytes(4, "little")
+    assert batch.item(pool.lanes[0].port) == item
+
+
+def test_the_rest_of_a_batch_is_shared_if_another_worker_has_nothing_to_do() -> None:
+    pool = Pool()
+    batch = runs_a_batch(pool, 10)
+    assert pool.looks() == [pool.now + STEAL_SECONDS] and not batch.halted, "it may be over in a moment"
+    assert pool.looks(STEAL_SECONDS) == [] and batch.halted
+    assert pool.looks(STEAL_SECONDS) == [] and not pool.lanes[0].fenced, "what it is at it runs to its end"
+
+
+def test_a_batch_whose_rest_is_short_is_looked_at_again() -> None:
+    """The items still to come may be longer than those so far."""
+    pool = Pool()
+    batch = runs_a_batch(pool, 10)
+    is_at(pool, batch, 8)
+    assert pool.looks(2 * STEAL_SECONDS) == [pool.now + STEAL_SECONDS] and not batch.halted
+    assert pool.looks(20 * STEAL_SECONDS) == [] and batch.halted
+
+
+def test_one_item_cannot_be_shared() -> None:
+    pool = Pool()
+    batch = runs_a_batch(pool, 1)
+    assert pool.looks(1.0) == [] and not batch.halted
+
+
+def test_a_batch_that_others_have_no_time_for_goes_on() -> None:
+    pool = Pool()
+    batch = runs_a_batch(pool, 10)
+    assert pool.scheduler.next_idle() is pool.lanes[1]  # somebody calls
+    assert pool.looks(1.0) == [] and not batch.halted
+    pool.scheduler.release(pool.lanes[1])
+    assert pool.looks() == [] and batch.halted
+
+
+def test_each_item_has_its_own_limit_and_is_looked_at_in_time() -> None:
+    pool = Pool()
+    batch = runs_a_batch(pool, 1000, item_timeout=0.4)
+    assert pool.scheduler.next_idle() is pool.lanes[1]  # somebody calls, so that there is nobody to share with
+    assert sorted(pool.looks()) == [pool.now + 0.1, pool.now + 0.4]
+    is_at(pool, batch, 1)
+    assert sorted(pool.looks(0.3)) == [pytest.approx(pool.now + 0.1), pytest.approx(pool.now + 0.4)]
+    assert not pool.workers[0].commands
+    pool.looks(0.4)
+    assert pool.workers[0].commands.popleft() == (wire.INTERRUPT, 0, 1)
+
+
+# -- in between --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_begun_is_not_taken_back_before_both_sides_have_seen_the_fence() -> None:
+    pool = Pool()
+    _, behind = behind_one_that_spins(pool)
+    pool.overseer.withdraw(pool.lanes[0])
+    at = pool.lanes[0].settles_at
+    assert at is not None and at in pool.looks() and behind.in_flight
+
+
+def test_a_worker_that_has_become_idle_meanwhile_is_left_alone() -> None:
+    pool = Pool()
+    assert pool.overseer.look_after(pool.lanes[0], pool.now + 1000.0) == [] and not pool.killed

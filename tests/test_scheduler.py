@@ -7,14 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from models import BrokenJob, ModelJob, ModelPort, ModelWorker, thorough
 
 from procpool import wire
 from procpool.deadline import Deadline
-from procpool.supervisor import scheduler as scheduler_module
 from procpool.supervisor.events import Journal
 from procpool.supervisor.jobs.call import Abandoned, Job, Purge
 from procpool.supervisor.lane import Lane
@@ -570,173 +568,6 @@ class Pool(RuleBasedStateMachine):
             if still > 40:  # a while, for what is called stalled only after some time
                 return
         raise AssertionError("it never comes to rest")
-
-
-def _scheduler_with_one_worker() -> tuple[Scheduler, Lane, list[float]]:
-    now = [0.0]
-    scheduler = Scheduler(lambda: now[0], lambda at: None)
-    lane = Lane(ModelPort(ModelWorker(False)))  # type: ignore[arg-type]
-    scheduler.add()
-    scheduler.release(lane)
-    return scheduler, lane, now
-
-
-def _finish_all(scheduler: Scheduler, lane: Lane) -> None:
-    while lane.depth:
-        scheduler.answered(lane, lane.depth)
-        scheduler.settle(lane)
-
-
-def test_homes_are_forgotten_but_not_those_with_jobs(monkeypatch: Any) -> None:
-    monkeypatch.setattr(scheduler_module, "MOST_HOMES", 10)
-    scheduler, lane, _ = _scheduler_with_one_worker()
-    for id in range(1, 101):
-        job = ModelJob(id)
-        job.key = id
-        scheduler.submit(job)
-    assert len(scheduler._homes) == 100
-    _finish_all(scheduler, lane)
-    assert list(scheduler._homes) == list(scheduler._vacant) == list(range(91, 101)), "the last used"
-    assert scheduler._crowd == {lane: 10}
-    job = ModelJob(101)
-    job.key = 91
-    scheduler.submit(job)
-    assert 91 not in scheduler._vacant
-    _finish_all(scheduler, lane)
-    assert list(scheduler._vacant) == [*range(92, 101), 91]
-
-
-def test_deadlines_of_jobs_that_have_ended_are_forgotten() -> None:
-    scheduler, lane, _ = _scheduler_with_one_worker()
-    for id in range(20_000):
-        job = ModelJob(id)
-        job.deadline = Deadline(1e6, 1e6)
-        scheduler.submit(job)
-        job.succeed(None)
-        _finish_all(scheduler, lane)
-    assert len(scheduler._deadlines) <= 1025
-
-
-def test_clearing_the_deadlines_is_paid_by_those_that_came() -> None:
-    """Jobs of one key wait in its home's own queue, and all have deadlines: none can be cleared."""
-    scheduler, _, _ = _scheduler_with_one_worker()
-    looked = 0
-
-    class Job_(ModelJob):
-        def done(self) -> bool:
-            nonlocal looked
-            looked += 1
-            return super().done()
-
-    jobs = [Job_(id) for id in range(10_000)]
-    for job in jobs:
-        job.key = 1
-        job.deadline = Deadline(1e6, 1e6)
-        scheduler.submit(job)
-    assert looked < 5 * len(jobs)
-
-
-@pytest.mark.parametrize("round_robin", [False, True])
-def test_direct_calls_overtake_a_job_for_one_worker_only_once(round_robin: bool) -> None:
-    """Threads that call in a loop take each idle worker the moment they can, and a keyed job waits for this very one."""
-    scheduler = Scheduler(lambda: 0.0, lambda at: None, round_robin)
-    lane = Lane(ModelPort(ModelWorker(False)))  # type: ignore[arg-type]
-    scheduler.add()
-    scheduler.release(lane)
-    before = ModelJob(0)
-    before.key = 1
-    scheduler.submit(before)  # so that it is the key's home
-    _finish_all(scheduler, lane)
-    assert scheduler.next_idle() is lane  # one calls
-    overtaken = 0
-
-    def call() -> None:
-        nonlocal overtaken
-        if lane in scheduler.idle and not scheduler.queue:
-            assert scheduler.next_idle() is lane
-            overtaken += 1
-
-    lane.port.on_look = call  # type: ignore[attr-defined]  # others, in the very moment when it is given back
-    job = ModelJob(1)
-    job.key = 1
-    scheduler.submit(job)
-    for _ in range(100):
-        if job.in_flight:
-            break
-        scheduler.release(lane)
-    assert job.in_flight and overtaken <= 1
-
-
-def test_what_comes_back_of_a_key_goes_before_what_comes() -> None:
-    """Its worker has died.  Between what is said to the job that it was running, and its return, others submit."""
-    scheduler, lane, _ = _scheduler_with_one_worker()
-    scheduler.measured(1000.0)
-    jobs = [ModelJob(id) for id in range(4)]
-    for job in jobs:
-        job.key = 1
-    jobs[0].retries = 1
-    for job in jobs[:3]:
-        scheduler.submit(job)
-    assert [lane.job_at(n) for n in range(lane.depth)] == jobs[:3]
-    worker = lane.port.worker  # type: ignore[attr-defined]
-    while worker.state != "running":
-        worker.step()
-    worker.dies()
-    other = Lane(ModelPort(ModelWorker(False)))  # type: ignore[arg-type]
-    scheduler.add()
-    scheduler.release(other)
-    lane.port.died()
-    assert scheduler.remove(lane)
-    guilty, rest = scheduler.crash(lane, lane.port.begun)
-    assert guilty is jobs[0]
-    retried, left = guilty.crashed(lane, lane.port, RuntimeError("died"))
-    assert retried
-    scheduler.submit(jobs[3])
-    scheduler.pump()
-    assert not other.depth
-    scheduler.bury(lane, [*left, *rest])
-    scheduler.pump()
-    order = []
-    while other.depth:
-        order.append(other.job_at(0))
-        _finish_one(scheduler, other)
-    assert order == jobs
-
-
-def _finish_one(scheduler: Scheduler, lane: Lane) -> None:
-    scheduler.answered(lane, 1)
-    scheduler.settle(lane)
-
-
-def test_the_dispatcher_hears_of_a_worker_that_a_direct_call_leaves_idle_if_it_waits_for_that() -> None:
-    told: list[float | None] = []
-    scheduler = Scheduler(lambda: 0.0, told.append)
-    lane = Lane(ModelPort(ModelWorker(False)))  # type: ignore[arg-type]
-    scheduler.add()
-    scheduler.release(lane)
-    for _ in range(3):
-        scheduler.release(scheduler.next_idle())
-    assert told == [], "it costs a direct call nothing"
-    assert scheduler.hungry()
-    scheduler.next_idle()
-    assert not scheduler.hungry()
-    scheduler.release(lane)
-    assert told == [None]
-    scheduler.release(scheduler.next_idle())
-    assert told == [None], "only once"
-
-
-def test_the_idle_workers_of_a_process_are_taken_all_or_none() -> None:
-    scheduler, lane, _ = _scheduler_with_one_worker()
-    other = Lane(ModelPort(ModelWorker(False)))  # type: ignore[arg-type]
-    scheduler.add()
-    scheduler.release(other)
-    assert scheduler.next_idle() is other  # somebody calls
-    assert not scheduler.take_all_resting([lane, other])
-    assert list(scheduler.idle) == [lane] and lane.open
-    scheduler.release(other)
-    assert scheduler.take_all_resting([lane, other])
-    assert not scheduler.idle and list(scheduler.left) == [lane, other] and lane.leaving and other.leaving
 
 
 TestPool = Pool.TestCase
