@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, Phase, settings
 from procpool import wire
 from procpool.supervisor.jobs.call import Job
 
-#: How many times as many examples as by default.
-ROUNDS = int(os.environ.get("PROCPOOL_MODEL", "1"))
+#: How many times as many examples as by default; a fraction for fewer.
+ROUNDS = float(os.environ.get("PROCPOOL_MODEL", "1"))
 
 
 def thorough(examples: int, steps: int) -> settings:
     return settings(
-        max_examples=examples * ROUNDS,
+        max_examples=max(1, round(examples * ROUNDS)),
         stateful_step_count=steps,
         deadline=None,
         database=None,

@@ -194,3 +194,25 @@ def test_it_knows_its_own_threads() -> None:
     delivery.post(lambda: seen.append((delivery.inside(), other.inside())))
     assert delivery.close(DEADLINE) and seen == [(True, False)]
     assert not delivery.inside()
+
+
+def test_a_handler_of_the_log_that_raises_costs_no_thread() -> None:
+    """It is told of what a callback raised, and is the user's too; whoever makes a delivery may have nobody keep its time."""
+    delivery = Delivery()
+    heard: list[str] = []
+
+    class Raises(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(record.getMessage())
+            raise SystemExit
+
+    handler = Raises()
+    module.logger.addHandler(handler)
+    try:
+        delivery.post(lambda: 1 // 0)
+        done = threading.Event()
+        delivery.post(done.set)
+        assert done.wait(DEADLINE) and heard == ["procpool: a callback raised"]
+        assert delivery.close(DEADLINE)
+    finally:
+        module.logger.removeHandler(handler)

@@ -365,5 +365,15 @@ def test_a_worker_hears_how_many_large_results_were_taken() -> None:
     assert heard == [0, 1]
 
 
+def test_a_buffer_is_free_again_when_its_job_is_taken_back_or_could_not_be_sent() -> None:
+    lane, _ = lane_with(0)
+    assert len(lane.send([ModelJob(0, buffers=1, broken=True)], 0.0).refused) == 1
+    assert lane.buffers == wire.BUFFERS
+    job = ModelJob(1, buffers=1)
+    assert not lane.send([job], 0.0).refused and lane.buffers == wire.BUFFERS - 1
+    lane.fence(0, 0.0)
+    assert lane.withdraw(0) == [job] and lane.buffers == wire.BUFFERS
+
+
 TestTraffic = Traffic.TestCase
 TestTraffic.settings = thorough(150, 60)

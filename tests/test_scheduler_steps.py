@@ -11,7 +11,7 @@ from models import ModelJob, ModelPort, ModelWorker
 
 from procpool.deadline import Deadline
 from procpool.supervisor import scheduler as scheduler_module
-from procpool.supervisor.jobs.call import Job, Purge
+from procpool.supervisor.jobs.call import Abandoned, Job, Purge
 from procpool.supervisor.lane import Lane
 from procpool.supervisor.scheduler import Scheduler
 
@@ -496,3 +496,78 @@ def test_the_number_of_workers_is_known_before_they_are_ready() -> None:
     assert scheduler.lanes == 2
     scheduler.gone()
     assert scheduler.lanes == 1
+
+
+def test_a_key_stays_where_it_was_when_its_jobs_come_back() -> None:
+    scheduler, lane, _ = scheduler_with_one_worker()
+    scheduler.measured(1000.0)
+    scheduler.submit(ModelJob(0))
+    keyed = ModelJob(1)
+    keyed.key = 1
+    scheduler.submit(keyed)
+    scheduler.add()
+    other = Lane(ModelPort(ModelWorker(False)))  # type: ignore[arg-type]
+    scheduler.release(other)
+    assert scheduler.fence(lane, 1) == (1, 2)
+    scheduler.withdraw(lane, 1)
+    assert keyed.queued and not other.depth, "only its key's worker may run it"
+    scheduler.answered(lane, 1)
+    scheduler.passed(lane, 1)
+    scheduler.settle(lane)
+    assert lane.head is keyed
+
+
+def test_a_key_waits_for_the_first_worker() -> None:
+    scheduler = Scheduler(lambda: 0.0, lambda at: None)
+    scheduler.add()
+    job = ModelJob(0)
+    job.key = 1
+    scheduler.submit(job)
+    assert job.queued and not scheduler._homes
+    lane = Lane(ModelPort(ModelWorker(False)))  # type: ignore[arg-type]
+    scheduler.release(lane)
+    assert lane.head is job
+
+
+def test_a_worker_is_not_handed_to_a_caller_that_has_just_left() -> None:
+    scheduler, lane, _ = scheduler_with_one_worker()
+
+    class Leaves(ModelJob):
+        exclusive = True
+
+        def begin(self) -> bool:
+            self.cancel()
+            return super().begin()
+
+    job = Leaves(0)
+    scheduler.submit(job)
+    assert job.cancelled() and not job.queued and list(scheduler.idle) == [lane]
+
+
+def test_what_a_caller_leaves_running_is_in_flight() -> None:
+    scheduler, lane, _ = scheduler_with_one_worker()
+    assert scheduler.next_idle() is lane
+    left = Abandoned("f")
+    scheduler.adopt(lane, left)
+    assert lane.head is left and lane in scheduler.busy and not lane.open
+    assert scheduler.fence(lane, 0) is None, "there is nothing to take back"
+    finish_one(scheduler, lane)
+    assert list(scheduler.idle) == [lane] and lane.open
+
+
+def test_a_purge_that_comes_back_is_sent_to_the_same_worker_again() -> None:
+    """The worker was stopped before it began it, and is to leave after it."""
+    scheduler, lane, _ = scheduler_with_one_worker()
+    assert scheduler.take_idle(lane)
+    purge = Purge()
+    scheduler.assign(lane, purge)
+    assert scheduler.fence(lane, 0) == (0, 1)
+    scheduler.withdraw(lane, 0)
+    assert purge.queued and not purge.in_flight
+    assert not scheduler.take_idle(lane), "it has its fence to pass"
+    scheduler.retire(lane)
+    scheduler.passed(lane, 0)
+    scheduler.settle(lane)
+    assert lane.head is purge and not scheduler._own
+    finish_one(scheduler, lane)
+    assert list(scheduler.left) == [lane] and not scheduler.busy
