@@ -72,7 +72,7 @@ def test_strands_keep_their_order_and_lose_nothing(posts: list[tuple[int, str]])
         for strand in range(4):
             assert ran[strand] == [n for n, (s, _) in enumerate(posts) if s == strand]
         assert sorted(ran[4]) == [n for n, (s, _) in enumerate(posts) if s == 4]
-        assert not any(thread.name == "procpool-delivery" and thread.is_alive() for thread in ours(delivery))
+        eventually(lambda: not ours(delivery), "threads that have run all to end")
     finally:
         logging.getLogger("procpool").disabled = False
 
@@ -153,7 +153,8 @@ def test_close_is_bounded_and_runs_what_was_posted() -> None:
     assert done == [1, 2]
     delivery.post(lambda: done.append(3))  # after its end, it is run all the same
     eventually(lambda: done == [1, 2, 3], "the straggler")
-    assert delivery.close(DEADLINE) and not ours(delivery)
+    assert delivery.close(DEADLINE)
+    eventually(lambda: not ours(delivery), "threads that have run all to end")
 
 
 def test_threads_that_cannot_be_started_are_tried_again(monkeypatch: Any) -> None:

@@ -41,7 +41,7 @@ def traces(path: Path) -> Counter[int]:
 def warm_up(pool: ProcessWasmPool) -> None:
     """Have the pool know its jobs to be short, so that it keeps many in each worker's pipe."""
     for _ in range(3):
-        wait([pool.submit("fine", n) for n in range(2000)], DEADLINE)
+        wait([pool.submit("fine", n) for n in range(300)], DEADLINE)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_exports_behind_a_host_function_that_holds_the_gil_run_elsewhere(tmp_pat
 
     with pool_that_goes(HOST, workers=2, imports=with_note(noted), kill_grace=0.3) as pool:
         for _ in range(3):
-            wait([pool.submit("double", n) for n in range(2000)], DEADLINE)
+            wait([pool.submit("double", n) for n in range(300)], DEADLINE)
         early = [pool.submit("note", n) for n in range(20)]
         holder = pool.submit("note", -1)
         late = [pool.submit("note", n) for n in range(20, 200)]
@@ -137,7 +137,7 @@ def test_items_of_a_map_behind_one_that_holds_the_gil(pool: ProcessWasmPool, tmp
     path = tmp_path / "ran"
     holder = pool.submit(hold, str(tmp_path / "held"))
     eventually((tmp_path / "held").exists, "the holder to hold")
-    assert list(pool.map("fine", range(20_000), timeout=DEADLINE)) == list(range(20_000))
+    assert list(pool.map("fine", range(4_000), timeout=DEADLINE)) == list(range(4_000))
     ran = list(pool.map(note, [str(path)] * 200, range(200), timeout=DEADLINE))
     assert ran == list(range(200)) and traces(path) == Counter(range(200))
     assert [pool.call("fine", n, timeout=DEADLINE) for n in range(10)] == list(range(10))
@@ -238,14 +238,14 @@ def test_a_worker_stopped_in_the_midst_of_many_jobs(patient: ProcessWasmPool, st
     """All but the one that it had begun run elsewhere; that one ends when the worker goes on."""
     path = tmp_path / "ran"
     pid = worker_pids(patient)[0]
-    for start in range(0, 5000, 500):
+    for start in range(0, 2000, 500):
         futures = [patient.submit(note, str(path), n) for n in range(start, start + 500)]
         eventually(lambda futures=futures: sum(f.done() for f in futures) > 50, "some to be done")  # type: ignore[misc]
         stopped(pid)
         eventually(lambda futures=futures: sum(not f.done() for f in futures) <= 1, "all but one")  # type: ignore[misc]
         os.kill(pid, signal.SIGCONT)
         assert results(futures) == list(range(start, start + 500))
-    assert traces(path) == Counter(range(5000)), "each has run once"
+    assert traces(path) == Counter(range(2000)), "each has run once"
     assert patient.stats().killed == 0
 
 
@@ -254,10 +254,10 @@ def test_a_map_passes_a_stopped_worker_by(patient: ProcessWasmPool, stopped: Any
     eventually(lambda: patient.stats().idle == 2, "both workers")
     pids = worker_pids(patient)
     stopped(pids[0])
-    assert list(patient.map("fine", range(20_000), timeout=DEADLINE)) == list(range(20_000))
+    assert list(patient.map("fine", range(4_000), timeout=DEADLINE)) == list(range(4_000))
     assert list(patient.map(note, [str(path)] * 200, range(200), timeout=DEADLINE)) == list(range(200))
     os.kill(pids[0], signal.SIGCONT)
-    assert list(patient.map("fine", range(20_000), timeout=DEADLINE)) == list(range(20_000))
+    assert list(patient.map("fine", range(4_000), timeout=DEADLINE)) == list(range(4_000))
     patient.drain(DEADLINE)
     assert traces(path) == Counter(range(200)) and worker_pids(patient) == pids
 

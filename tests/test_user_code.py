@@ -54,6 +54,7 @@ class Armed:
     """What runs on them; set in the parent only."""
 
     hook: Callable[[], None] | None = None
+    crashes = 0  #: that were told
 
 
 def run_hook(*_: object) -> None:
@@ -144,11 +145,30 @@ OCCASIONS: dict[str, Callable[[ProcessWasmPool, Path], Future[Any]]] = {
 
 def on_event(event: PoolEvent) -> None:
     if event.kind == "crashed":
-        run_hook()
+        try:
+            run_hook()
+        finally:
+            Armed.crashes += 1
 
 
 def guest_pool(workers: int) -> Any:
     return pool_that_goes(GUEST, workers=workers, wasi=WasiConfig(), on_event=on_event, kill_grace=0.3)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[ProcessWasmPool]:
+    with guest_pool(2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def guests(shared: ProcessWasmPool) -> Iterator[ProcessWasmPool]:
+    """A pool with two idle workers, and nothing left to tell of what was done with it before."""
+    Armed.crashes = shared.stats().crashed
+    yield shared
+    Armed.hook = None
+    eventually(lambda: shared.stats().idle == 2, "both workers")
+    eventually(lambda: Armed.crashes == shared.stats().crashed, "all events to be told")
 
 
 @pytest.fixture(autouse=True)
@@ -179,27 +199,26 @@ def others_are_served(pool: ProcessWasmPool) -> None:
 
 
 @pytest.mark.parametrize("occasion", OCCASIONS)
-def test_who_dawdles_holds_up_nobody_else(occasion: str, tmp_path: Path) -> None:
+def test_who_dawdles_holds_up_nobody_else(guests: ProcessWasmPool, occasion: str, tmp_path: Path) -> None:
     entered, go_on = threading.Event(), threading.Event()
 
     def dawdle() -> None:
         entered.set()
         go_on.wait(3 * DEADLINE)
 
-    with guest_pool(2) as pool:
-        Armed.hook = dawdle
-        try:
-            future = OCCASIONS[occasion](pool, tmp_path / "go")
-            assert entered.wait(DEADLINE)
-            Armed.hook = None
-            others_are_served(pool)
-            eventually(lambda: pool.stats().idle == 2, "both workers")
-            victim = worker_pids(pool)[0]
-            os.kill(victim, signal.SIGKILL)
-            eventually(lambda: pool.stats().idle == 2 and victim not in worker_pids(pool), "a replacement")
-        finally:
-            go_on.set()
-        future.exception(DEADLINE)
+    Armed.hook = dawdle
+    try:
+        future = OCCASIONS[occasion](guests, tmp_path / "go")
+        assert entered.wait(DEADLINE)
+        Armed.hook = None
+        others_are_served(guests)
+        eventually(lambda: guests.stats().idle == 2, "both workers")
+        victim = worker_pids(guests)[0]
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: guests.stats().idle == 2 and victim not in worker_pids(guests), "a replacement")
+    finally:
+        go_on.set()
+    future.exception(DEADLINE)
 
 
 def test_line_functions_keep_their_order_and_are_through_before_the_run_is(nothing_left: None) -> None:
@@ -242,36 +261,38 @@ def told(error: BaseException | None) -> str:
 
 
 @pytest.mark.parametrize("occasion", OCCASIONS)
-def test_what_it_raises_is_not_the_workers_crime(occasion: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with guest_pool(2) as pool:
-        pids = worker_pids(pool)
-        for kind in (ValueError, SystemExit, KeyboardInterrupt):
-            raised: list[BaseException] = []
+def test_what_it_raises_is_not_the_workers_crime(
+    guests: ProcessWasmPool, occasion: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pids, before = worker_pids(guests), guests.stats()
+    for kind in (ValueError, SystemExit, KeyboardInterrupt):
+        raised: list[BaseException] = []
 
-            def fail(kind: type[BaseException] = kind, raised: list[BaseException] = raised) -> None:
-                raised.append(kind("by the user"))
-                raise raised[0]
+        def fail(kind: type[BaseException] = kind, raised: list[BaseException] = raised) -> None:
+            raised.append(kind("by the user"))
+            raise raised[0]
 
-            def logged(raised: list[BaseException] = raised) -> bool:
-                return any(record.exc_info and record.exc_info[1] is raised[0] for record in caplog.records)
+        def logged(raised: list[BaseException] = raised) -> bool:
+            return any(record.exc_info and record.exc_info[1] is raised[0] for record in caplog.records)
 
-            Armed.hook = fail
-            future = OCCASIONS[occasion](pool, tmp_path / kind.__name__)
-            eventually(lambda raised=raised: bool(raised), "the user's code")  # type: ignore[misc]
-            error = future.exception(DEADLINE)
-            Armed.hook = None
-            if occasion in ("line function", "unpickling a result"):
-                assert error is raised[0], "the job's own exception"
-            elif occasion == "unpickling an exception":
-                assert error is not None and not isinstance(error, WorkerCrashed)
-                assert "raised in the worker" in told(error), "why the job failed is not lost"
-            else:
-                assert error is None, "the job has done its work"
-                eventually(logged, "a log record of it")
-        others_are_served(pool)
-        stats = pool.stats()
-        if occasion != "on_event":
-            assert sorted(worker_pids(pool)) == sorted(pids) and (stats.crashed, stats.killed) == (0, 0)
+        Armed.hook = fail
+        future = OCCASIONS[occasion](guests, tmp_path / kind.__name__)
+        eventually(lambda raised=raised: bool(raised), "the user's code")  # type: ignore[misc]
+        error = future.exception(DEADLINE)
+        Armed.hook = None
+        if occasion in ("line function", "unpickling a result"):
+            assert error is raised[0], "the job's own exception"
+        elif occasion == "unpickling an exception":
+            assert error is not None and not isinstance(error, WorkerCrashed)
+            assert "raised in the worker" in told(error), "why the job failed is not lost"
+        else:
+            assert error is None, "the job has done its work"
+            eventually(logged, "a log record of it")
+    others_are_served(guests)
+    stats = guests.stats()
+    if occasion != "on_event":
+        assert sorted(worker_pids(guests)) == sorted(pids)
+        assert (stats.crashed, stats.killed) == (before.crashed, before.killed)
 
 
 def test_a_line_function_that_raises_stops_its_command(nothing_left: None) -> None:
@@ -303,6 +324,13 @@ def lease_and_call(pool: ProcessWasmPool) -> None:
         lease.call("note", 1)
 
 
+@pytest.fixture(scope="module")
+def lacking() -> Iterator[ProcessWasmPool]:
+    """Its host function raises what only its worker can import."""
+    with pool_that_goes(HOST, workers=1, imports=with_note(raise_unknown)) as pool:
+        yield pool
+
+
 @pytest.mark.parametrize(
     ("way", "action"),
     [
@@ -314,15 +342,14 @@ def lease_and_call(pool: ProcessWasmPool) -> None:
         ("lease", lease_and_call),
     ],
 )
-def test_an_exception_class_that_only_the_worker_can_import(way: str, action: Any) -> None:
-    with pool_that_goes(HOST, workers=1, imports=with_note(raise_unknown)) as pool:
-        pids = worker_pids(pool)
-        with pytest.raises(Exception) as caught:
-            within(action, pool)
-        assert "the real reason" in told(caught.value)
-        assert not isinstance(caught.value, WorkerCrashed)
-        assert pool.submit("tick").result(DEADLINE) == 1, "by a new instance"
-        assert worker_pids(pool) == pids and pool.stats().killed == 0
+def test_an_exception_class_that_only_the_worker_can_import(lacking: ProcessWasmPool, way: str, action: Any) -> None:
+    pids = worker_pids(lacking)
+    with pytest.raises(Exception) as caught:
+        within(action, lacking)
+    assert "the real reason" in told(caught.value)
+    assert not isinstance(caught.value, WorkerCrashed)
+    assert lacking.submit("tick").result(DEADLINE) == 1, "by a new instance"
+    assert worker_pids(lacking) == pids and lacking.stats().killed == 0
 
 
 def test_an_initializer_that_raises_what_only_the_worker_can_import(nothing_left: None) -> None:
