@@ -123,9 +123,20 @@ def test_every_place_names_the_same_pythons() -> None:
         v.partition(".")[2] for v in PYTHONS
     ]
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
-    assert re.findall(r'"(3\.\d+)"', workflow) == PYTHONS
+    (matrix,) = re.findall(r"python: \[(.*)\]", workflow)
+    assert re.findall(r'"(3\.\d+)"', matrix) == PYTHONS
 
 
-def test_the_workflow_runs_what_ci_runs() -> None:
+def test_the_workflow_runs_what_ci_runs_and_measures_what_the_tests_reach() -> None:
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
-    assert re.findall(r"^ +- run: (.*)$", workflow, re.M) == [".ci/run"]
+    before, _, coverage = workflow.partition("\n  coverage:\n")
+    assert re.findall(r"^ +- run: (.*)$", before, re.M) == [".ci/run"]
+    assert re.findall(r"^ +- run: (.*)$", coverage, re.M) == ["python -m pip install tox", "python -m tox -e coverage"]
+    tox = (ROOT / "tox.ini").read_text().partition("[testenv:coverage]")[2].partition("[testenv:")[0]
+    assert "commands = bash .ci/coverage\n" in tox
+    assert "\nPYTHON=$python .ci/coverage-states\n" in (ROOT / ".ci" / "run").read_text()
+    coverage = (ROOT / ".ci" / "coverage").read_text()
+    left_out = coverage.partition("again=(")[2].partition(")")[0].split()
+    assert [name for name in left_out if not (ROOT / "tests" / f"test_{name}.py").exists()] == []
+    for script in (".ci/run", ".ci/coverage", ".ci/coverage-states"):
+        assert os.access(ROOT / script, os.X_OK), script
