@@ -53,6 +53,11 @@ def pytest_configure() -> None:
     # inherit.  Not at import: workers import this too, for functions of the tests, and not all in their main thread.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    # Hypothesis measures time in two ways, and a crowded machine fails both.  Here for the same reason: it takes long to import.
+    import hypothesis
+
+    hypothesis.settings.register_profile("crowded", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+    hypothesis.settings.load_profile("crowded")
     # The first loop of libuv's in a process makes a pipe that stays; no test shall be taken for having left it.
     with suppress(ImportError):
         import uvloop

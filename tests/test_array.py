@@ -17,7 +17,7 @@ from procpool import BadArguments, ProcessWasmPool, WasmTrap
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_add_is_numpys_add(kernels: ProcessWasmPool, data: st.DataObject) -> None:
     """Any shapes that broadcast, any strides, any dtype that casts."""
     shapes = data.draw(stn.mutually_broadcastable_shapes(num_shapes=2, max_dims=4, max_side=5, min_side=0))

@@ -172,7 +172,7 @@ def test_files_limited_in_size(nothing_left: None) -> None:
     assert data == bytes(LARGE) and (array == np.arange(100_000)).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 4 * LARGE), max_size=4), st.booleans())
 def test_any_mixture_of_sizes(sizes: list[int], inline: bool) -> None:
     values = [os.urandom(size) for size in sizes]

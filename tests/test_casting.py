@@ -30,7 +30,7 @@ def outcome(action: Any) -> Any:
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_an_array_is_refused_where_call_refuses_its_items(kernels: ProcessWasmPool, data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["i32", "i64", "f32", "f64"]))
     dtype = np.dtype(data.draw(st.sampled_from([*INTEGERS, "f2", "f4", "f8"] if kind[0] == "f" else INTEGERS)))

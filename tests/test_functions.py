@@ -221,7 +221,7 @@ class WhatWorkersKnow(RuleBasedStateMachine):
             assert set(known) == set(self.sent._known)
 
 
-WhatWorkersKnow.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+WhatWorkersKnow.TestCase.settings = settings(max_examples=100, stateful_step_count=60)
 TestWhatWorkersKnow = WhatWorkersKnow.TestCase
 
 

@@ -235,9 +235,9 @@ def test_signal_handlers_and_children_of_the_host_are_left_alone(nothing_left: N
     assert {number: signal.getsignal(number) for number in signal.valid_signals()} == before
 
 
-def test_thirty_pools_leave_nothing(nothing_left: None) -> None:
+def test_ten_pools_leave_nothing(nothing_left: None) -> None:
     threads = threading.active_count()
-    for _ in range(30):
+    for _ in range(10):
         with ProcessWasmPool(MISBEHAVE, workers=1) as pool:
             assert pool.call("fine", 1) == 1
     eventually(lambda: threading.active_count() <= threads, "the dispatchers' threads to end")

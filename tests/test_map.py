@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import MISBEHAVE, SHAPES, busy_pid, eventually
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from procpool import ArgumentOutOfRange, BadArguments, CallTimeout, FuncType, ProcessWasmPool, WasmTrap, WorkerCrashed
@@ -237,7 +237,7 @@ KINDS = st.sampled_from(sorted(VALUES))
 
 
 @given(st.data(), st.lists(KINDS, max_size=6), st.integers(0, 40))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10)
 def test_any_signature_gives_back_its_arguments_in_reverse(data: st.DataObject, params: list[str], count: int) -> None:
     """A module made for the signature, through the batch lane and one by one."""
     results = params[::-1]

@@ -136,7 +136,7 @@ def test_maps_can_be_collected_anywhere() -> None:
         "from procpool import ProcessWasmPool\n"
         "def double(instance, number): return 2 * number\n"
         "def work(pool, what, columns):\n"
-        "    for n in range(150):\n"
+        "    for n in range(50):\n"
         "        results = pool.map(what, *columns, ordered=n % 2 == 0)\n"
         "        next(results)\n"
         "        cycle = [results, pool.submit('add', n, n)]\n"

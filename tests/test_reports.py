@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from bounded import run_script
 from conftest import DEADLINE, KERNELS
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from procpool import GuestExit, RemoteError, WasmTrap, wire
@@ -206,6 +206,7 @@ def test_a_record_of_an_exception_carries_its_traceback() -> None:
     assert 'raise KeyError("lost")' in state["exc_text"] and state["exc_info"] is None
 
 
+@settings(max_examples=30)
 @given(
     st.dictionaries(st.text(), st.recursive(st.none() | st.integers() | st.text() | st.floats(allow_nan=False), st.lists))
 )

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +54,28 @@ WAITS: dict[str, Callable[[ProcessWasmPool, float | None], object]] = {
     "restart": lambda pool, timeout: pool.restart(timeout),
     "shutdown": lambda pool, timeout: pool.shutdown(timeout=timeout),  # type: ignore[call-arg]
 }
+#: Those after which a pool is not what it was.
+ENDING = ["restart", "shutdown"]
+#: What is given for ``max_pending``.
+QUEUES = {"any queue": None, "max_pending=1": 1}
 
 
-@pytest.fixture(params=[None, 1], ids=["any queue", "max_pending=1"])
-def occupied(request: pytest.FixtureRequest) -> Iterator[ProcessWasmPool]:
+@contextmanager
+def occupied_pool(max_pending: int | None) -> Iterator[ProcessWasmPool]:
     """A pool whose one worker runs what does not end; with ``max_pending``, whose queue is full."""
-    options = {} if request.param is None else {"max_pending": request.param}
+    options = {} if max_pending is None else {"max_pending": max_pending}
     with pool_that_goes(MODULE, workers=1, wasi=WasiConfig(), kill_grace=0.3, **options) as pool:
         pool.submit("spin")
         busy_pid(pool)
         if options:
             pool.submit("fine", 1)
+        yield pool
+
+
+@pytest.fixture(scope="module", params=QUEUES.values(), ids=list(QUEUES))
+def occupied(request: pytest.FixtureRequest) -> Iterator[ProcessWasmPool]:
+    """One for the tests that leave it so."""
+    with occupied_pool(request.param) as pool:
         yield pool
 
 
@@ -74,24 +86,38 @@ def test_time_in_the_queue_counts(occupied: ProcessWasmPool, way: str) -> None:
     assert occupied.stats().busy == 1, "what ran goes on"
 
 
-@pytest.mark.parametrize("way", WAITS)
+@pytest.mark.parametrize("way", [way for way in WAITS if way not in ENDING])
 def test_waiting_ends_in_time(occupied: ProcessWasmPool, way: str) -> None:
     with pytest.raises(TimeoutError):
         within(WAITS[way], occupied, 0.1)
+    assert occupied.stats().busy == 1, "what ran goes on"
+
+
+@pytest.mark.parametrize("max_pending", QUEUES.values(), ids=list(QUEUES))
+@pytest.mark.parametrize("way", ENDING)
+def test_waiting_for_an_end_ends_in_time(max_pending: int | None, way: str) -> None:
+    with occupied_pool(max_pending) as pool, pytest.raises(TimeoutError):
+        within(WAITS[way], pool, 0.1)
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[ProcessWasmPool]:
+    """With a timeout of its own; its worker is idle before and after each test."""
+    with pool_that_goes(MODULE, workers=1, wasi=WasiConfig(), kill_grace=DEADLINE, timeout=0.1) as pool:
+        yield pool
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_pools_own_timeout_means_the_same(way: str) -> None:
+def test_the_pools_own_timeout_means_the_same(hasty: ProcessWasmPool, way: str) -> None:
     """And so does infinity, for one call: no limit."""
-    with pool_that_goes(MODULE, workers=1, wasi=WasiConfig(), kill_grace=0.3, timeout=0.1) as pool:
-        release = threading.Event()
-        blocker = pool.submit("spin", timeout=math.inf)
-        busy_pid(pool)
-        with pytest.raises(CallTimeout):
-            within(WAYS[way], pool, None)
-        threading.Timer(0.3, lambda: (release.set(), blocker.cancel())).start()
-        assert within(WAYS[way], pool, math.inf) is not None
-        assert release.is_set(), "it has waited longer than the pool's timeout"
+    release = threading.Event()
+    blocker = hasty.submit("spin", timeout=math.inf)
+    busy_pid(hasty)
+    with pytest.raises(CallTimeout):
+        within(WAYS[way], hasty, None)
+    threading.Timer(0.3, lambda: (release.set(), blocker.cancel())).start()
+    assert within(WAYS[way], hasty, math.inf) is not None
+    assert release.is_set(), "it has waited longer than the pool's timeout"
 
 
 def test_a_job_whose_time_ran_out_in_the_queue_never_runs(nothing_left: None, tmp_path: Path) -> None:

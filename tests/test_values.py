@@ -139,7 +139,7 @@ def test_what_no_sender_of_ours_would_send_is_refused(payload: bytes) -> None:
         detach(payload, no_slot)
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(st.binary(max_size=80), st.integers(0, 16))
 def test_any_payload_is_taken_or_refused(payload: bytes, cut: int) -> None:
     whole = dump([b"x" * 8, 1]).inline()
@@ -226,7 +226,7 @@ def note() -> None:
     ran.append("called")
 
 
-@settings(max_examples=1000)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from([bytes((n,)) for n in range(256)] + [b"cos\nsystem\n", b"\x8c\x02os", b"\x8c\x06system"])))
 def test_whatever_the_bytes_only_plain_things_come_out(parts: list[bytes]) -> None:
     try:
