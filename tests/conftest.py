@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -145,9 +145,9 @@ def _segments() -> set[str]:
     return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.")}
 
 
-@pytest.fixture
-def nothing_left() -> Iterator[None]:
-    """Fails the test if it leaves a process, a descriptor or a shared-memory segment behind."""
+@contextmanager
+def leaves_nothing() -> Iterator[None]:
+    """Fails the test if a process, a descriptor or a shared-memory segment is left behind."""
     me = psutil.Process()
     children, files, segments = set(me.children(recursive=True)), _open_files(), _segments()
     yield
@@ -155,6 +155,13 @@ def nothing_left() -> Iterator[None]:
     assert not alive, f"processes left behind: {alive}"
     eventually(lambda: _open_files() <= files, f"descriptors to be closed: {_open_files() - files}")
     eventually(lambda: _segments() <= segments, "shared memory to be gone; others on this machine make some too")
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """Fails the test if it leaves a process, a descriptor or a shared-memory segment behind."""
+    with leaves_nothing():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,10 @@ def answer(instance: Any, *_: object) -> int:
     return 42
 
 
+def dwell(instance: Any) -> None:
+    threading.Event().wait()
+
+
 #: Name -> a way to have something done within a timeout, blocking until it is.
 WAYS: dict[str, Callable[[ProcessWasmPool, float | None], object]] = {
     "call": lambda pool, timeout: pool.call("fine", 1, timeout=timeout),
@@ -62,11 +66,11 @@ QUEUES = {"any queue": None, "max_pending=1": 1}
 
 @contextmanager
 def occupied_pool(max_pending: int | None) -> Iterator[ProcessWasmPool]:
-    """A pool whose one worker runs what does not end; with ``max_pending``, whose queue is full."""
+    """A pool whose one worker runs what does not end, and waits in it; with ``max_pending``, whose queue is full."""
     options = {} if max_pending is None else {"max_pending": max_pending}
     with pool_that_goes(MODULE, workers=1, wasi=WasiConfig(), kill_grace=0.3, **options) as pool:
-        pool.submit("spin")
-        busy_pid(pool)
+        pool.submit(dwell)
+        eventually(lambda: pool.stats().busy == 1, "the worker to have it")
         if options:
             pool.submit("fine", 1)
         yield pool
