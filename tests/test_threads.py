@@ -70,7 +70,7 @@ def test_a_threaded_command(primes: ProcessWasmPool) -> None:
 
 
 def test_any_thread_ends_all(primes: ProcessWasmPool) -> None:
-    for _ in range(5):
+    for _ in range(2):
         assert primes.run(["primes", "3", "10", "exit"], timeout=DEADLINE).returncode == 7
         with pytest.raises(WasmTrap, match="unreachable"):
             primes.run(["primes", "3", "10", "trap"], timeout=DEADLINE)
