@@ -63,12 +63,14 @@ class WasiConfig:
         stdout, stderr: ``"capture"`` (for the result of :meth:`ProcessWasmPool.run`), ``"inherit"``, the path of a file to
             write, a function called with each line as it comes, or None to drop what is printed.  The function runs in
             a thread for such code, one line after the other.  What is printed outside of ``run`` goes to the function too;
-            if it is captured, the logger ``procpool.guest`` has each line, at INFO for stdout and WARNING for stderr.  When
-            64 MiB wait for either, what is printed is dropped until all that waits has been seen, and it is logged how many
-            lines were.
+            if it is captured, the logger ``procpool.guest`` has each line, at INFO for stdout and WARNING for stderr.
+            Outside of ``run``, a line that the guest does not end goes on with the next call, and ends with the instance or
+            the lease: C libraries hold back what is printed, and a call may end in the middle of a line.  When 64 MiB wait
+            for either, what is printed is dropped until all that waits has been seen, and it is logged how many lines were.
         preopens: guest path -> host directory, readable only; or -> (host directory, ``"ro"`` or ``"rw"``).
         max_output: bytes that a command may print to each stream that is captured or given to a function, and a call, or
-            an item of a map, to both; a guest that prints more is stopped.
+            an item of a map, to both; a guest that prints more is stopped.  An item of a map may print as much as fits into
+            two pipes (128 KiB) more before it is, so that none is stopped for what the one before has printed.
         max_threads: live threads of a module with wasi-threads, the main one not counted; a further spawn fails.
     """
 

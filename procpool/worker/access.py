@@ -13,6 +13,7 @@ from .arena import Arena
 from .holder import InstanceHolder
 from .instance import Instance
 from .payloads import Payloads
+from .streams import Streams
 
 if TYPE_CHECKING:
     from ..bytes_function import BytesFunction
@@ -21,11 +22,20 @@ if TYPE_CHECKING:
 class Access:
     """Runs the operations of ACCESS frames."""
 
-    def __init__(self, instances: InstanceHolder, surface: Instance, arena: Arena, payloads: Payloads, fresh: bool) -> None:
+    def __init__(
+        self,
+        instances: InstanceHolder,
+        surface: Instance,
+        arena: Arena,
+        payloads: Payloads,
+        streams: Streams,
+        fresh: bool,
+    ) -> None:
         self._instances = instances
         self._surface = surface
         self._arena = arena
         self._payloads = payloads
+        self._streams = streams
         self._fresh = fresh
         self._operations: dict[str, Callable[..., Any]] = {
             "size": lambda name: len(surface.memory_named(name)),
@@ -80,6 +90,7 @@ class Access:
 
     def _end(self, discard: bool) -> None:
         """The lease ends."""
+        self._streams.end_lines()
         if discard or self._fresh or self._instances.calls.failed or self._instances.outgrown():
             self._instances.discard()
 

@@ -256,6 +256,7 @@ class InstanceHolder:
 
     def discard(self) -> None:
         """Throw the instance away: the next use makes a new one."""
+        self._streams.end_lines()
         self.bound.clear()
         self._bound_drivers.clear()
         self._own.clear()

@@ -131,6 +131,8 @@ def _work(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> int:
         ]
         for room in rooms[: settings.guest.prewarm]:
             room.instances.warm()
+            if room.printed is not None:
+                room.printed()  # so that it does not count as the first call's
     except _Scarce:
         raise
     except BaseException as error:
@@ -182,7 +184,7 @@ def _furnish(
         instances=instances,
         functions=ShippedFunctions(surface, payloads),
         commands=CommandRunner(linkage, instances, payloads, replies, streams, settings.instances == 1),
-        access=Access(instances, surface, arena, payloads, settings.guest.fresh),
+        access=Access(instances, surface, arena, payloads, streams, settings.guest.fresh),
         arena=arena,
         board=blueprint.board[first : first + wire.BOARD_ROW],
         printed=streams.pass_on if streams.sends and linkage.prints else None,
