@@ -388,7 +388,8 @@ def test_an_exception_of_the_guests_has_its_tag_and_payload() -> None:
         ) as raised:
             pool.call("throws")
         assert raised.value.tag == "oops"
-        assert raised.value.payload == (1, 2, 3.0, "01" + "00" * 15, "externref")
+        assert raised.value.payload == (1, 2, 3.0, bytes((1, *[0] * 15)), "externref")
+        assert f"{bytes((1, *[0] * 15)).hex()}, externref" in str(raised.value)
         assert raised.value.frames[0].func_index == 0
         again = pickle.loads(pickle.dumps(raised.value))
         assert (again.tag, again.payload, str(again)) == (raised.value.tag, raised.value.payload, str(raised.value))

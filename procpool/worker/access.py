@@ -57,8 +57,8 @@ class Access:
 
         Args:
             name: of the memory.
-            start, stop: addresses; None for its ends.
-            single: one byte is meant, and its address may count from the end.
+            start, stop: addresses, which may count from the end; None for its ends.
+            single: one byte is meant.
 
         Returns:
             The addresses from and to which it would be, had it room; or the size of the memory, if they are outside.
@@ -98,9 +98,11 @@ class Access:
 def _within(size: int, start: int | None, stop: int | None, single: bool) -> tuple[int, int] | None:
     """The addresses meant, if a memory of that size has them.
 
-    Unlike a sequence's, bounds of a slice beyond the end are a mistake: they are addresses.
+    Negative ones count from the end.  Unlike a sequence's, bounds of a slice beyond the ends are wrong: they are addresses.
     """
     first, last = 0 if start is None else start, size if stop is None else stop
-    if single and first < 0:
-        first, last = first + size, last + size
-    return (first, last) if 0 <= first <= last <= size else None
+    if first < 0:
+        first, last = first + size, last + size if single else last
+    if last < 0:
+        last += size
+    return (first, max(first, last)) if 0 <= first <= size and 0 <= last <= size else None
