@@ -10,6 +10,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from types import MappingProxyType
 from typing import TypeGuard, TypeVar, Union
 
@@ -197,18 +198,32 @@ def opened(source: ModuleSource) -> Iterator[Opened]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         yield Opened("the given bytes are", bytes(source))
     elif isinstance(source, str) and not is_path(source):
-        yield Opened("the given text is", source.encode())
+        yield Opened("the given text is", _utf8(source))
     elif isinstance(source, str) and URL.match(source):
         raise InvalidModule(f"{source!r} is a URL; download the module first, and give the file")
     elif isinstance(source, (str, os.PathLike)):
         subject = f"{os.fspath(source)!r} is"
-        with open(source, "rb", buffering=0) as file:
+        with _file(source) as file:
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 yield Opened(subject, None, file.fileno())
             else:  # a pipe is read once
                 yield Opened(subject, file.readall())
     else:
         raise TypeError(f"expected a path, wasm bytes or WAT text, got {type(source).__name__}")
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidModule(f"the given text is not UTF-8: its character {error.start} is half of one") from None
+
+
+def _file(path: str | os.PathLike[str]) -> FileIO:
+    try:
+        return open(path, "rb", buffering=0)
+    except ValueError:  # a NUL, or half of a character
+        raise InvalidModule(f"{os.fspath(path)!r} is no path that a file can have") from None
 
 
 def to_wasm(data: bytes, subject: str) -> bytes:

@@ -153,7 +153,7 @@ def _stdin(stdin: Any) -> tuple[bytes | None, str | None]:
         return None, INHERIT
     if not isinstance(stdin, (str, os.PathLike)):
         raise BadWasi(f"stdin must be bytes, a path, 'inherit' or None, got {shown(stdin)}")
-    path = os.path.abspath(os.fspath(stdin))
+    path = os.path.abspath(_text("path for stdin", stdin))
     if not os.access(path, os.R_OK):
         raise BadWasi(f"stdin: {path!r} cannot be read")
     return None, path
@@ -165,7 +165,7 @@ def _stream(name: str, stream: Any) -> str | None:
     if callable(stream):
         return "lines"
     if isinstance(stream, (str, os.PathLike)):
-        path = os.path.abspath(os.fspath(stream))
+        path = os.path.abspath(_text(f"path for {name}", stream))
         if not os.access(path if os.path.exists(path) else os.path.dirname(path), os.W_OK) or os.path.isdir(path):
             raise BadWasi(f"{name}: {path!r} cannot be written")
         return f"file:{path}"

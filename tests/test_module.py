@@ -46,6 +46,9 @@ def test_sources(form: str, tmp_path: Path, nothing_left: None) -> None:
         ("no/such/file.wasm", FileNotFoundError, "no/such/file.wasm"),
         (FIXTURES, IsADirectoryError, "fixtures"),
         (12, TypeError, "int"),
+        ("no/\ud800.wasm", InvalidModule, r"'no/\\ud800\.wasm' is no path"),
+        ("no/\0.wasm", InvalidModule, r"'no/\\x00\.wasm' is no path"),
+        ('(module (func (export "\ud800")))', InvalidModule, "given text is not UTF-8: its character 23 is half of one"),
         ('(module (import "env" "log" (func (param i32))))', MissingImport, r"env\.log.*\(i32\) -> \(\)"),
     ],
 )

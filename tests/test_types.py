@@ -22,6 +22,7 @@ from procpool import (
     WasmException,
     WasmTrap,
 )
+from procpool.worker.instance import Instance
 
 DECLARED = """(module
   (rec (type $s (struct (field (ref null $f)))) (type $f (func (param i32 i64) (result i64))))
@@ -214,6 +215,21 @@ GLOBALS = """(module
   (global (export "function") (mut funcref) (ref.null func))
   (global (export "collected") (mut anyref) (ref.i31 (i32.const 3))))"""
 GIVEN = {"env": {"extern": ["an object"], "vector": bytes(range(16)), "real": 2}}
+
+
+@pytest.mark.parametrize("name", ["\ud800", "nowhere", "i32.", 5])
+def test_what_an_instance_has_not_is_told_by_its_name(name: Any) -> None:
+    def ask(instance: Instance) -> list[str]:
+        told = []
+        for look in (instance.memory_named, instance.globals.__getitem__, lambda name: instance.element(name, 0)):
+            with pytest.raises(LookupError) as raised:
+                look(name)
+            told.append(str(raised.value))
+        return told
+
+    with ProcessWasmPool(GLOBALS, workers=1, imports=GIVEN) as pool:
+        for what, told in zip(("memory", "global", "table"), pool.submit(ask).result(DEADLINE), strict=True):
+            assert told.startswith(f"the module exports no {what} {name!r}")
 
 
 @pytest.fixture(scope="module")
