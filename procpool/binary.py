@@ -170,6 +170,11 @@ def described(type_: ExternType) -> str:
     return f"function {type_}" if isinstance(type_, FuncType) else str(type_)
 
 
+def with_article(kind: str) -> str:
+    """The type of a value, for people."""
+    return f"{'an' if kind[0] in 'aei' else 'a'} {kind}"
+
+
 def is_shared(type_: ExternType) -> bool:
     """Whether it is a memory that threads share."""
     return isinstance(type_, MemoryType) and type_.shared

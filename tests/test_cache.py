@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import threading
@@ -201,6 +202,7 @@ def test_a_directory_that_others_may_use_is_not_used(
     refused_directory(directory, what)
     assert result(ONE) == 1
     assert "no cache of compiled modules" in caplog.text and str(directory) in caplog.text
+    assert what != "a link" or "is a symbolic link; PROCPOOL_CACHE_DIR may name where it leads" in caplog.text
     assert sorted(directory.iterdir()) == before, "something was written"
 
 
@@ -224,6 +226,53 @@ def test_a_file_that_others_may_have_written_is_not_loaded(
         os.chown(entry, 12345, -1)
     assert result(ONE) == 1
     assert "not using what is in the cache" in caplog.text
+
+
+def put_in_the_way(path: Path, what: str) -> None:
+    if path.exists():
+        path.unlink()
+    if what == "a full directory":
+        (path / "within").mkdir(parents=True)
+    elif what == "an empty directory":
+        path.mkdir()
+    elif what == "a link to itself":
+        path.symlink_to(path.name)
+    elif what == "a pipe":
+        os.mkfifo(path)
+    elif what == "a socket":
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    else:
+        path.touch(mode=0)
+
+
+@pytest.mark.parametrize(
+    "what", ["a full directory", "an empty directory", "a link to itself", "a pipe", "a socket", "closed"]
+)
+@pytest.mark.parametrize("suffix", ["", ".part", ".note"])
+def test_what_is_in_the_way_of_a_file_harms_nothing(
+    directory: Path,
+    tmp_path: Path,
+    suffix: str,
+    what: str,
+    settled: None,
+    compiled: Compilations,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source = tmp_path / "one.wasm"
+    source.write_bytes(ONE)
+    compiled(source)
+    (entry,) = entries(directory)
+    (note,) = (path for path in directory.iterdir() if path.suffix == ".note")
+    taken = {"": entry, ".part": entry.with_suffix(".part"), ".note": note}[suffix]
+    if suffix == ".part":
+        entry.unlink()
+    put_in_the_way(taken, what)
+    for _ in range(2):
+        assert "f" in compiled(source).interface.exports
+    stays = what == "a full directory" or (suffix == ".part" and what != "closed")
+    if suffix != ".note":
+        assert (f"{taken.name} is " in caplog.text and "; remove it from the cache" in caplog.text) is (what != "closed")
+        assert entries(directory) == ([] if suffix and stays else [entry]) and (entry.is_file() or stays)
 
 
 def test_a_place_that_cannot_be_had_is_done_without(

@@ -161,7 +161,7 @@ def test_an_instance_takes_its_references_with_it() -> None:
     ("name", "function", "export", "args", "words"),
     [
         ("pass", lambda f: 3, "function", (), "returned 3 (int)"),
-        ("keep", lambda r: object(), "box", (), "a anyref that came from the same instance"),
+        ("keep", lambda r: object(), "box", (), "an anyref that came from the same instance"),
         ("flip", lambda v: b"short", "flip", (bytes(16),), "expects v128"),
         ("make", lambda n: None, "round", (1,), None),
     ],
