@@ -14,6 +14,13 @@ from .ffi import Thrown, backtrace
 #: What wasmtime puts before an error that a host function of its own gave, and before the error itself.
 _BACKTRACE, _CAUSE = "error while executing at wasm backtrace:", "\n\nCaused by:\n"
 
+#: What wasmtime's WASI says of a caller without a memory of the right name, and what we say instead.
+_NO_MEMORY = "missing required memory export"
+_WASI_NEEDS = (
+    "WASI's functions work on the memory that their caller exports as 'memory', and this module exports none of that name;"
+    ' export the one it uses, also if that is imported (wasm-ld: --export-memory; WAT: (export "memory" (memory 0)))'
+)
+
 
 def failure(error: BaseException) -> bytes:
     """The reply for a job that ended in an exception."""
@@ -59,4 +66,4 @@ def as_trap(error: BaseException) -> WasmTrap | None:
     text = str(error)
     if text.startswith(_BACKTRACE) and _CAUSE in text:  # it travels as frames
         text = textwrap.dedent(text.partition(_CAUSE)[2]).strip()
-    return WasmTrap(text, None, None, frames)
+    return WasmTrap(_WASI_NEEDS if text == _NO_MEMORY else text, None, None, frames)
