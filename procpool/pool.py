@@ -1023,6 +1023,7 @@ class ProcessWasmPool(Executor):
         *arrays: Any,
         out: Any = None,
         casting: Casting = "same_kind",
+        timeout: float | None = None,
         progress: bool | Progress = False,
     ) -> Any:
         """Call an export on each item of arrays, as a numpy ufunc does.
@@ -1034,7 +1035,10 @@ class ProcessWasmPool(Executor):
                 float64, V16) and shape, C-contiguous.
             casting: ``"same_kind"`` takes dtypes that numpy so casts (int64 to int32, float64 to float32, but no float to
                 an int) and items that fit, by the rules of :meth:`call`; ``"safe"`` only dtypes of which every value
-                fits; ``"unsafe"`` takes what it is given, and integers wrap, floats are cut off or become infinite.
+                fits; ``"equiv"`` only the parameter's own dtype, in any byte order; ``"no"`` only that very dtype;
+                ``"unsafe"`` takes what it is given, and integers wrap, floats are cut off or become infinite.
+                A Python int or float has no dtype, and is taken where it fits.
+            timeout: seconds that all of it may take; by default any number.  How long an item may run, the pool's says.
             progress: as for :meth:`map`.
 
         Returns:
@@ -1045,15 +1049,16 @@ class ProcessWasmPool(Executor):
             ImportError: numpy is not installed.
             BadArguments: a dtype, a shape or ``out`` does not fit; nothing has run then.
             ArgumentOutOfRange: an item does not fit, likewise; names the first.
-            ValueError: ``casting`` is none of the three.
+            ValueError: ``casting`` is none of the five.
+            concurrent.futures.TimeoutError: ``timeout`` has passed; what was written to ``out`` stays.
             Whatever :meth:`call` raises for the first item that failed; what was written to ``out`` stays.
         """
         from .maps.arrays import ArraySource
 
         choice("casting", casting, *get_args(Casting))
         function = self._mappable(export)
+        options = MapOptions.checked(timeout, progress=progress, default_item_timeout=self._timeout)
         source = ArraySource(function.name, function.codec.signature, arrays, out, casting)
-        options = MapOptions.checked(progress=progress, default_item_timeout=self._timeout)
         course = ArrayMap(self._dispatcher, function, source, options, capture(self._visible), self)
         course.start()
         for _ in Waiting(course):
