@@ -18,7 +18,7 @@ from .failures import BadRequest
 from .measuring import Bench, Figures
 from .opening import opened, signature
 from .options import Commands, export_options, guest_options, running_options, seconds
-from .output import as_json, shown
+from .output import as_json, put, shown
 from .progress import Progress
 from .wording import plural, rate
 
@@ -59,9 +59,9 @@ def _bench(options: argparse.Namespace) -> None:
         advance = stack.enter_context(Progress(Bench.steps(comparing=not alone), "steps"))
         figures = Bench(pool, one, options.export, args, options.duration, advance).run()
     if options.json:
-        print(as_json(_object(options, args, figures)))
+        put(as_json(_object(options, args, figures)) + "\n")
     else:
-        print(*_lines(load, f"{options.export}({', '.join(map(shown, args))})", figures), sep="\n")
+        put("".join(f"{line}\n" for line in _lines(load, f"{options.export}({', '.join(map(shown, args))})", figures)))
 
 
 def _object(options: argparse.Namespace, args: list[Any], figures: Figures) -> dict[str, Any]:

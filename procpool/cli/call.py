@@ -8,7 +8,7 @@ from .arguments import numbers
 from .failures import BadRequest
 from .opening import opened, signature
 from .options import Commands, export_options, guest_options, running_options
-from .output import as_json, shown
+from .output import as_json, put, shown
 
 
 def add_to(commands: Commands) -> None:
@@ -32,6 +32,6 @@ def _call(options: argparse.Namespace) -> None:
             raise BadRequest(f"{options.export}: {error}") from None
         result = pool.call(options.export, *args)
     if options.json:
-        print(as_json({"export": options.export, "args": args, "result": result}))
+        put(as_json({"export": options.export, "args": args, "result": result}) + "\n")
     elif result is not None:
-        print(shown(result))
+        put(f"{shown(result)}\n")

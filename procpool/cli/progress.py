@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 from ..supervisor.events import PoolEvent
+from .output import put
 
 #: The longest time for which lines are kept back while others come, in seconds.
 FLUSH_SECONDS = 0.1
@@ -93,8 +94,7 @@ class Lines:
         """Print what there is.  Before any wait for input: who is to write it may wait for these lines."""
         if self._held:
             with self._progress.aside():
-                sys.stdout.write("".join(self._held))
-                sys.stdout.flush()
+                put("".join(self._held))
             self._held.clear()
             self._flushed = perf_counter()
 
