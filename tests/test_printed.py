@@ -39,6 +39,11 @@ PRINTER = """(module
       (then (loop (br_if 0 (i32.lt_s (local.tee $n (i32.add (local.get $n) (i32.const 2))) (i32.const 20000000)))))
       (else (call $put (i32.const 1) (i32.const 0) (i32.const 60000))))
     (local.get $n))
+  (func (export "print_or_work") (param $n i32) (result i32)
+    (if (i32.and (local.get $n) (i32.const 1))
+      (then (loop (br_if 0 (i32.lt_s (local.tee $n (i32.add (local.get $n) (i32.const 2))) (i32.const 5000000)))))
+      (else (call $put (i32.const 1) (i32.const 0) (i32.const 7))))
+    (local.get $n))
   (func (export "flood") (loop (call $put (i32.const 1) (i32.const 1) (i32.const 7)) (br 0)))
   (func (export "_start") (call $put (i32.const 1) (i32.const 8) (i32.const 7))))"""
 BEGUN = "line 9"  #: what each new instance prints
@@ -190,6 +195,24 @@ def test_what_an_item_prints_does_not_count_as_the_next_ones(isolation: Literal[
     stopped = [n for n, outcome in enumerate(outcomes) if isinstance(outcome, BaseException)]
     assert [n for n in stopped if n % 2] == [], "these print nothing"
     assert all(isinstance(outcomes[n], OutputLimit) for n in stopped)
+
+
+@pytest.mark.parametrize(("export", "size", "items"), [("print_much_or_work", 60_000, 20), ("print", 7, 300)])
+@pytest.mark.parametrize("fuel", [None, 1_000_000])  # with fuel, the worker runs one item after the other
+def test_every_item_of_a_map_may_print_all_that_it_may(fuel: int | None, export: str, size: int, items: int) -> None:
+    lines: list[str] = []
+    wasi = WasiConfig(stdout=lines.append, max_output=size)
+    with ProcessWasmPool(PRINTER, workers=1, wasi=wasi, fuel=fuel) as pool:
+        for _ in range(20):
+            assert list(pool.map(export, [0] * items, chunksize=items)) == [0] * items
+    assert sum(map(len, lines)) >= 20 * items * (size - 1), "but for ends of lines"
+
+
+def test_what_the_first_items_of_a_map_print_does_not_count_as_a_later_ones() -> None:
+    wasi = WasiConfig(stdout=lambda line: None, max_output=7)
+    with ProcessWasmPool(PRINTER, workers=1, wasi=wasi) as pool:
+        for _ in range(20):
+            assert len(list(pool.map("print_or_work", [0, 0, 0, 1], chunksize=4))) == 4
 
 
 def test_a_line_function_that_raises_harms_no_job(caplog: pytest.LogCaptureFixture) -> None:

@@ -262,13 +262,13 @@ class Streams:
         """Before a read: what was printed by then may be another item's, and is not held against this one.
 
         A guest waits for its writes, so what others have printed lies in the pipes.  When a job begins nothing does: it was
-        passed on when the one before had ended.
+        passed on when the one before had ended.  So it was for an item that has a number of its own to be stopped by.
         """
-        seen = self._running.number, self._arena.item()
-        if seen != self._seen:
-            same_job = seen[0] == self._seen[0]
-            self._seen, self._came = seen, 0
-            self._foreign = sum(map(_bytes_in, self._reads.values())) if same_job else 0
+        job, item = self._running.number, self._arena.item()
+        if (job, item) != self._seen:
+            nothing = job != self._seen[0] and (not item or isinstance(job, tuple))
+            self._seen, self._came = (job, item), 0
+            self._foreign = 0 if nothing else sum(map(_bytes_in, self._reads.values()))
 
 
 def _bytes_in(pipe: int) -> int:
