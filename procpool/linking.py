@@ -29,11 +29,14 @@ def link(main: Interface, modules: Mapping[str, Interface], renames: Renames) ->
         _visit(parts, name, ordered, ())
     grown = any(each.starts or INITIALIZE in each.exports for each in modules.values())
     for part in ordered.values():
-        for names, provided in part.links.items():
+        for needed in part.interface.imports:
+            provided = part.links.get(needed.names)
+            if provided is None:
+                continue
             given, outside = _made(parts, provided)
-            why = misfit(part.interface.import_types[names], given, grown, outside)
+            why = misfit(needed.type, given, grown, outside)
             if why is not None:
-                raise BadImport(mismatch(part, names, parts[provided[0]]) + why)
+                raise BadImport(mismatch(part, needed, parts[provided[0]]) + why)
     _check_names(modules)
     return Program(tuple(ordered.values()))
 
@@ -43,7 +46,7 @@ def _part(name: str, interface: Interface, modules: Mapping[str, Interface], ren
     for each in interface.imports:
         source, export = renamed((each.module, each.name), renames)
         if source in modules and export in modules[source].exports:
-            links[each.module, each.name] = source, export
+            links[each.names] = source, export
     return Part(name, interface, links)
 
 
@@ -67,8 +70,8 @@ def _visit(parts: Mapping[str, Part], name: str, ordered: dict[str, Part], path:
 
 
 def _example(part: Part, source: str) -> str:
-    names = next(names for names, provided in part.links.items() if provided[0] == source)
-    return printable(".".join(names))
+    needed = next(each for each in part.interface.imports if part.links.get(each.names, ("", ""))[0] == source)
+    return printable(f"{needed.module}.{needed.name}")
 
 
 def _made(parts: Mapping[str, Part], provided: Names) -> tuple[ExternType, bool]:
@@ -79,9 +82,9 @@ def _made(parts: Mapping[str, Part], provided: Names) -> tuple[ExternType, bool]
     part = parts[provided[0]]
     type_ = part.interface.exports[provided[1]]
     if isinstance(type_, (MemoryType, TableType)):
-        for names, imported in part.interface.import_types.items():
-            if imported is type_:
-                return _made(parts, part.links[names]) if names in part.links else (type_, True)
+        for each in part.interface.imports:
+            if each.type is type_:
+                return _made(parts, part.links[each.names]) if each.names in part.links else (type_, True)
     return type_, False
 
 

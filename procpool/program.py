@@ -10,7 +10,7 @@ from functools import cached_property
 from .binary import STORAGE, ExternType, GlobalType, Import, Interface, MemoryType, TableType, TagType, described
 from .printable import printable
 
-#: the two names of an import, of its module and its own; or the name of a linked module and of its export
+#: the two names of an import, of its module and its own, as `Import.names`; or those of a linked module and of its export
 Names = tuple[str, str]
 
 #: What a reactor of WASI's wants to be called before anything else of it.
@@ -26,9 +26,9 @@ class Part:
     links: Mapping[Names, Names] = field(default_factory=dict)  #: what it imports from linked modules -> which exports
 
     @property
-    def left(self) -> dict[Names, ExternType]:
-        """The types of the imports that no linked module serves."""
-        return {names: type_ for names, type_ in self.interface.import_types.items() if names not in self.links}
+    def left(self) -> dict[Names, Import]:
+        """The imports that no linked module serves."""
+        return {each.names: each for each in self.interface.imports if each.names not in self.links}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Program:
             replace(each, by=part.name)
             for part in (self.main, *self.linked)
             for each in part.interface.imports
-            if (each.module, each.name) not in part.links
+            if each.names not in part.links
         )
 
     @cached_property
@@ -124,13 +124,12 @@ def whom(by: str) -> str:
     return f"the linked module {printable(repr(by))}" if by else "the module"
 
 
-def mismatch(part: Part, names: Names, provider: Part) -> str:
+def mismatch(part: Part, needed: Import, provider: Part) -> str:
     """What is said of an import that does not fit the export that serves it."""
-    _, export = part.links[names]
-    wanted, given = part.interface.import_types[names], provider.interface.exports[export]
+    _, export = part.links[needed.names]
     return (
-        f"{whom(part.name)} imports {printable('.'.join(names))} as a {described(wanted)}, and {whom(provider.name)}"
-        f" exports {printable(export)}, a {described(given)}"
+        f"{whom(part.name)} imports {printable(f'{needed.module}.{needed.name}')} as a {described(needed.type)}, and"
+        f" {whom(provider.name)} exports {printable(export)}, a {described(provider.interface.exports[export])}"
     )
 
 

@@ -215,7 +215,7 @@ def check_threads(program: Program) -> None:
 
 def _passed_on(part: Part, export: str) -> bool:
     """Whether a memory that a module exports is one that it imports from outside."""
-    return any(type_ is part.interface.exports[export] for type_ in part.left.values())
+    return any(each.type is part.interface.exports[export] for each in part.left.values())
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,28 @@ def test_the_same_import_may_have_another_type_in_another_module() -> None:
         assert pool.call("f") == 0
 
 
+def test_of_one_name_with_several_types_an_export_serves_the_one_that_it_fits() -> None:
+    main = """(module (import "lib" "f" (func (result i32))) (import "lib" "f" (func (param i32) (result i32))))"""
+    library = '(module (func (export "f") (param i32) (result i32) (local.get 0)))'
+    with pytest.raises(
+        BadImport,
+        match=re.escape(
+            "imports lib.f as a function () -> (i32), and the linked module 'lib' exports f, a function (i32) -> "
+        ),
+    ):
+        ProcessWasmPool(main, modules={"lib": library})
+    library = """(module (import "env" "f" (func $none (result i32))) (import "env" "f" (func $one (param i32) (result i32)))
+      (func (export "f") (param i32) (result i32) (i32.add (call $none) (call $one (local.get 0)))))"""
+    main = """(module (import "lib" "f" (func $f (param i32) (result i32))) (import "env" "f" (func $one (param i32)))
+      (func (export "f") (param i32) (result i32) (call $one (i32.const 1)) (call $f (local.get 0))))"""
+
+    def served(*args: int) -> int | None:
+        return None if args == (1,) else sum(args) + 10
+
+    with ProcessWasmPool(main, workers=1, modules={"lib": library}, imports={"env": {"f": served}}) as pool:
+        assert pool.call("f", 5) == 25
+
+
 def test_modules_that_import_one_memory_share_it() -> None:
     main = """(module (import "env" "memory" (memory 1)) (import "lib" "load" (func $load (result i32)))
       (func (export "f") (param i32) (result i32) (i32.store (i32.const 0) (local.get 0)) (call $load)))"""

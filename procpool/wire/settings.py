@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..binary import FuncType
 from ..engine import EngineSettings
-from ..program import Program
+from ..program import Names, Program
 
 
 class GuestLimits(NamedTuple):
@@ -41,7 +41,7 @@ Step = tuple[str, FuncType, bytes] | Callable[[Any], object]
 class Environment(NamedTuple):
     """What the user's own code adds to a worker; unpickled in each, since importing may start threads."""
 
-    imports: dict[tuple[str, str, str], Any]  #: (who imports it, module, name) -> host function, number, or type
+    imports: dict[tuple[str, Names], Any]  #: (who imports it, its two names) -> host function, number, or type
     initializer: Any = None
     initargs: tuple[Any, ...] = ()
     wasi: Any = None  #: WasiConfig

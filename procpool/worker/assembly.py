@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import wasmtime
 
-from ..binary import STORAGE, ExternType, FuncType
+from ..binary import STORAGE, FuncType, Import
 from ..errors import BadImport, GuestExit
 from ..program import INITIALIZE, Names, Part, mismatch
 from . import ffi
@@ -28,7 +28,7 @@ class Member(NamedTuple):
     module: wasmtime.Module
     linker: wasmtime.Linker
     types: ffi.ImportTypes
-    left: Mapping[Names, ExternType]  #: the imports that no linked module serves
+    left: Mapping[Names, Import]  #: the imports that no linked module serves
     storage: frozenset[Names]  #: its imports that are memories, tables or globals
 
 
@@ -63,19 +63,20 @@ class Assembly:
         """The members that import that, and from no linked module."""
         return (member for member in self.members if names in member.left)
 
-    def serve(self, member: Member, function: HostFunction, surface: Any = None, declared: bool = False) -> None:
+    def serve(self, member: Member, needed: Import, function: Callable[..., Any], surface: Any = None) -> None:
         """Have a Python function serve an import of one member.
 
         Args:
             surface: what it gets first, if it wants that.
-            declared: whether the import's type is another than the plain one of its signature.
         """
-        self._callbacks.append(ffi.define(member.linker, member.types, function, surface, self._calls, declared))
+        host = HostFunction(needed, function)
+        declared = needed.names in member.part.interface.declared.imports
+        self._callbacks.append(ffi.define(member.linker, member.types, host, surface, self._calls, declared))
 
     def make(self, member: Member, names: Names, value: Any) -> None:
         """Have each instance get a memory, table or global of its own, which all members share that import it."""
         if names not in self._made:
-            self._made[names] = Made(names, member.left[names], value, member.types.of(*names))
+            self._made[names] = Made(names, member.left[names].type, value, member.types.of(*names))
 
     def instantiate(self, store: wasmtime.Store, own: Own, first: bool = True) -> wasmtime.Instance:
         """An instance of the main module.
@@ -123,10 +124,11 @@ class Assembly:
 
     def _misfit(self, member: Member, error: wasmtime.WasmtimeError) -> BadImport | None:
         """Which export does not fit, if that is the matter, where only wasmtime can tell: it names the import."""
-        for names, (provider, _) in member.part.links.items():
-            if str(error).startswith(f"{_INCOMPATIBLE} `{'::'.join(names)}`"):
+        for needed in member.part.interface.imports:
+            if needed.names in member.part.links and str(error).startswith(f"{_INCOMPATIBLE} `{'::'.join(needed.names)}`"):
+                provider, _ = member.part.links[needed.names]
                 found = next(each.part for each in self.members if each.part.name == provider)
-                return BadImport(mismatch(member.part, names, found))
+                return BadImport(mismatch(member.part, needed, found))
         return None
 
     def _initialize(self, store: wasmtime.Store, instance: wasmtime.Instance) -> None:

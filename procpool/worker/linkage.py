@@ -10,14 +10,14 @@ from typing import Any, NoReturn
 import wasmtime
 
 from .. import wire
-from ..binary import FuncType, is_shared
+from ..binary import FuncType, Import, is_shared
 from ..errors import GuestExit
 from ..program import Program
 from ..wasi import MODULES, PROC_EXIT, THREAD_SPAWN, WRITES
 from . import ffi
 from .assembly import Assembly
 from .channels import Running
-from .host import HostCalls, HostFunction
+from .host import HostCalls
 from .made import Own
 from .threads import ThreadGroup
 
@@ -54,9 +54,7 @@ class Linkage:
         self.on_stuck: Callable[[BaseException], object] | None = None
         self._compiled: dict[str, wasmtime.Module] = {}
         self._assembly: Assembly | None = None
-        self.threaded: bool = any(
-            (each.module, each.name) == THREAD_SPAWN or is_shared(each.type) for each in program.needed
-        )
+        self.threaded: bool = any(each.names == THREAD_SPAWN or is_shared(each.type) for each in program.needed)
 
     @property
     def prints(self) -> bool:
@@ -161,16 +159,15 @@ class Linkage:
                 member.linker.define_wasi()
                 for module in MODULES:
                     if (module, PROC_EXIT) in member.left:
-                        assembly.serve(member, HostFunction(module, PROC_EXIT, FuncType(("i32",)), _exit))
-            for names, type_ in member.left.items():
-                given = (member.part.name, *names)
+                        assembly.serve(member, Import(module, PROC_EXIT, FuncType(("i32",))), _exit)
+            for names, needed in member.left.items():
+                given = member.part.name, names
                 if given not in self.environment.imports:
                     continue  # it is WASI's
                 value = self.environment.imports[given]
-                if isinstance(type_, FuncType):
-                    declared = names in member.part.interface.declared.imports
-                    assembly.serve(member, HostFunction(*names, type_, value), self.surface, declared)
-                elif not is_shared(type_):  # of those, a group makes one for all its threads
+                if isinstance(needed.type, FuncType):
+                    assembly.serve(member, needed, value, self.surface)
+                elif not is_shared(needed.type):  # of those, a group makes one for all its threads
                     assembly.make(member, names, value)
         return assembly
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import wasmtime
 
-from ..binary import FuncType, MemoryType, joint
+from ..binary import FuncType, Import, MemoryType, joint
 from ..errors import GuestExit
 from ..program import Names
 from ..wasi import MODULES, PROC_EXIT, THREAD_SPAWN
 from . import ffi
-from .host import HostCalls, HostFunction
+from .host import HostCalls
 from .made import Own
 
 if TYPE_CHECKING:
@@ -87,14 +87,14 @@ class ThreadGroup:
         if linkage.environment.wasi is not None and wasi is not None:
             self._define_proxies(wasi)
         for member in self._assembly.importing(THREAD_SPAWN):
-            self._assembly.serve(member, HostFunction(*THREAD_SPAWN, FuncType(("i32",), ("i32",)), self._spawn))
+            self._assembly.serve(member, Import(*THREAD_SPAWN, FuncType(("i32",), ("i32",))), self._spawn)
         linkage.groups.add(self)
 
     # -- making --------------------------------------------------------------------------------------------------------
 
     def _define_memories(self, store: wasmtime.Store) -> None:
         types = [
-            ((each.module, each.name), each.type, self._linkage.environment.imports.get((each.by, each.module, each.name)))
+            (each.names, each.type, self._linkage.environment.imports.get((each.by, each.names)))
             for each in self._linkage.program.needed
             if isinstance(each.type, MemoryType) and each.type.shared
         ]
@@ -123,9 +123,12 @@ class ThreadGroup:
         for member in self._assembly.members:
             shared = self._memory_of(member)
             wanted = [
-                (module, name, type_)
-                for (module, name), type_ in member.left.items()
-                if module in MODULES and name not in NATIVE and isinstance(type_, FuncType)
+                needed
+                for names, needed in member.left.items()
+                if needed.module in MODULES
+                and needed.name not in NATIVE
+                and isinstance(needed.type, FuncType)
+                and (member.part.name, names) not in self._linkage.environment.imports
             ]
             if not wanted or shared is None:
                 continue
@@ -138,21 +141,22 @@ class ThreadGroup:
         exported = member.part.interface.exports.get("memory")
         found = [shared for names, shared in self._memories.items() if names in member.left]
         own = [
-            self._memories[names] for names, type_ in member.left.items() if type_ is exported and names in self._memories
+            self._memories[names]
+            for names, needed in member.left.items()
+            if needed.type is exported and names in self._memories
         ]
         return own[0] if own else found[0] if len(found) == 1 else None
 
-    def _define_proxy(
-        self, store: wasmtime.Store, member: Member, shared: _Shared, wanted: list[tuple[str, str, FuncType]]
-    ) -> None:
+    def _define_proxy(self, store: wasmtime.Store, member: Member, shared: _Shared, wanted: list[Import]) -> None:
         linker = wasmtime.Linker(self._linkage.engine)
         linker.define_wasi()
         ffi.define_shared_memory(linker, store, "env", "memory", shared.memory)
         instance = linker.instantiate(store, self._linkage.compiled(_proxy_text(wanted, shared.type)))
         self._keep.append((linker, instance))
-        for number, (module, name, type_) in enumerate(wanted):
-            proxy = _Proxy(store, instance, f"f{number}", type_, self._turn, self._linkage.calls)
-            self._assembly.serve(member, HostFunction(module, name, type_, proxy.call))
+        for number, needed in enumerate(wanted):
+            assert isinstance(needed.type, FuncType)
+            proxy = _Proxy(store, instance, f"f{number}", needed.type, self._turn, self._linkage.calls)
+            self._assembly.serve(member, needed, proxy.call)
 
     def instantiate(self, store: wasmtime.Store, own: Own, first: bool) -> wasmtime.Instance:
         """The instance of one thread; ``own`` gets its imports, and the memories that all share.
@@ -351,13 +355,15 @@ def _memory_text(kind: MemoryType) -> str:
     return f'(import "env" "memory" (memory 0 {kind.maximum} shared))'
 
 
-def _proxy_text(wanted: list[tuple[str, str, FuncType]], kind: MemoryType) -> str:
+def _proxy_text(wanted: list[Import], kind: MemoryType) -> str:
     """A module that calls each function with what it is called with."""
     imports, functions = [], []
-    for number, (module, name, type_) in enumerate(wanted):
+    for number, needed in enumerate(wanted):
+        type_ = needed.type
+        assert isinstance(type_, FuncType)
         signature = f"(param {' '.join(type_.params)}) (result {' '.join(type_.results)})"
         gets = " ".join(f"(local.get {n})" for n in range(len(type_.params)))
-        imports.append(f'(import "{module}" "{name}" (func $w{number} {signature}))')
+        imports.append(f'(import "{needed.module}" "{needed.name}" (func $w{number} {signature}))')
         functions.append(f'(func (export "f{number}") {signature} (call $w{number} {gets}))')
     memory = [_memory_text(kind), '(export "memory" (memory 0))']
     return "\n".join(["(module", *imports, *memory, *functions, ")"])
