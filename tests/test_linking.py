@@ -375,8 +375,17 @@ def test_start_may_name_exports_of_linked_modules() -> None:
 
 def test_a_linked_initialize_that_traps_says_so() -> None:
     library = '(module (func (export "_initialize") unreachable))'
-    with pytest.raises(StartupError, match="unreachable"):
+    with pytest.raises(StartupError, match=r"_initialize\(\) of the linked module 'lib': wasm `unreachable`"):
         ProcessWasmPool("(module)", workers=1, modules={"lib": library})
+
+
+def test_a_linked_module_of_which_no_instance_can_be_made_is_named() -> None:
+    library = '(module (func $f unreachable) (start $f) (func (export "f")))'
+    with pytest.raises(StartupError, match=r"making an instance of the linked module 'lib': wasm `unreachable`"):
+        ProcessWasmPool("(module)", workers=1, modules={"lib": library})
+    library = "(module (memory 5))"
+    with pytest.raises(StartupError, match=r"making an instance of the linked module 'lib': .*memory"):
+        ProcessWasmPool("(module)", workers=1, modules={"lib": library}, memory_limit=65536)
 
 
 def test_modules_that_cannot_be_are_named() -> None:

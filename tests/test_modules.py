@@ -10,6 +10,7 @@ from conftest import KERNELS
 
 import procpool
 from procpool import (
+    ArgumentOutOfRange,
     BadArguments,
     BadImport,
     FuncType,
@@ -18,8 +19,11 @@ from procpool import (
     MemoryType,
     MissingImport,
     ProcessWasmPool,
+    StartupError,
     TableType,
     UnknownExport,
+    WasiConfig,
+    WasmTrap,
 )
 
 NEEDY = """(module
@@ -123,15 +127,81 @@ def test_an_instance_is_set_up_before_it_is_used() -> None:
     [
         ("nope", UnknownExport, "no function of that name"),
         ("memory", UnknownExport, "no function of that name"),
-        (5, UnknownExport, "no function of that name"),
-        (("init", 1), BadArguments, "takes 2 arguments"),
-        (("init", 1, "x"), BadArguments, "argument 1 is 'x'"),
-        ((), UnknownExport, "no function of that name"),
+        (5, BadArguments, r"start\[1\] is 5 \(int\); a step is an export's name, a tuple"),
+        (["init", 1, 2], BadArguments, r"start\[1\] is \['init', 1, 2\] \(list\); a step is"),
+        (("init", 1), BadArguments, r"start\[1\]: init takes 2 arguments"),
+        (("init", 1, "x"), BadArguments, r"start\[1\]: init: argument 1 is 'x'"),
+        (("init", 1, 1 << 40), ArgumentOutOfRange, r"start\[1\]: init: argument 1 is 1099511627776"),
+        ((), UnknownExport, r"start\[1\] names \(\).* no function of that name"),
     ],
 )
 def test_a_start_that_cannot_be(step: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        ProcessWasmPool(NEEDY, on_missing_import="zero", start=[step])
+        ProcessWasmPool(NEEDY, on_missing_import="zero", start=["set", step])
+
+
+@pytest.mark.parametrize("start", [("init", 1, 2), ["init", 1, 2], ("init", 1, "set")])
+def test_one_step_where_a_list_of_steps_is_meant_is_answered_with_what_to_write(start: Any) -> None:
+    with pytest.raises(
+        BadArguments,
+        match=re.escape(f"; start is a list of steps: for one call with arguments, write start=[{tuple(start)}]"),
+    ):
+        ProcessWasmPool(NEEDY, on_missing_import="zero", start=start)
+    with pytest.raises(TypeError, match=re.escape("start must be a list of steps, got 'set' (str); write start=['set']")):
+        ProcessWasmPool(NEEDY, on_missing_import="zero", start="set")
+
+
+#: Each export ends in its own way; `main` only if its import says so.
+ENDS = """(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (import "env" "f" (func $f (result i32))) (memory (export "memory") 1) (tag $oops (export "oops") (param i32))
+  (func (export "fine")) (func (export "trap") (param i32 f64) unreachable)
+  (func (export "throw") (throw $oops (i32.const 7))) (func (export "exit") (param i32) (call $exit (local.get 0)))
+  (func (export "host") (drop (call $f)))
+  (func (export "main") (if (call $f) (then unreachable))))"""
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "words"),
+    [
+        (("trap", 3, 0.5), StartupError, "start[1], trap(3, 0.5): wasm `unreachable` instruction"),
+        ("throw", StartupError, "start[1], throw(): threw the exception 'oops' with the payload (7)"),
+        (("exit", 3), StartupError, "start[1], exit(3): the guest exited with code 3"),
+        (lambda instance: instance.call("trap", 1, 2), StartupError, "<lambda>: wasm `unreachable` instruction"),
+        ("host", ZeroDivisionError, "raised by start[1], host()"),
+        (lambda instance: 1 // 0, ZeroDivisionError, "raised by start[1], "),
+    ],
+)
+def test_what_goes_wrong_in_a_step_says_which_it_was(step: Any, error: type[Exception], words: str) -> None:
+    imports = {"env": {"f": lambda: 1 // 0}}
+    with pytest.raises(error) as raised:
+        ProcessWasmPool(ENDS, workers=1, imports=imports, wasi=WasiConfig(), start=[("exit", 0), step])
+    assert words in "\n".join([str(raised.value), *getattr(raised.value, "__notes__", ())])
+
+
+def test_what_goes_wrong_in_a_step_of_a_later_instance_says_so_too() -> None:
+    class Later:
+        instances = 0
+
+        def __call__(self) -> int:
+            self.instances += 1
+            return int(self.instances > 2)
+
+    with ProcessWasmPool(
+        ENDS, workers=1, isolation="fresh", imports={"env": {"f": Later()}}, wasi=WasiConfig(), start=["main"]
+    ) as pool:
+        pool.call("fine")
+        with pytest.raises(WasmTrap, match=re.escape("fine: start[0], main(): wasm `unreachable` instruction")):
+            pool.call("fine")
+
+
+def test_a_start_function_that_fails_says_that_an_instance_was_being_made() -> None:
+    with pytest.raises(StartupError, match=r"making an instance of the module: wasm `unreachable` instruction"):
+        ProcessWasmPool("(module (func $f unreachable) (start $f))", workers=1)
+    with pytest.raises(KeyError) as raised:
+        module = '(module (import "env" "f" (func $f)) (start $f))'
+        ProcessWasmPool(module, workers=1, imports={"env": {"f": lambda: {}["x"]}})
+    notes = ["raised by the host function for env.f", "raised by making an instance of the module"]
+    assert raised.value.__notes__ == notes  # type: ignore[attr-defined]
 
 
 def fails(instance: Any) -> None:

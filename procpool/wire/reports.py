@@ -154,7 +154,10 @@ def report_of(status: int, payload: bytes, export: str | None) -> Report:
             if thrown is not None:
                 tag, payload = thrown
                 if (tag is None or type(tag) is str) and all(type(value) in _PLAIN for value in payload):
-                    return WasmException(tag, tuple(payload), export, trace)
+                    exception = WasmException(tag, tuple(payload), export, trace)
+                    if type(message) is str:
+                        exception.message = message
+                    return exception
             elif type(message) is str and (code is None or type(code) is str):
                 return WasmTrap(message, code, export, trace)
     except (ValueError, TypeError, RecursionError):

@@ -34,8 +34,19 @@ class Guest(NamedTuple):
     features: tuple[str, ...] = ()  #: proposals that the module may use
 
 
-#: an export to call with packed arguments, or a function that gets the instance
-Step = tuple[str, FuncType, bytes] | Callable[[Any], object]
+class StartCall(NamedTuple):
+    """An export to call in a new instance."""
+
+    export: str
+    signature: FuncType
+    arguments: bytes  #: packed
+
+
+class Step(NamedTuple):
+    """What to do once in every new instance."""
+
+    name: str  #: for people: which step it is, and what it calls
+    do: StartCall | Callable[[Any], object]  #: a function gets the instance
 
 
 class Environment(NamedTuple):
@@ -45,7 +56,7 @@ class Environment(NamedTuple):
     initializer: Any = None
     initargs: tuple[Any, ...] = ()
     wasi: Any = None  #: WasiConfig
-    start: tuple[Step, ...] = ()  #: what to do once in every new instance
+    start: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import wasmtime
 
 from ..binary import STORAGE, FuncType, Import
-from ..errors import BadImport, GuestExit
-from ..program import INITIALIZE, Names, Part, mismatch
+from ..errors import BadImport
+from ..program import INITIALIZE, Names, Part, mismatch, whom
 from . import ffi
 from .host import HostCalls, HostFunction
 from .made import Made, Own, make
+from .stages import ended, step
 
 #: What wasmtime's complaint about an import begins with.
 _INCOMPATIBLE = "incompatible import type for"
@@ -92,9 +93,13 @@ class Assembly:
             Whatever a host function raised that a start function called.
         """
         if len(self.members) == 1 and not self._made:
-            if self._quick is None:
-                self._quick = self.members[0].linker.instantiate_pre(self.members[0].module).instantiate
-            return self._quick(store)
+            try:
+                if self._quick is None:
+                    self._quick = self.members[0].linker.instantiate_pre(self.members[0].module).instantiate
+                return self._quick(store)
+            except BaseException as error:
+                ended(error, _making(self.members[0]))
+                raise
         for names, each in self._made.items():
             own.imports[names] = new = make(store, each)
             for member in self.importing(names):
@@ -103,12 +108,17 @@ class Assembly:
             self._link(member, store, own)
             try:
                 instance = member.linker.instantiate(store, member.module)
-            except wasmtime.WasmtimeError as error:
-                raise (self._misfit(member, error) or error) from None
+            except BaseException as error:
+                misfit = self._misfit(member, error)
+                if misfit is not None:
+                    raise misfit from None
+                ended(error, _making(member))
+                raise
             if member.part.name:
                 own.linked[member.part.name] = instance
                 if first and member.part.interface.exports.get(INITIALIZE) == FuncType():
-                    self._initialize(store, instance)
+                    with step(f"{INITIALIZE}() of {whom(member.part.name)}", self._calls):
+                        ffi.bind(store, instance, INITIALIZE, FuncType(), ffi.Slots(1), self._calls)()
         return instance
 
     def _link(self, member: Member, store: wasmtime.Store, own: Own) -> None:
@@ -122,7 +132,7 @@ class Assembly:
             if names in member.storage:
                 own.imports[names] = found
 
-    def _misfit(self, member: Member, error: wasmtime.WasmtimeError) -> BadImport | None:
+    def _misfit(self, member: Member, error: BaseException) -> BadImport | None:
         """Which export does not fit, if that is the matter, where only wasmtime can tell: it names the import."""
         for needed in member.part.interface.imports:
             if needed.names in member.part.links and str(error).startswith(f"{_INCOMPATIBLE} `{'::'.join(needed.names)}`"):
@@ -131,11 +141,6 @@ class Assembly:
                 return BadImport(mismatch(member.part, needed, found))
         return None
 
-    def _initialize(self, store: wasmtime.Store, instance: wasmtime.Instance) -> None:
-        """Have a linked reactor set itself up, before anybody uses it."""
-        try:
-            ffi.bind(store, instance, INITIALIZE, FuncType(), ffi.Slots(1), self._calls)()
-        except (wasmtime.ExitTrap, GuestExit) as error:
-            if error.code:
-                raise
-            self._calls.failed = False
+
+def _making(member: Member) -> str:
+    return f"making an instance of {whom(member.part.name)}"

@@ -13,13 +13,13 @@ import wasmtime
 from .. import wire
 from ..binary import FuncType, MemoryType, once_each
 from ..codec import SLOT
-from ..errors import GuestExit
 from . import ffi
 from .arena import Arena
 from .driver import Drivers, signature_of_driver
 from .host import HostCalls
 from .linkage import Linkage
 from .made import Own
+from .stages import step
 from .streams import Streams
 from .threads import ThreadGroup
 
@@ -97,8 +97,9 @@ class InstanceHolder:
             most = self._wasi.max_threads if self._wasi is not None else MAX_THREADS
             self._instance, self._group = self._linkage.instantiate(self._store, wasi, most, self._own)
             self._exceptions = self._linkage.exceptions(self._store, self._instance, self._own)
-            for step in self._start:
-                self._run(step)
+            for each in self._start:
+                with step(each.name, self.calls):
+                    self._run(each.do)
         except BaseException:
             self.discard()
             raise
@@ -109,20 +110,14 @@ class InstanceHolder:
             found = [memory for name in self._memory_names if isinstance(memory := self.extern(name)[1], wasmtime.Memory)]
             self._sized = [(memory, memory.data_len(self._store)) for memory in found]
 
-    def _run(self, step: wire.Step) -> None:
-        """Do one thing in a new instance.  One that exits with success has succeeded."""
+    def _run(self, do: wire.StartCall | Callable[[Any], object]) -> None:
+        """Do one thing in a new instance."""
         assert self._store is not None and self._instance is not None
-        try:
-            if callable(step):
-                step(self._linkage.surface)
-            else:
-                name, signature, arguments = step
-                self._slots.bytes[: len(arguments)] = arguments
-                self._bind(*self._linkage.place(self._instance, self._own, name), signature).run()
-        except (wasmtime.ExitTrap, GuestExit) as error:
-            if error.code:
-                raise
-            self.calls.failed = False
+        if callable(do):
+            do(self._linkage.surface)
+            return
+        self._slots.bytes[: len(do.arguments)] = do.arguments
+        self._bind(*self._linkage.place(self._instance, self._own, do.export), do.signature).run()
 
     @contextlib.contextmanager
     def fuelled_anew(self) -> Iterator[None]:

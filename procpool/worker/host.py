@@ -36,17 +36,21 @@ class HostCalls:
 
     def keep(self, error: BaseException, function: HostFunction) -> None:
         """A host function has raised; the guest traps for it.  The exception says from now on which import it was for."""
-        note = f"raised by the host function for {function.name}"
-        with contextlib.suppress(Exception):  # it may have no room for more, or be of a class that minds
-            notes = getattr(error, "__notes__", [])
-            if note not in notes:
-                error.__notes__ = [*notes, note]  # type: ignore[attr-defined]  # as add_note does, which 3.10 lacks
+        add_note(error, f"raised by the host function for {function.name}")
         self._raised[threading.get_ident()] = error
 
     def take(self) -> BaseException | None:
         """The exception that made the guest trap, if one did."""
         self.failed = True
         return self._raised.pop(threading.get_ident(), self.ended)
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """As the exception's own ``add_note`` does, which 3.10 lacks; but once, and it never fails."""
+    with contextlib.suppress(Exception):  # it may have no room for more, or be of a class that minds
+        notes = getattr(error, "__notes__", [])
+        if note not in notes:
+            error.__notes__ = [*notes, note]  # type: ignore[attr-defined]
 
 
 class HostFunction:

@@ -19,6 +19,7 @@ from .assembly import Assembly
 from .channels import Running
 from .host import HostCalls
 from .made import Own
+from .stages import ended, stage_of
 from .threads import ThreadGroup
 
 #: A table element takes a pointer.
@@ -143,9 +144,9 @@ class Linkage:
                 self._assembly = self.new_assembly()
             return self._assembly.instantiate(store, own), None
         except BaseException as error:
-            cause = self.calls.take()
+            cause, stage = self.calls.take(), stage_of(error)
             if cause is not None:
-                raise cause from None
+                raise (cause if stage is None else ended(cause, stage)) from None
             ffi.Exceptions(store).mark(error)
             raise
         finally:
