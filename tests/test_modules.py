@@ -186,11 +186,13 @@ def test_what_goes_wrong_in_a_step_of_a_later_instance_says_so_too() -> None:
             self.instances += 1
             return int(self.instances > 2)
 
-    with ProcessWasmPool(
-        ENDS, workers=1, isolation="fresh", imports={"env": {"f": Later()}}, wasi=WasiConfig(), start=["main"]
-    ) as pool:
-        pool.call("fine")
-        with pytest.raises(WasmTrap, match=re.escape("fine: start[0], main(): wasm `unreachable` instruction")):
+    with (
+        ProcessWasmPool(
+            ENDS, workers=1, isolation="fresh", imports={"env": {"f": Later()}}, wasi=WasiConfig(), start=["main"]
+        ) as pool,
+        pytest.raises(WasmTrap, match=re.escape("fine: start[0], main(): wasm `unreachable` instruction")),
+    ):
+        for _ in range(4):
             pool.call("fine")
 
 
