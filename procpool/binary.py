@@ -127,7 +127,7 @@ class Import:
     module: str
     name: str
     type: ExternType
-    by: str = ""  #: the linked module that needs it; empty for the main one
+    by: str | None = None  #: the linked module that needs it; None for the main one
     #: 0, unless the module has imports of the same names and other types before it: then how many, usually
     nth: int = 0
 

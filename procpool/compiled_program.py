@@ -42,15 +42,14 @@ def compile_program(
 
     Raises:
         InvalidModule, OSError, TypeError: as `compile_module`; of a linked module, the message says which.
-        ValueError: ``modules`` has an empty name.
         BadImport: they cannot be linked.
     """
-    compiled: dict[str, CompiledModule] = {}
+    compiled: dict[str | None, CompiledModule] = {}
     with contextlib.ExitStack() as on_failure:
         for name, each in by_name(source, modules).items():
             compiled[name] = naming(name, lambda one: compile_module(one, cache, settings, note, patience), each)
             on_failure.callback(os.close, compiled[name].artifact)
-        interfaces = {name: each.interface for name, each in compiled.items()}
-        program = link(interfaces.pop(""), interfaces, renames)
+        interfaces = {name: each.interface for name, each in compiled.items() if name is not None}
+        program = link(compiled[None].interface, interfaces, renames)
         on_failure.pop_all()
     return CompiledProgram(program, tuple(compiled[part.name].artifact for part in program.parts))

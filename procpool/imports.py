@@ -32,15 +32,17 @@ from .wasi import MODULES, THREAD_SPAWN
 
 #: module name -> name -> a host function; a number for a global; a MemoryType or TableType, of which each instance gets one
 Imports = Mapping[str, Mapping[str, Any]]
-#: import's module name -> name it is given under in ``imports``; or the same for (module, name) pairs
-Renames = Mapping[str | tuple[str, str], str | tuple[str, str]]
+#: import's module name -> name it is given under in ``imports`` or ``modules``; or the same for (module, name) pairs
+Renaming = Mapping[str | tuple[str, str], str | tuple[str, str]]
+#: the same for all modules; or, under the name of a linked module, for that one alone
+Renames = Mapping[str | tuple[str, str], str | tuple[str, str] | Renaming]
 
 #: what to do about imports that nothing is given for: trap when they are called, give zeros, or whatever a function of the
 #: user's says; None to refuse the module
 OnMissing = Literal["trap", "zero"] | Callable[[Import], Any] | None
 
-#: what serves each import, by the module that needs it (empty for the main one) and its two names
-Found = dict[tuple[str, Names], Any]
+#: what serves each import, by the module that needs it (None for the main one) and its two names
+Found = dict[tuple[str | None, Names], Any]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -78,7 +80,7 @@ def resolve(
     missing: list[Import] = []
     together = _together(needed)
     for needs in needed:
-        key = renamed((needs.module, needs.name), renames)
+        key = renamed(needs.by, needs, renames)
         try:
             value = given[key[0]][key[1]]
             unused.discard(key)
@@ -146,10 +148,10 @@ def stand_in(needs: Import, otherwise: OnMissing) -> Any:
 
 def _missing(missing: Sequence[Import], renames: Renames, linked: Mapping[str, Interface]) -> str:
     """All that is missing, and what to paste."""
-    lines: dict[tuple[str, str], None] = {}
+    lines: dict[tuple[str | None, str], None] = {}
     wanted: dict[str, dict[str, list[ExternType]]] = {}
     for needs in missing:
-        key = renamed((needs.module, needs.name), renames)
+        key = renamed(needs.by, needs, renames)
         line = f"{printable(f'{needs.module}.{needs.name}')}, a {described(needs.type)}"
         if key != (needs.module, needs.name):
             line += f", looked for as {printable('.'.join(key))}"
@@ -165,7 +167,7 @@ def _missing(missing: Sequence[Import], renames: Renames, linked: Mapping[str, I
         (by, line), *_ = lines
         head = f"{whom(by)} imports {line}, and nothing was given for it"
     else:
-        told = "".join(f"\n  {line}{f', for {whom(by)}' if by else ''}" for by, line in lines)
+        told = "".join(f"\n  {line}{'' if by is None else f', for {whom(by)}'}" for by, line in lines)
         head = f"the module{'s import' if linked else ' imports'} {len(lines)} things that nothing was given for:{told}"
     for module in wanted.keys() - linked.keys():
         if near := get_close_matches(module, linked, n=1):
@@ -207,10 +209,17 @@ def _provided(needs: Import) -> bool:
     return needs.module in MODULES or (needs.module, needs.name) == THREAD_SPAWN or shared
 
 
-def renamed(key: tuple[str, str], renames: Renames) -> tuple[str, str]:
-    """The names under which an import is looked for."""
-    to = renames.get(key, renames.get(key[0], key))
-    return (to, key[1]) if isinstance(to, str) else to
+def renamed(by: str | None, needs: Import, renames: Renames) -> tuple[str, str]:
+    """The names under which an import of a module is looked for."""
+    own = None if by is None else renames.get(by)
+    for each in (own if isinstance(own, Mapping) else {}, renames):
+        for key in ((needs.module, needs.name), needs.module):
+            to = each.get(key)
+            if isinstance(to, str):
+                return to, needs.name
+            if isinstance(to, tuple):
+                return to
+    return needs.module, needs.name
 
 
 def _check(needs: Import, value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from itertools import pairwise
 
 from .binary import SCALARS, ExternType, FuncType, GlobalType, Interface, MemoryType, TableType, TagType
@@ -23,12 +24,14 @@ def link(main: Interface, modules: Mapping[str, Interface], renames: Renames) ->
     Raises:
         BadImport: they import from each other in a circle; or an export does not fit an import.
     """
-    parts = {name: _part(name, interface, modules, renames) for name, interface in {"": main, **modules}.items()}
+    _check_renames(modules, renames)
+    parts = {name: _part(name, interface, modules, renames) for name, interface in modules.items()}
     ordered: dict[str, Part] = {}
-    for name in (*modules, ""):
+    for name in modules:
         _visit(parts, name, ordered, ())
+    program = Program(_part(None, main, modules, renames), ordered)
     grown = any(each.starts or INITIALIZE in each.exports for each in modules.values())
-    for part in ordered.values():
+    for part in program.parts:
         for needed in part.interface.imports:
             provided = part.links.get(needed.names)
             if provided is None:
@@ -38,13 +41,26 @@ def link(main: Interface, modules: Mapping[str, Interface], renames: Renames) ->
             if why is not None:
                 raise BadImport(mismatch(part, needed, parts[provided[0]]) + why)
     _check_names(modules)
-    return Program(tuple(ordered.values()))
+    return program
 
 
-def _part(name: str, interface: Interface, modules: Mapping[str, Interface], renames: Renames) -> Part:
+def _check_renames(modules: Mapping[str, Interface], renames: Renames) -> None:
+    """Whether those for one linked module are for one that there is.
+
+    Raises:
+        BadImport: there is none of the name.
+    """
+    for name, renaming in renames.items():
+        if isinstance(renaming, Mapping) and name not in modules:
+            near = get_close_matches(str(name), modules, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise BadImport(f"rename_imports[{name!r}] is for the linked module of that name, and there is none{hint}")
+
+
+def _part(name: str | None, interface: Interface, modules: Mapping[str, Interface], renames: Renames) -> Part:
     links: dict[Names, Names] = {}
     for each in interface.imports:
-        source, export = renamed((each.module, each.name), renames)
+        source, export = renamed(name, each, renames)
         if source in modules and export in modules[source].exports:
             links[each.names] = source, export
     return Part(name, interface, links)
@@ -70,7 +86,7 @@ def _visit(parts: Mapping[str, Part], name: str, ordered: dict[str, Part], path:
 
 
 def _example(part: Part, source: str) -> str:
-    needed = next(each for each in part.interface.imports if part.links.get(each.names, ("", ""))[0] == source)
+    needed = next(each for each in part.interface.imports if part.links.get(each.names, (None,))[0] == source)
     return printable(f"{needed.module}.{needed.name}")
 
 

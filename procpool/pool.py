@@ -121,7 +121,8 @@ class ProcessWasmPool(Executor):
             "math.wasm"}``.  Each instance of ``src`` gets instances of its own of them.  What they export is known as
             ``"math.sin"`` to every method here.  What no module exports is looked for in ``imports``.  ``_initialize`` of a
             linked module is called before anything uses it.
-        rename_imports: import's module name (or (module, name)) -> the name that it has in ``imports`` or ``modules``.
+        rename_imports: import's module name (or (module, name)) -> the name that it has in ``imports`` or ``modules``.  For
+            the imports of one linked module alone: its name -> such a mapping, which goes first.
         on_missing_import: what serves imports that nothing is given for.  By default the module is refused, with all of
             them named.  ``"trap"``: a function whose call fails; ``"zero"``: one that returns zeros and nulls; with both,
             memories and tables of the type imported, and globals that are zero or null.  Or a function of yours that gets
@@ -300,7 +301,7 @@ class ProcessWasmPool(Executor):
                 options.rename_imports,
                 options.wasi is not None,
                 options.on_missing_import,
-                {part.name: part.interface for part in program.linked},
+                {name: part.interface for name, part in program.linked.items()},
             )
             functions = self._index_functions()
             steps = start_steps(options.start, self.exports)

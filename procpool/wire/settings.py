@@ -52,7 +52,7 @@ class Step(NamedTuple):
 class Environment(NamedTuple):
     """What the user's own code adds to a worker; unpickled in each, since importing may start threads."""
 
-    imports: dict[tuple[str, Names], Any]  #: (who imports it, its two names) -> host function, number, or type
+    imports: dict[tuple[str | None, Names], Any]  #: (who imports it, its two names) -> host function, number, or type
     initializer: Any = None
     initargs: tuple[Any, ...] = ()
     wasi: Any = None  #: WasiConfig

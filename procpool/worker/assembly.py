@@ -114,7 +114,7 @@ class Assembly:
                     raise misfit from None
                 ended(error, _making(member))
                 raise
-            if member.part.name:
+            if member.part.name is not None:
                 own.linked[member.part.name] = instance
                 if first and member.part.interface.exports.get(INITIALIZE) == FuncType():
                     with step(f"{INITIALIZE}() of {whom(member.part.name)}", self._calls):

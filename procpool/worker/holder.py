@@ -188,7 +188,7 @@ class InstanceHolder:
                 self._memory = self._arena.memory(self._store)
                 self._linkage.limit_memory(self._store)
             known, signature = self._exports[index]
-            module, name = self._linkage.program.places.get(known, ("", known))
+            module, name = self._linkage.program.places.get(known, (None, known))
             export = self._linkage.find(self._store, self._instance, self._own, known)
             linked = self._drivers[module].link(self._store, name, signature, export, self._memory)
             driver = self._bound_drivers[index] = self._bind(linked, "run", signature_of_driver(signature))
