@@ -9,7 +9,7 @@ from typing import NoReturn
 import wasmtime
 
 from . import wire
-from .compilation import Note, compile_module, unheard
+from .compilation import Announce, compile_module, unheard
 from .engine import EngineSettings, Feature, checked_features, loading_engine
 from .errors import GuestExit, MissingImport, WasmTrap
 from .imports import OnMissing, resolve
@@ -35,7 +35,7 @@ class ForegroundCommand:
         fuel: how much it may burn, about one unit per wasm instruction; None for no limit.
         on_missing_import: what serves imports that nothing is given for, as for a pool.
         features: proposals that the module may use, as for a pool.
-        note: told when the module is compiled.
+        announce: told when the module is compiled.
 
     Raises:
         InvalidModule, MissingImport, OSError, TypeError: as for a pool.
@@ -52,11 +52,11 @@ class ForegroundCommand:
         fuel: int | None = None,
         on_missing_import: OnMissing = None,
         features: Iterable[Feature] = (),
-        note: Note = unheard,
+        announce: Announce = unheard,
     ) -> None:
         self._spec = wasi.spec()
         settings = EngineSettings(fuel is not None, features=checked_features(features))
-        compiled = compile_module(source, settings=settings, note=note)
+        compiled = compile_module(source, settings=settings, announce=announce)
         try:
             engine = loading_engine(settings)
             module = wasmtime.Module.deserialize_file(engine, f"/dev/fd/{compiled.artifact}")

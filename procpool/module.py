@@ -139,7 +139,7 @@ def read_source(source: ModuleSource) -> bytes:
         OSError: the file cannot be read; as raised by ``open``.
         TypeError: ``source`` is none of the above.
     """
-    with opened(source) as given:
+    with open_module(source) as given:
         return given.wasm()
 
 
@@ -191,7 +191,7 @@ class Opened:
 
 
 @contextlib.contextmanager
-def opened(source: ModuleSource) -> Iterator[Opened]:
+def open_module(source: ModuleSource) -> Iterator[Opened]:
     """``source``, with its file open where it is the path of one.
 
     Raises:

@@ -364,14 +364,14 @@ def test_one_at_a_time_makes_an_entry(directory: Path) -> None:
     inside: list[str] = []
 
     def make(name: str, waiting: threading.Event) -> None:
-        with cache.opened() as opened:
+        with cache.open_cache() as opened:
             assert opened is not None
             with opened.turn("entry", waiting.set, DEADLINE):
                 inside.append(name)
                 assert made.wait(DEADLINE)
                 inside.remove(name)
 
-    with cache.opened() as opened:
+    with cache.open_cache() as opened:
         assert opened is not None
         with opened.turn("entry", failed.set, DEADLINE):
             first = started(lambda: make("first", failed))

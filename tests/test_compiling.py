@@ -61,7 +61,7 @@ def compile_and_count(size: int) -> None:
         return len(os.listdir("/proc/self/task"))
 
     before = tasks()
-    os.close(compile_module(large_module(size), note=lambda kind, pid, message: pids.append(pid)).artifact)
+    os.close(compile_module(large_module(size), announce=lambda kind, pid, message: pids.append(pid)).artifact)
     assert len(pids) == 2 and pids[0] == pids[1] and pids[0] is not None
     print(tasks() - before, len(psutil.Process().children()), pids[0] != os.getpid())
 
@@ -182,7 +182,7 @@ def test_where_no_process_can_be_started_it_is_compiled_here(
     try:
         spawn.set_executable("/there/is/no/python")
         with caplog.at_level(logging.DEBUG, "procpool"):
-            made = compile_module(large_module(LARGE), note=lambda kind, pid, message: told.append((kind, pid)))
+            made = compile_module(large_module(LARGE), announce=lambda kind, pid, message: told.append((kind, pid)))
     finally:
         spawn.set_executable(python)
     os.close(made.artifact)

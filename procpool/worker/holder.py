@@ -90,8 +90,8 @@ class InstanceHolder:
             return
         if self.calls.making:
             raise RuntimeError("the instance is being made: until its start function is done, no export can be called")
-        opened: list[int] = []
-        wasi = None if self._wasi is None else self._streams.configuring(self._wasi, opened)
+        fds: list[int] = []
+        wasi = None if self._wasi is None else self._streams.configuring(self._wasi, fds)
         try:
             self._store = self._linkage.new_store(None if wasi is None else wasi())
             most = self._wasi.max_threads if self._wasi is not None else MAX_THREADS
@@ -104,7 +104,7 @@ class InstanceHolder:
             self.discard()
             raise
         finally:
-            for fd in opened:
+            for fd in fds:
                 os.close(fd)
         if self._limits.recycle is not None:
             found = [memory for name in self._memory_names if isinstance(memory := self.extern(name)[1], wasmtime.Memory)]

@@ -110,14 +110,14 @@ class CommandRunner:
             group.interrupt()
 
     def _run(self, spec: Spec) -> int:
-        opened = list[int]()
+        fds = list[int]()
         self._spent = spec.stdin_path == INHERIT
         try:
             with self._instances.giving_way() as show:
-                return run_start(self._linkage, self._streams.configuring(spec, opened), spec.max_threads, show)
+                return run_start(self._linkage, self._streams.configuring(spec, fds), spec.max_threads, show)
         finally:
             self.stopped = self._linkage.threaded
-            for fd in opened:
+            for fd in fds:
                 os.close(fd)
 
 
