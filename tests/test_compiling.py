@@ -156,7 +156,7 @@ def test_the_death_of_the_compiler_is_told_and_harms_nothing(directory: Path, sl
         os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(StartupError, match=r"slow\.wasm' \([\d,]+ bytes\) was ended by SIGKILL; is there enough memory"):
-        compile_module(slow, note=kill)
+        compile_module(slow, announce=kill)
     assert not [path for path in directory.iterdir() if path.suffix != ".note"]
 
 
@@ -169,7 +169,7 @@ def test_a_compiler_that_does_nothing_is_not_waited_for(directory: Path, nothing
         os.kill(pid, signal.SIGSTOP)
 
     with pytest.raises(StartupError, match=r"the given bytes \([\d,]+ bytes\) did nothing for 0.5 s; start_timeout"):
-        within(compile_module, large_module(LARGE), note=stop, patience=0.5)
+        within(compile_module, large_module(LARGE), announce=stop, patience=0.5)
     assert gone(pids)
     assert not parts(directory)
 
@@ -202,7 +202,7 @@ def note(kind, pid, message):
         os.kill(pid, signal.SIGSTOP)
     print(kind, pid or 0, flush=True)
 try:
-    made = compile_module(sys.argv[1], note=note)
+    made = compile_module(sys.argv[1], announce=note)
     print("file" if "/cache/" in os.readlink(f"/proc/self/fd/{made.artifact}") else "memory")
 except KeyboardInterrupt:
     print("interrupted", len(psutil.Process().children()))
