@@ -440,6 +440,9 @@ def test_a_linked_module_of_which_no_instance_can_be_made_is_named() -> None:
     library = '(module (func $f unreachable) (start $f) (func (export "f")))'
     with pytest.raises(StartupError, match=r"making an instance of the linked module 'lib': wasm `unreachable`"):
         ProcessWasmPool("(module)", workers=1, modules={"lib": library})
+    library = '(module (memory 1) (data (i32.const 65536) "x"))'
+    with pytest.raises(StartupError, match=r"making an instance of the linked module 'lib': out of bounds memory access"):
+        ProcessWasmPool("(module)", workers=1, modules={"lib": library})
     library = "(module (memory 5))"
     with pytest.raises(StartupError, match=r"making an instance of the linked module 'lib': .*memory"):
         ProcessWasmPool("(module)", workers=1, modules={"lib": library}, memory_limit=65536)

@@ -26,7 +26,7 @@ from .threads import ThreadGroup
 _ELEMENT_BYTES = 8
 
 
-class Linkage:
+class Instantiator:
     """Makes instances.  What is the same for all of them is done once, when the first is made."""
 
     def __init__(
