@@ -48,7 +48,7 @@ class Refused(PermissionError):
 
 
 @contextlib.contextmanager
-def opened() -> Iterator[Cache | None]:
+def open_cache() -> Iterator[Cache | None]:
     """The cache that the environment asks for; None for "off", and, after a warning, if it cannot be used."""
     if os.environ.get(DIRECTORY) == "off":
         yield None

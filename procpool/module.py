@@ -89,30 +89,33 @@ def inspect(
         return read_interface(wasm)
 
     found = {name: naming(name, interface, each) for name, each in by_name(source, modules).items()}
-    program = link(found.pop(""), found, rename_imports or {})
+    linked = {name: each for name, each in found.items() if name is not None}
+    program = link(found[None], linked, rename_imports or {})
     return Inspection(program.needed, MappingProxyType(program.exports), size)
 
 
-def by_name(source: ModuleSource, modules: Mapping[str, ModuleSource] | None) -> dict[str, ModuleSource]:
-    """The main module under an empty name, and those that are linked to it.
+def by_name(source: ModuleSource, modules: Mapping[str, ModuleSource] | None) -> dict[str | None, ModuleSource]:
+    """The main module under None, and those that are linked to it under their names.
 
     Raises:
-        TypeError, ValueError: ``modules`` is no mapping of names to modules.
+        TypeError: ``modules`` is no mapping of names to modules.
     """
     if not isinstance(modules, Mapping | None):
         raise TypeError(f"modules must be a mapping of names to modules, got {shown(modules)}")
     for name in modules or {}:
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"modules must be by the names that they are imported by, got {shown(name)}")
-    return {"": source, **(modules or {})}
+        if not isinstance(name, str):
+            raise TypeError(f"modules must be by the names that they are imported by, got {shown(name)}")
+    named: dict[str | None, ModuleSource] = {None: source}
+    named.update(modules or {})
+    return named
 
 
-def naming(name: str, do: Callable[[ModuleSource], T], source: ModuleSource) -> T:
+def naming(name: str | None, do: Callable[[ModuleSource], T], source: ModuleSource) -> T:
     """Do something with a module; what is raised says which linked one it was."""
     try:
         return do(source)
     except (InvalidModule, TypeError) as error:
-        if name:
+        if name is not None:
             raise type(error)(f"modules[{name!r}]: {error}") from None
         raise
 
@@ -137,7 +140,7 @@ def read_source(source: ModuleSource) -> bytes:
         OSError: the file cannot be read; as raised by ``open``.
         TypeError: ``source`` is none of the above.
     """
-    with opened(source) as given:
+    with open_module(source) as given:
         return given.wasm()
 
 
@@ -189,7 +192,7 @@ class Opened:
 
 
 @contextlib.contextmanager
-def opened(source: ModuleSource) -> Iterator[Opened]:
+def open_module(source: ModuleSource) -> Iterator[Opened]:
     """``source``, with its file open where it is the path of one.
 
     Raises:

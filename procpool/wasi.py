@@ -208,7 +208,7 @@ def check_threads(program: Program) -> None:
         raise BadWasi("the module imports wasi.thread-spawn and exports no wasi_thread_start(i32, i32)")
     for part in program.parts:
         for names, (provider, export) in part.links.items():
-            if is_shared(program.exported((provider, export))) and not _passed_on(program.part(provider), export):
+            if is_shared(program.exported((provider, export))) and not _passed_on(program.linked[provider], export):
                 raise BadWasi(
                     f"each thread has instances of its own, so the threads would not share the memory {'.'.join(names)}, "
                     f"which the linked module {provider!r} makes; have that one import it too"
@@ -217,7 +217,7 @@ def check_threads(program: Program) -> None:
 
 def _passed_on(part: Part, export: str) -> bool:
     """Whether a memory that a module exports is one that it imports from outside."""
-    return any(type_ is part.interface.exports[export] for type_ in part.left.values())
+    return any(each.type is part.interface.exports[export] for each in part.left.values())
 
 
 @dataclass(frozen=True)

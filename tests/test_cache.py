@@ -54,7 +54,7 @@ class Compilations:
         self.count += kind == "compiled" and pid is not None
 
     def __call__(self, source: bytes | Path, **how: Any) -> CompiledModule:
-        self._made.append(compile_module(source, note=self.note, **how))
+        self._made.append(compile_module(source, announce=self.note, **how))
         return self._made[-1]
 
     def close(self) -> None:
@@ -413,14 +413,14 @@ def test_one_at_a_time_makes_an_entry(directory: Path) -> None:
     inside: list[str] = []
 
     def make(name: str, waiting: threading.Event) -> None:
-        with cache.opened() as opened:
+        with cache.open_cache() as opened:
             assert opened is not None
             with opened.turn("entry", waiting.set, DEADLINE):
                 inside.append(name)
                 assert made.wait(DEADLINE)
                 inside.remove(name)
 
-    with cache.opened() as opened:
+    with cache.open_cache() as opened:
         assert opened is not None
         with opened.turn("entry", failed.set, DEADLINE):
             first = started(lambda: make("first", failed))
@@ -455,7 +455,7 @@ def test_who_has_waited_long_enough_compiles_for_himself(
             waits.set()
 
         def wait() -> CompiledModule:
-            return compile_module(ONE, note=note, patience=DEADLINE)
+            return compile_module(ONE, announce=note, patience=DEADLINE)
 
         first = started(wait)
         assert waits.wait(DEADLINE)
@@ -480,7 +480,7 @@ def test_who_finds_what_he_has_waited_for_says_so(directory: Path, compiled: Com
                 away.rename(entry)
                 fcntl.flock(held, fcntl.LOCK_UN)
 
-        os.close(within(compile_module, ONE, note=note, patience=DEADLINE).artifact)
+        os.close(within(compile_module, ONE, announce=note, patience=DEADLINE).artifact)
     assert told == [("compiling", None), ("compiled", None)]
 
 
@@ -500,7 +500,7 @@ def compile_where_nothing_can_be_kept() -> None:
             directory.chmod(0o500)
 
         before = len(os.listdir("/proc/self/fd"))
-        os.close(compile_module(ONE, note=close).artifact)
+        os.close(compile_module(ONE, announce=close).artifact)
         print(len(os.listdir("/proc/self/fd")) - before, len(entries(directory)))
 
 
@@ -684,7 +684,7 @@ def test_what_was_compiled_of_a_changed_file_is_not_kept_as_the_old_one(director
     def change(kind: str, pid: int | None, message: str) -> None:
         path.write_bytes(TWO)  # between hashing and compiling
 
-    made = compile_module(path, note=change)
+    made = compile_module(path, announce=change)
     os.close(made.artifact)
     assert made.source == hashlib.sha256(TWO).digest()
     assert not entries(directory)

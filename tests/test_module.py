@@ -95,7 +95,7 @@ def test_compiled_once_per_machine(tmp_path: Path) -> None:
     """A second run finds what the first one has kept, in the usual place."""
     script = f"""
 from procpool.compilation import compile_module
-compile_module({str(KERNELS)!r}, note=lambda kind, pid, message: print(kind))
+compile_module({str(KERNELS)!r}, announce=lambda kind, pid, message: print(kind))
 """
     unset = {name: value for name, value in environment().items() if name != "PROCPOOL_CACHE_DIR"}
     cached = {**unset, "XDG_CACHE_HOME": str(tmp_path / "new")}

@@ -6,7 +6,7 @@ import argparse
 
 from .arguments import numbers
 from .failures import BadRequest
-from .opening import opened, signature
+from .opening import open_pool, signature
 from .options import Commands, export_options, guest_options, running_options
 from .output import as_json, put, shown
 
@@ -25,7 +25,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _call(options: argparse.Namespace) -> None:
-    with opened(options, stdout="inherit") as pool:
+    with open_pool(options, stdout="inherit") as pool:
         try:
             args = numbers(options.args, signature(pool, options.export))
         except ValueError as error:

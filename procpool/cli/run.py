@@ -133,7 +133,7 @@ def _guest(options: argparse.Namespace) -> dict[str, Any]:
 def _run_as_program(module: str, wasi: WasiConfig, options: argparse.Namespace) -> NoReturn:
     _usual_signals()
     with Compiling() as compiling:
-        command = ForegroundCommand(module, wasi, **_guest(options), note=compiling.note)
+        command = ForegroundCommand(module, wasi, **_guest(options), announce=compiling.announce)
     if options.timeout is not None:
         limit = threading.Timer(min(options.timeout, threading.TIMEOUT_MAX), _out_of_time, [module, options.timeout])
         limit.daemon = True

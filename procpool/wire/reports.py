@@ -158,7 +158,10 @@ def report_of(status: int, payload: bytes, export: str | None) -> Report:
                 tag, held = thrown
                 values = tuple(bytes.fromhex(value[_VECTOR]) if type(value) is dict else value for value in held)
                 if (tag is None or type(tag) is str) and all(type(value) in _PLAIN for value in values):
-                    return WasmException(tag, values, export, trace)
+                    exception = WasmException(tag, values, export, trace)
+                    if type(message) is str:
+                        exception.message = message
+                    return exception
             elif type(message) is str and (code is None or type(code) is str):
                 return WasmTrap(message, code, export, trace)
     except (ValueError, TypeError, KeyError, RecursionError):
