@@ -30,7 +30,7 @@ from .ways import FLOOR, PEER, Timed, Way, figure, plain, run, timed
 
 FIRST = "first result of a small module, by workers"
 LARGE = "first result, 8 workers, module of 14 MB, compiled before"
-HUGE = "first result of a callable beside the instance of one worker, compiled before"
+HUGE = "first result of a Python function beside an instance, no export called, 1 worker, compiled before"
 PEAK = "peak memory of the program at the first result, above that with a module of 34 bytes"
 WORKERS = (1, 2, 4, 8, 16, 32)
 

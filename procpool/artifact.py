@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import wasmtime
 
-from .binary import Interface, outline, read_interface
+from .binary import Interface, outline, read_interface, told_apart
 from .engine import EngineSettings, compiling_engine
 from .module import refusal, to_wasm, write
 
 #: Part of the name of what is kept: changes with the format.
-FORMAT = b"procpool 2"
+FORMAT = b"procpool 3"
 #: The last bytes: length of the code, of the outline and of the binary; hash of the source; hash of outline and all these.
 _END = struct.Struct("<QQQ32s32s")
 
@@ -49,15 +49,24 @@ def make(fd: int, source: bytes, subject: str, settings: EngineSettings, paralle
         OSError: the file cannot be written.
     """
     wasm = to_wasm(source, subject)
+    engine = compiling_engine(settings, parallel)
     try:
-        with wasmtime.Module(compiling_engine(settings, parallel), wasm) as module:
-            code = module.serialize()
+        code = _compiled(engine, wasm)
     except wasmtime.WasmtimeError as error:
         raise refusal(wasm, error) from None
     told = outline(wasm)
+    apart = told_apart(wasm, read_interface(told).imports)
+    if apart is not wasm:  # hardly any module is compiled twice, and none has to be read before wasmtime has found it valid
+        code = _compiled(engine, apart)
     ending = struct.pack("<QQQ32s", len(code), len(told), len(wasm), hashlib.sha256(source).digest())
     for part in (code, told, ending, hashlib.sha256(told + ending).digest()):
         write(fd, part)
+
+
+def _compiled(engine: wasmtime.Engine, wasm: bytes) -> bytearray:
+    with wasmtime.Module(engine, wasm) as module:
+        code: bytearray = module.serialize()
+        return code
 
 
 def read(fd: int) -> CompiledModule:

@@ -11,15 +11,14 @@ Format: https://webassembly.github.io/spec/core/binary/ (and the GC proposal for
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 T = TypeVar("T")
 
-#: The sections that an interface is read from, and those that say something by being there.
-_READ = (1, 2, 3, 4, 5, 6, 7, 13)
-_TELLING = (*_READ, 8)
+#: The sections that an interface is read from.
+_TELLING = (1, 2, 3, 4, 5, 6, 7, 8, 13)
 _NUMBER = re.compile(rb"[\x80-\xff]*[\x00-\x7f]")  # an unsigned LEB128
 
 PAGE = 65536  #: bytes in a page of linear memory, unless the module says otherwise
@@ -128,7 +127,14 @@ class Import:
     module: str
     name: str
     type: ExternType
-    by: str = ""  #: the linked module that needs it; empty for the main one
+    by: str | None = None  #: the linked module that needs it; None for the main one
+    #: 0, unless the module has imports of the same names and other types before it: then how many, usually
+    nth: int = 0
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Its two names in the compiled module; see `told_apart`."""
+        return self.module, f"{self.name}\0{self.nth}" if self.nth else self.name
 
 
 @dataclass
@@ -140,7 +146,7 @@ class Declared:
     """
 
     exports: dict[str, int] = field(default_factory=dict)  #: name -> index of its type
-    imports: set[tuple[str, str]] = field(default_factory=set)  #: (module, name)
+    imports: set[tuple[str, str]] = field(default_factory=set)  #: by their two names
     entries: int = 0  #: in the type section: definitions, and groups of them
     count: int = 0  #: types there, each member of a group for itself
     definitions: bytes = b""  #: what is in it, without the number of entries
@@ -157,8 +163,8 @@ class Interface:
 
     @property
     def import_types(self) -> dict[tuple[str, str], ExternType]:
-        """The types of the imports, by (module, name)."""
-        return {(needed.module, needed.name): needed.type for needed in self.imports}
+        """The types of the imports, by their two names."""
+        return {needed.names: needed.type for needed in self.imports}
 
 
 #: what holds values: memories, tables and globals
@@ -168,6 +174,11 @@ STORAGE = MemoryType | TableType | GlobalType
 def described(type_: ExternType) -> str:
     """A type, for people."""
     return f"function {type_}" if isinstance(type_, FuncType) else str(type_)
+
+
+def with_article(kind: str) -> str:
+    """The type of a value, for people."""
+    return f"{'an' if kind[0] in 'aei' else 'a'} {kind}"
 
 
 def is_shared(type_: ExternType) -> bool:
@@ -258,6 +269,32 @@ class _Reader:
         content = self.value_type()
         return GlobalType(content, bool(self.byte()))
 
+    def tag(self) -> int:
+        """The index of its type."""
+        self.byte()  # the attribute, always an exception
+        return self.unsigned()
+
+    def imports(self) -> Iterator[tuple[str, str, bytes]]:
+        """The entries of an import section: the two names of each, and what it is."""
+        for _ in range(self.unsigned()):
+            module, name = self.name(), self.name()
+            form = self.data[self.at]
+            if name or form not in (_SAME_MODULE, _SAME_TYPE):
+                yield module, name, self._description()
+                continue
+            self.byte()
+            same = self._description() if form == _SAME_TYPE else None
+            for _ in range(self.unsigned()):
+                name = self.name()
+                yield module, name, same or self._description()
+
+    def _description(self) -> bytes:
+        """What one import is: its kind, and its type or the index of that."""
+        start = self.at
+        kind = self.byte()
+        (self.unsigned, self.table, self.memory, self.global_, self.tag)[kind]()
+        return self.data[start : self.at]
+
     def definition(self) -> tuple[FuncType | None, bool]:
         """One type definition, and whether its structure alone says which type it is; None for those of no function."""
         form = self.byte()
@@ -304,119 +341,161 @@ def outline(wasm: bytes) -> bytes:
     exported = sorted({index for _, kind, index in entries if kind == 0 and index >= imported})
     moved = {index: imported + place for place, index in enumerate(exported)}
     for name, kind, index in entries:
-        encoded = name.encode()
-        exports += unsigned(len(encoded)) + encoded + bytes((kind,))
+        exports += _name(name) + bytes((kind,))
         exports += unsigned(moved.get(index, index) if kind == 0 else index)
     _, *types = _NUMBER.findall(parts.get(3, b"\0"))
     parts[3] = unsigned(len(exported)) + b"".join(types[index - imported] for index in exported)
     parts[7] = unsigned(len(entries)) + exports
-    return wasm[:8] + b"".join(bytes((section,)) + unsigned(len(content)) + content for section, content in parts.items())
+    return wasm[:8] + b"".join(_section(section, content) for section, content in parts.items())
 
 
 def read_interface(wasm: bytes) -> Interface:
     """Read the imports and exports of a valid WebAssembly binary, or of its outline."""
-    interface = Interface()
-    declared = interface.declared
-    types: list[FuncType | None] = []
-    untold: set[int] = set()  # the types that a signature does not tell
-    funcs: list[int] = []  # their types
-    tables: list[TableType] = []
-    memories: list[MemoryType] = []
-    globals_: list[GlobalType] = []
-    tags: list[TagType] = []
-
-    def func(index: int) -> FuncType:
-        return types[index] or FuncType()
-
-    def tag(reader: _Reader) -> TagType:
-        reader.byte()  # the attribute, always an exception
-        return TagType(func(reader.unsigned()))
-
-    def extern(reader: _Reader) -> tuple[ExternType, int]:
-        """What is imported, and of a function the index of its type."""
-        kind = reader.byte()
-        if kind == 0:
-            index = reader.unsigned()
-            return func(index), index
-        return (reader.table, reader.memory, reader.global_, lambda: tag(reader))[kind - 1](), -1
-
-    def imported(module: str, name: str, entry: ExternType, index: int) -> None:
-        if isinstance(entry, FuncType):
-            funcs.append(index)
-            if index in untold:
-                declared.imports.add((module, name))
-        elif isinstance(entry, TableType):
-            tables.append(entry)
-        elif isinstance(entry, MemoryType):
-            memories.append(entry)
-        elif isinstance(entry, GlobalType):
-            globals_.append(entry)
-        else:
-            tags.append(entry)
-        interface.imports.append(Import(module, name, entry))
-
+    found = _Spaces()
     for section, start, end in sections(wasm):
-        interface.starts |= section == 8
-        if section not in _READ:
-            continue
-        reader = _Reader(wasm, start, end)
-        count = reader.unsigned()
+        found.read(section, _Reader(wasm, start, end))
+    return found.interface
+
+
+class _Spaces:
+    """What a module has of each kind, by index, as far as it has been read; and what of that it shows."""
+
+    def __init__(self) -> None:
+        self.interface = Interface()
+        self._types: list[FuncType | None] = []
+        self._untold: set[int] = set()  # the types that a signature does not tell
+        self._funcs: list[int] = []  # their types
+        self._tables: list[TableType] = []
+        self._memories: list[MemoryType] = []
+        self._globals: list[GlobalType] = []
+        self._tags: list[TagType] = []
+
+    def read(self, section: int, reader: _Reader) -> None:
+        """Take in one section; they come in the order of the binary."""
         if section == 1:
-            first = reader.at
-            for _ in range(count):
-                members = 1
-                if wasm[reader.at] == 0x4E:  # a recursive group stands for each of its members
-                    reader.byte()
-                    members = reader.unsigned()
-                for _ in range(members):
-                    definition, plain = reader.definition()
-                    if members > 1 or not plain:
-                        untold.add(len(types))
-                    types.append(definition)
-            declared.entries, declared.count, declared.definitions = count, len(types), wasm[first:end]
+            self._read_types(reader)
         elif section == 2:
-            for _ in range(count):
-                module, name = reader.name(), reader.name()
-                form = wasm[reader.at]
-                if name or form not in (_SAME_MODULE, _SAME_TYPE):
-                    imported(module, name, *extern(reader))
-                    continue
-                reader.byte()
-                shared = extern(reader) if form == _SAME_TYPE else None
-                for _ in range(reader.unsigned()):
-                    name = reader.name()
-                    entry, index = shared or extern(reader)
-                    # Each memory, table or global has a type object of its own; see `once_each`.
-                    imported(module, name, replace(entry) if isinstance(entry, STORAGE) else entry, index)
+            self._read_imports(reader)
         elif section == 3:
-            funcs.extend(reader.unsigned() for _ in range(count))
+            self._funcs.extend(reader.unsigned() for _ in range(reader.unsigned()))
         elif section == 4:
-            for _ in range(count):
-                initialised = wasm[reader.at] == 0x40
-                if initialised:
-                    reader.at += 2
-                tables.append(reader.table())
-                if initialised:
-                    _skip_constant(reader)
+            self._read_tables(reader)
         elif section == 5:
-            memories.extend(reader.memory() for _ in range(count))
+            self._memories.extend(reader.memory() for _ in range(reader.unsigned()))
         elif section == 6:
-            for _ in range(count):
-                globals_.append(reader.global_())
+            for _ in range(reader.unsigned()):
+                self._globals.append(reader.global_())
                 _skip_constant(reader)
-        elif section == 13:
-            tags.extend(tag(reader) for _ in range(count))
         elif section == 7:
-            spaces: dict[int, Sequence[ExternType]] = {1: tables, 2: memories, 3: globals_, 4: tags}
-            for _ in range(count):
-                name, kind, index = reader.name(), reader.byte(), reader.unsigned()
-                if kind:
-                    interface.exports[name] = spaces[kind][index]
-                    continue
-                interface.exports[name] = func(funcs[index])
-                if funcs[index] in untold:
-                    declared.exports[name] = funcs[index]
-    return interface
+            self._read_exports(reader)
+        elif section == 8:
+            self.interface.starts = True
+        elif section == 13:
+            self._tags.extend(TagType(self._func(reader.tag())) for _ in range(reader.unsigned()))
+
+    def _func(self, type_: int) -> FuncType:
+        return self._types[type_] or FuncType()
+
+    def _read_types(self, reader: _Reader) -> None:
+        declared = self.interface.declared
+        declared.entries = reader.unsigned()
+        declared.definitions = reader.data[reader.at : reader.end]
+        for _ in range(declared.entries):
+            members = 1
+            if reader.data[reader.at] == 0x4E:  # a recursive group stands for each of its members
+                reader.byte()
+                members = reader.unsigned()
+            for _ in range(members):
+                definition, plain = reader.definition()
+                if members > 1 or not plain:
+                    self._untold.add(len(self._types))
+                self._types.append(definition)
+        declared.count = len(self._types)
+
+    def _read_imports(self, reader: _Reader) -> None:
+        entries = [(module, name, *self._imported(what)) for module, name, what in reader.imports()]
+        taken = {(module, name) for module, name, _, _ in entries}
+        # Those that hold values keep their names: where there are several of one name, they share it.
+        told: dict[tuple[str, str], dict[object, int]] = {
+            (module, name): {None: 0} for module, name, type_, _ in entries if isinstance(type_, STORAGE)
+        }
+        for module, name, type_, untold in entries:
+            others = told.setdefault((module, name), {})
+            as_what = None if isinstance(type_, STORAGE) else (type_, untold)
+            if as_what not in others:
+                nth = len(others)
+                while nth and Import(module, name, type_, nth=nth).names in taken:
+                    nth += 1
+                taken.add(Import(module, name, type_, nth=nth).names)
+                others[as_what] = nth
+            needed = Import(module, name, type_, nth=others[as_what])
+            self.interface.imports.append(needed)
+            if untold is not None:
+                self.interface.declared.imports.add(needed.names)
+
+    def _imported(self, what: bytes) -> tuple[ExternType, int | None]:
+        """The type of an import, which is in the space of its kind now; and its index, if it is a function's that needs it.
+
+        Each memory, table or global has a type object of its own; see `once_each`.
+        """
+        reader = _Reader(what, 1, len(what))
+        if what[0] == 0:
+            index = reader.unsigned()
+            self._funcs.append(index)
+            return self._func(index), index if index in self._untold else None
+        type_: ExternType
+        if what[0] == 1:
+            self._tables.append(type_ := reader.table())
+        elif what[0] == 2:
+            self._memories.append(type_ := reader.memory())
+        elif what[0] == 3:
+            self._globals.append(type_ := reader.global_())
+        else:
+            self._tags.append(type_ := TagType(self._func(reader.tag())))
+        return type_, None
+
+    def _read_tables(self, reader: _Reader) -> None:
+        for _ in range(reader.unsigned()):
+            initialised = reader.data[reader.at] == 0x40
+            if initialised:
+                reader.at += 2
+            self._tables.append(reader.table())
+            if initialised:
+                _skip_constant(reader)
+
+    def _read_exports(self, reader: _Reader) -> None:
+        spaces: tuple[Sequence[ExternType], ...] = (self._tables, self._memories, self._globals, self._tags)
+        for _ in range(reader.unsigned()):
+            name, kind, index = reader.name(), reader.byte(), reader.unsigned()
+            if kind:
+                self.interface.exports[name] = spaces[kind - 1][index]
+                continue
+            self.interface.exports[name] = self._func(self._funcs[index])
+            if self._funcs[index] in self._untold:
+                self.interface.declared.exports[name] = self._funcs[index]
+
+
+def told_apart(wasm: bytes, imports: Sequence[Import]) -> bytes:
+    """A module in which each import of a name that comes with several types has a name of its own: `Import.names`.
+
+    wasmtime's linker has one definition for a name.
+
+    Args:
+        imports: what the module's interface says.
+    """
+    if not any(needed.nth for needed in imports):
+        return wasm
+    parts = [(section, wasm[start:end]) for section, start, end in sections(wasm)]
+    return wasm[:8] + b"".join(
+        _section(section, _renamed(content, imports) if section == 2 else content) for section, content in parts
+    )
+
+
+def _renamed(section: bytes, imports: Sequence[Import]) -> bytes:
+    """An import section with other names."""
+    what = [description for _, _, description in _Reader(section, 0, len(section)).imports()]
+    entries = (b"".join(map(_name, needed.names)) + each for needed, each in zip(imports, what, strict=True))
+    return unsigned(len(what)) + b"".join(entries)
 
 
 def parameter_names(wasm: bytes, export: str) -> tuple[str, ...] | None:
@@ -476,6 +555,15 @@ def unsigned(value: int) -> bytes:
     return bytes(encoded)
 
 
+def _name(text: str) -> bytes:
+    encoded = text.encode()
+    return unsigned(len(encoded)) + encoded
+
+
+def _section(number: int, content: bytes) -> bytes:
+    return bytes((number,)) + unsigned(len(content)) + content
+
+
 def importing(wasm: bytes, declared: Declared, export: str) -> bytes:
     """A module of ours whose first import, a function, is to be an export of such a type.
 
@@ -501,7 +589,7 @@ def importing(wasm: bytes, declared: Declared, export: str) -> bytes:
             content = unsigned(count) + b"".join(unsigned(declared.count + reader.unsigned()) for _ in range(count))
         else:
             content = wasm[start:end]
-        result += bytes((section,)) + unsigned(len(content)) + content
+        result += _section(section, content)
     return bytes(result)
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from .binary import FuncType, MemoryType
 from .checks import is_int, shown
-from .conventions import Convention, ConventionName
+from .conventions import Convention, ConventionName, check_align
 from .crossing import run
 from .errors import UnknownExport
 
@@ -60,13 +60,13 @@ class BytesFunction:
         free: the export that frees: takes an address, or an address and a size, or both and an alignment; None to free
             nothing.  What is freed is what the convention says that the caller owns.
         memory: the exported memory.
-        align: the alignment to ask for, in bytes, where ``alloc`` takes one.
+        align: the alignment to ask for, in bytes, where ``alloc`` takes one; a power of two.  By default the convention's.
         convention: its name, or a :class:`Convention`; None to recognise it by the module's exports.
         result: ``bytes``, ``str``, or ``int`` for a number that a wasm-bindgen function returns in a ``Result``.  By
             default bytes if ``returns`` is given, and otherwise what the export returns as it is.
 
     Raises:
-        ValueError: ``returns``, ``result`` or ``convention`` is none of these.
+        ValueError: an option is none of these.
     """
 
     export: str
@@ -74,7 +74,7 @@ class BytesFunction:
     alloc: str = _ITS_OWN
     free: str | None = _ITS_OWN
     memory: str = _ITS_OWN
-    align: int = 0
+    align: int | None = None
     convention: ConventionName | Convention | None = None
     result: Result = None
 
@@ -85,6 +85,12 @@ class BytesFunction:
             raise ValueError(f"returns must be {choice}, a number of bytes, or None; got {shown(self.returns)}")
         if self.result not in (None, bytes, str, int):
             raise ValueError(f"result must be bytes, str, int or None; got {shown(self.result)}")
+        for name in ("alloc", "free", "memory"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and (name != "free" or value is not None):
+                raise ValueError(f"{name} must be the name of an export, got {shown(value)}")
+        if self.align is not None:
+            check_align(self.align)
         if self.convention is not None and not isinstance(self.convention, Convention):
             Convention.named(self.convention)
 
@@ -146,7 +152,7 @@ class BytesFunction:
             alloc=alloc or given.alloc,
             free=given.free if free == _ITS_OWN else free,
             memory=memory or given.memory,
-            align=self.align or given.align,
+            align=given.align if self.align is None else self.align,
         ).found(own)
         return named.within(scope) if scope else named
 

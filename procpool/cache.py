@@ -38,6 +38,8 @@ _CHUNK = 1 << 20
 _SETTLED_NS = 2_000_000_000
 #: Seconds between looks whether somebody else has made an entry.
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1
+#: What to do about what is no file of ours, and is in the way of one.
+_REMOVE = "; remove it from the cache of compiled modules"
 _HASH = re.compile(rb"[0-9a-f]{64}\n")
 
 
@@ -46,7 +48,7 @@ class Refused(PermissionError):
 
 
 @contextlib.contextmanager
-def opened() -> Iterator[Cache | None]:
+def open_cache() -> Iterator[Cache | None]:
     """The cache that the environment asks for; None for "off", and, after a warning, if it cannot be used."""
     if os.environ.get(DIRECTORY) == "off":
         yield None
@@ -99,6 +101,8 @@ def _private_directory(path: str) -> int:
     with contextlib.suppress(FileExistsError):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         os.mkdir(path, 0o700)
+    if os.path.islink(path):
+        raise Refused(f"{path!r} is a symbolic link; {DIRECTORY} may name where it leads")
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     found = os.fstat(fd)  # of what was opened, whatever is at the path by now
     if found.st_uid == os.geteuid() and not found.st_mode & 0o077:
@@ -142,7 +146,10 @@ class Cache:
     def remove(self, name: str) -> None:
         """Have no such entry."""
         with contextlib.suppress(OSError):
-            os.unlink(name, dir_fd=self._directory)
+            try:
+                os.unlink(name, dir_fd=self._directory)
+            except (IsADirectoryError, PermissionError):  # what systems say of a directory; one with files in it stays
+                os.rmdir(name, dir_fd=self._directory)
 
     def turn(self, name: str, waiting: Callable[[], None], patience: float) -> Turn:
         """Become the one who makes that entry, as soon as nobody else does; who does and dies, does no more.
@@ -290,12 +297,16 @@ class Cache:
                 fd = os.open(name, flags, dir_fd=self._directory)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise Refused(f"{name} is a symbolic link") from error
+                raise Refused(f"{name} is a symbolic link{_REMOVE}") from error
+            if error.errno in (errno.EISDIR, errno.ENXIO):  # ENXIO of a socket
+                raise Refused(f"{name} is no file{_REMOVE}") from error
             raise
         found = os.fstat(fd)
         if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022:
             return fd
         os.close(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise Refused(f"{name} is no file{_REMOVE}")
         raise Refused(f"{name} could have been written by others: {stat.filemode(found.st_mode)}, user {found.st_uid}")
 
     def _is(self, name: str, fd: int) -> bool:

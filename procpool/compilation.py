@@ -20,11 +20,10 @@ import wasmtime
 
 from . import artifact, interpreter, wire
 from .artifact import CompiledModule
-from .cache import Cache, Turn
-from .cache import opened as opened_cache
+from .cache import Cache, Turn, open_cache
 from .engine import PLAIN, EngineSettings, fingerprint, loading_engine
 from .errors import InvalidModule, StartupError
-from .module import ModuleSource, Opened, anonymous_file, opened
+from .module import ModuleSource, Opened, anonymous_file, open_module
 
 logger: logging.Logger = logging.getLogger("procpool")
 
@@ -33,18 +32,18 @@ logger: logging.Logger = logging.getLogger("procpool")
 LARGE = 64 << 10
 
 #: Told of what happens: its kind, the process that compiles (None: somebody else's), and a sentence.
-Note = Callable[[Literal["compiling", "compiled"], "int | None", str], None]
+Announce = Callable[[Literal["compiling", "compiled"], "int | None", str], None]
 
 
 def unheard(kind: str, pid: int | None, message: str) -> None:
-    """A Note for nobody."""
+    """An Announce for nobody."""
 
 
 def compile_module(
     source: ModuleSource,
     cache: bool = True,
     settings: EngineSettings = PLAIN,
-    note: Note = unheard,
+    announce: Announce = unheard,
     patience: float = 60.0,
 ) -> CompiledModule:
     """Compile ``source`` for the workers to map, or find that somebody has.
@@ -53,7 +52,7 @@ def compile_module(
 
     Args:
         cache: keep what was compiled, and look for it, in a directory of this user's.
-        note: told when something is compiled, and not if it was found.
+        announce: told when something is compiled, and not if it was found.
         patience: seconds to wait for another program that compiles the same, and then to do without; and for a process that
             compiles to do anything.
 
@@ -62,8 +61,8 @@ def compile_module(
         StartupError: the process that compiles died, or did nothing for that long.
         OSError, TypeError: as :func:`read_source`.
     """
-    with opened(source) as given, opened_cache() if cache else contextlib.nullcontext() as kept:
-        compiler = _Compiler(given, settings, note, patience)
+    with open_module(source) as given, open_cache() if cache else contextlib.nullcontext() as kept:
+        compiler = _Compiler(given, settings, announce, patience)
         return compiler.made() if kept is None else compiler.found_or_made(kept)
 
 
@@ -73,7 +72,7 @@ class _Compiler:
 
     given: Opened
     settings: EngineSettings
-    note: Note
+    announce: Announce
     patience: float
 
     def found_or_made(self, cache: Cache) -> CompiledModule:
@@ -83,7 +82,7 @@ class _Compiler:
         def waiting() -> None:
             nonlocal waited
             waited = True
-            self.note("compiling", None, f"somebody else is compiling {self.given.name}; waiting for that")
+            self.announce("compiling", None, f"somebody else is compiling {self.given.name}; waiting for that")
 
         try:
             digest = self._digest() if self.given.file < 0 else cache.digest(self.given.file, self._digest)
@@ -100,7 +99,7 @@ class _Compiler:
             if found is None:
                 return self._kept(self.made(), turn, cache, name, digest)
         if waited:
-            self.note("compiled", None, f"somebody else has compiled {self.given.name}")
+            self.announce("compiled", None, f"somebody else has compiled {self.given.name}")
         return found
 
     def _kept(self, made: CompiledModule, turn: Turn, cache: Cache, name: str, digest: bytes) -> CompiledModule:
@@ -157,7 +156,7 @@ class _Compiler:
             begun = perf_counter()
             pid = self._made_here(fd) if self.given.size < LARGE else self._made_apart(fd)
             compiled = artifact.read(fd)
-            self.note("compiled", pid, f"compiled {self.given.name} in {perf_counter() - begun:.1f} s")
+            self.announce("compiled", pid, f"compiled {self.given.name} in {perf_counter() - begun:.1f} s")
             return compiled
         except BaseException:
             os.close(fd)
@@ -170,7 +169,7 @@ class _Compiler:
         return pid
 
     def _begin(self, pid: int) -> None:
-        self.note("compiling", pid, f"compiling {self.given.name}, {self.given.size:,} bytes")
+        self.announce("compiling", pid, f"compiling {self.given.name}, {self.given.size:,} bytes")
 
     def _made_apart(self, fd: int) -> int:
         """In a process that can be killed at any time, and takes its threads and memory with it."""
@@ -199,7 +198,7 @@ class _Compiler:
             settings = own(settings)
             fds = (settings, told.source, told.artifact, told.answer, told.lifeline)
             try:
-                process = interpreter.start("from procpool.worker.compiler import main; main(*args)", settings, fds=fds)
+                process = interpreter.start("compiler", settings, fds=fds)
             except OSError as error:
                 logger.debug("procpool: compiling on one thread: no process can be started: %s", error)
                 return self._made_here(fd)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .artifact import CompiledModule
-from .compilation import Note, compile_module, unheard
+from .compilation import Announce, compile_module, unheard
 from .engine import EngineSettings
 from .imports import Renames
 from .linking import link
@@ -35,22 +35,21 @@ def compile_program(
     renames: Renames,
     cache: bool,
     settings: EngineSettings,
-    note: Note = unheard,
+    announce: Announce = unheard,
     patience: float = 60.0,
 ) -> CompiledProgram:
     """Compile a module, and those that are linked to it.  The arguments are those of `compile_module`.
 
     Raises:
         InvalidModule, OSError, TypeError: as `compile_module`; of a linked module, the message says which.
-        ValueError: ``modules`` has an empty name.
         BadImport: they cannot be linked.
     """
-    compiled: dict[str, CompiledModule] = {}
+    compiled: dict[str | None, CompiledModule] = {}
     with contextlib.ExitStack() as on_failure:
         for name, each in by_name(source, modules).items():
-            compiled[name] = naming(name, lambda one: compile_module(one, cache, settings, note, patience), each)
+            compiled[name] = naming(name, lambda one: compile_module(one, cache, settings, announce, patience), each)
             on_failure.callback(os.close, compiled[name].artifact)
-        interfaces = {name: each.interface for name, each in compiled.items()}
-        program = link(interfaces.pop(""), interfaces, renames)
+        interfaces = {name: each.interface for name, each in compiled.items() if name is not None}
+        program = link(compiled[None].interface, interfaces, renames)
         on_failure.pop_all()
     return CompiledProgram(program, tuple(compiled[part.name].artifact for part in program.parts))

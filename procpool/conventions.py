@@ -21,15 +21,23 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeVar, get_args
 
 from .binary import FuncType
-from .checks import shown
+from .checks import is_int, shown
 from .errors import UnknownExport
 
 T = TypeVar("T", str, str | None)
 
 #: The conventions that have a name.
 ConventionName = Literal["wasm-bindgen", "assemblyscript", "emscripten", "tinygo", "c"]
+#: The largest power of two that an i32 is.
+_MOST_ALIGN = 1 << 30
 #: Who frees a block.  ``"guest"`` is the callee, or a collector.
 Owner = Literal["caller", "guest"]
+
+
+def check_align(value: object) -> None:
+    """ValueError if the value is no alignment."""
+    if not is_int(value, 1, _MOST_ALIGN) or value & value - 1:
+        raise ValueError(f"align must be a power of two up to {_MOST_ALIGN}, in bytes; got {shown(value)}")
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,9 @@ class Convention:
 
     Names of exports may be alternatives, ``"malloc|_malloc"``, of which the first that is exported is meant.  One with a
     ``*`` stands for the only function whose name and signature fit it.
+
+    Raises:
+        ValueError: ``align`` is no power of two.
     """
 
     name: str
@@ -45,7 +56,7 @@ class Convention:
     free: str | None  #: frees: (address), or (address, size), or (address, size, alignment); None if nothing does
     marks: tuple[str, ...] = ()  #: exports by which the convention is known; all of them are there
     memory: str = "memory"  #: the exported memory
-    align: int = 8  #: bytes; the alignment to ask for
+    align: int = 8  #: bytes; the alignment to ask for, a power of two
     arguments: Owner = "caller"  #: who frees what was allocated for arguments
     results: Owner = "caller"  #: who frees bytes and text that come back by address and length
     encoding: str = "utf-8"  #: of text
@@ -64,6 +75,9 @@ class Convention:
     buffers: Literal["Uint8Array", "ArrayBuffer"] = "Uint8Array"  #: of objects: what bytes become
     classes: str = "__rtti_base"  #: of objects: the global with the address of what there is to know of each class
     errors: tuple[str, str] | None = None  #: the table of error values, and what frees an entry
+
+    def __post_init__(self) -> None:
+        check_align(self.align)
 
     def __str__(self) -> str:
         return self.name

@@ -99,15 +99,16 @@ class _Crossing:
         """The arguments, checked and as bytes, each with what puts it into the guest.
 
         Raises:
-            BadArguments: there are not as many as parameters, or a number does not fit.
-            ValueError: a text cannot be had in the convention's encoding.
+            BadArguments: there are not as many as parameters, a number does not fit, or a text cannot be had in the
+                convention's encoding.
+            ValueError: a text has a NUL, and would end there.
         """
         call, params = self._call, self._call.signature.params
         at, prepared = int(block), []
         for position, arg in enumerate(args):
             kind = params[at] if at < len(params) else None
             # A reference may be to any object, text and bytes included, or null.
-            put, value, width = self._put(arg) if kind is None or kind in SCALARS else (_as_it_is, arg, 1)
+            put, value, width = self._put(position, arg) if kind is None or kind in SCALARS else (_as_it_is, arg, 1)
             if put is _as_it_is and kind in SCALARS:
                 value = converted(f"{call.export}: argument {position}", value, kind)
             prepared.append((put, value))
@@ -117,7 +118,7 @@ class _Crossing:
             raise BadArguments(self._miscounted(len(args), given, block))
         return prepared
 
-    def _put(self, arg: Any) -> tuple[Callable[[Any], tuple[Any, ...]], Any, int]:
+    def _put(self, position: int, arg: Any) -> tuple[Callable[[Any], tuple[Any, ...]], Any, int]:
         """What puts an argument into the guest; what to give to that; and how many parameters it takes."""
         by = self._by
         if arg is None:
@@ -132,7 +133,13 @@ class _Crossing:
             data: Any = view.cast("B") if view.nbytes and view.c_contiguous else view.tobytes()
             return (self._object, data, 1) if by.text == "object" else (self._sized_block, data, 2)
         # A lone surrogate is half of a character: UTF-16 as programs use it knows it, UTF-8 does not.
-        data = arg.encode(by.encoding, "strict" if by.encoding == "utf-8" else "surrogatepass")
+        try:
+            data = arg.encode(by.encoding, "strict" if by.encoding == "utf-8" else "surrogatepass")
+        except UnicodeEncodeError as error:
+            raise BadArguments(
+                f"{self._call.export}: argument {position} is {shown(arg)}, whose character {error.start} is half of one,"
+                f" and cannot be had in {by.encoding}; replace it, or give bytes (text.encode(errors=...))"
+            ) from None
         if by.text == "object":
             return lambda data: (self._new(data, _STRING),), data, 1
         if by.text == "sized":

@@ -129,17 +129,18 @@ class WasmException(WasmTrap):
     def __init__(
         self,
         tag: str | None = None,
-        payload: tuple[int | float | str, ...] = (),
+        payload: tuple[int | float | bytes | str, ...] = (),
         export: str | None = None,
         frames: tuple[WasmFrame, ...] = (),
     ):
-        values = f" with the payload ({', '.join(map(str, payload))})" if payload else ""
+        texts = (value.hex() if isinstance(value, bytes) else str(value) for value in payload)
+        values = f" with the payload ({', '.join(texts)})" if payload else ""
         super().__init__(
             f"threw {'an exception' if tag is None else f'the exception {tag!r}'}{values}", None, export, frames
         )
         #: the name that the module exports the exception's tag under; None if it does not
         self.tag = tag
-        #: numbers; a v128 as hexadecimal digits; a reference, which cannot leave its worker, as the name of its type
+        #: numbers; a v128 as 16 bytes; a reference, which cannot leave its worker, as the name of its type
         self.payload = payload
 
 

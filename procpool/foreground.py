@@ -9,7 +9,7 @@ from typing import NoReturn
 import wasmtime
 
 from . import wire
-from .compilation import Note, compile_module, unheard
+from .compilation import Announce, compile_module, unheard
 from .engine import EngineSettings, Feature, checked_features, loading_engine
 from .errors import GuestExit, MissingImport, WasmTrap
 from .imports import OnMissing, resolve
@@ -18,7 +18,7 @@ from .program import single
 from .wasi import WasiConfig, check_command, check_threads
 from .worker.channels import Running
 from .worker.failures import as_trap
-from .worker.linkage import Linkage
+from .worker.instantiator import Instantiator
 from .worker.streams import surroundings
 from .worker.wasi_run import run_start
 
@@ -35,7 +35,7 @@ class ForegroundCommand:
         fuel: how much it may burn, about one unit per wasm instruction; None for no limit.
         on_missing_import: what serves imports that nothing is given for, as for a pool.
         features: proposals that the module may use, as for a pool.
-        note: told when the module is compiled.
+        announce: told when the module is compiled.
 
     Raises:
         InvalidModule, MissingImport, OSError, TypeError: as for a pool.
@@ -52,11 +52,11 @@ class ForegroundCommand:
         fuel: int | None = None,
         on_missing_import: OnMissing = None,
         features: Iterable[Feature] = (),
-        note: Note = unheard,
+        announce: Announce = unheard,
     ) -> None:
         self._spec = wasi.spec()
         settings = EngineSettings(fuel is not None, features=checked_features(features))
-        compiled = compile_module(source, settings=settings, note=note)
+        compiled = compile_module(source, settings=settings, announce=announce)
         try:
             engine = loading_engine(settings)
             module = wasmtime.Module.deserialize_file(engine, f"/dev/fd/{compiled.artifact}")
@@ -68,7 +68,7 @@ class ForegroundCommand:
         found = resolve(program.needed, {}, {}, wasi=True, otherwise=on_missing_import)
         environment = wire.Environment(found, wasi=self._spec)
         limits = wire.GuestLimits(memory=memory_limit, fuel=fuel)
-        self._linkage = Linkage(engine, [module], program, limits, environment, Running(engine))
+        self._instantiator = Instantiator(engine, [module], program, limits, environment, Running(engine))
 
     def run(self, end: Callable[[int | WasmTrap], NoReturn]) -> NoReturn:
         """Run it, and then end this process.
@@ -77,9 +77,9 @@ class ForegroundCommand:
             end: called once with its exit code, or the trap it ended in, to end the process.  Threads of the command may be
                 left that nothing else can end, as they sit in host calls; then it may be one of them that calls.
         """
-        self._linkage.on_stuck = lambda error: end(_outcome(error))
+        self._instantiator.on_stuck = lambda error: end(_outcome(error))
         try:
-            outcome: int | WasmTrap = run_start(self._linkage, self._wasi, self._spec.max_threads)
+            outcome: int | WasmTrap = run_start(self._instantiator, self._wasi, self._spec.max_threads)
         except Exception as error:
             outcome = _outcome(error)
         end(outcome)

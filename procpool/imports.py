@@ -12,6 +12,7 @@ from .binary import (
     PAGE,
     SCALARS,
     STORAGE,
+    ExternType,
     FuncType,
     GlobalType,
     Import,
@@ -25,21 +26,23 @@ from .binary import (
 from .codec import converted
 from .errors import BadArguments, BadImport, MissingImport
 from .printable import printable
-from .program import whom
+from .program import Names, whom
 from .stand_ins import Trapping, has_zero, zero, zeros
 from .wasi import MODULES, THREAD_SPAWN
 
 #: module name -> name -> a host function; a number for a global; a MemoryType or TableType, of which each instance gets one
 Imports = Mapping[str, Mapping[str, Any]]
-#: import's module name -> name it is given under in ``imports``; or the same for (module, name) pairs
-Renames = Mapping[str | tuple[str, str], str | tuple[str, str]]
+#: import's module name -> name it is given under in ``imports`` or ``modules``; or the same for (module, name) pairs
+Renaming = Mapping[str | tuple[str, str], str | tuple[str, str]]
+#: the same for all modules; or, under the name of a linked module, for that one alone
+Renames = Mapping[str | tuple[str, str], str | tuple[str, str] | Renaming]
 
 #: what to do about imports that nothing is given for: trap when they are called, give zeros, or whatever a function of the
 #: user's says; None to refuse the module
 OnMissing = Literal["trap", "zero"] | Callable[[Import], Any] | None
 
-#: what serves each import, by the module that needs it (empty for the main one) and its two names
-Found = dict[tuple[str, str, str], Any]
+#: what serves each import, by the module that needs it (None for the main one) and its two names
+Found = dict[tuple[str | None, Names], Any]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -72,13 +75,12 @@ def resolve(
         MissingImport: nothing was given for some; names them all and their types.
         BadImport: something does not fit its type, or is given for no import.
     """
-    _check_once_each(needed)
     unused = {(module, name) for module, names in given.items() for name in names}
     found: Found = {}
     missing: list[Import] = []
     together = _together(needed)
     for needs in needed:
-        key = renamed((needs.module, needs.name), renames)
+        key = renamed(needs.by, needs, renames)
         try:
             value = given[key[0]][key[1]]
             unused.discard(key)
@@ -88,9 +90,9 @@ def resolve(
             if otherwise is None:
                 missing.append(needs)
                 continue
-            value = stand_in(together.get((needs.module, needs.name), needs), otherwise)
+            value = stand_in(together[needs.names] if isinstance(needs.type, STORAGE) else needs, otherwise)
         _check(needs, value)
-        found[needs.by, needs.module, needs.name] = value
+        found[needs.by, needs.names] = value
     if missing:
         raise MissingImport(_missing(missing, renames, linked))
     if unused:
@@ -104,33 +106,16 @@ def resolve(
     return found
 
 
-def _check_once_each(needed: Sequence[Import]) -> None:
-    """Whether each import of a module has one type.
-
-    Raises:
-        BadImport: one comes twice, and nothing is both.
-    """
-    known: dict[tuple[str, str, str], Import] = {}
-    for needs in needed:
-        first = known.setdefault((needs.by, needs.module, needs.name), needs)
-        if first.type != needs.type and not (isinstance(first.type, STORAGE) and isinstance(needs.type, STORAGE)):
-            where = printable(f"{needs.module}.{needs.name}")
-            raise BadImport(
-                f"{whom(needs.by)} imports {where} twice, as a {described(first.type)} and as a {described(needs.type)};"
-                " one name can be served once, so the module has to be built with two names"
-            )
-
-
-def _together(needed: Sequence[Import]) -> dict[tuple[str, str], Import]:
+def _together(needed: Sequence[Import]) -> dict[Names, Import]:
     """For memories, tables and globals: an import of each that would do for all modules that import it; they share one.
 
     Raises:
         BadImport: nothing would.
     """
-    together: dict[tuple[str, str], Import] = {}
+    together: dict[Names, Import] = {}
     for needs in needed:
         if isinstance(needs.type, STORAGE):
-            other = together.setdefault((needs.module, needs.name), needs)
+            other = together.setdefault(needs.names, needs)
             both = joint(other.type, needs.type)
             if both is None:
                 where = f"{needs.module}.{needs.name}"
@@ -138,7 +123,7 @@ def _together(needed: Sequence[Import]) -> dict[tuple[str, str], Import]:
                     f"{whom(other.by)} imports {where} as a {other.type}, and {whom(needs.by)} as a {needs.type}: nothing"
                     " is both, and they share it"
                 )
-            together[needs.module, needs.name] = replace(other, type=both)
+            together[needs.names] = replace(other, type=both)
     return together
 
 
@@ -163,10 +148,10 @@ def stand_in(needs: Import, otherwise: OnMissing) -> Any:
 
 def _missing(missing: Sequence[Import], renames: Renames, linked: Mapping[str, Interface]) -> str:
     """All that is missing, and what to paste."""
-    lines = []
-    wanted: dict[str, dict[str, str]] = {}
+    lines: dict[tuple[str | None, str], None] = {}
+    wanted: dict[str, dict[str, list[ExternType]]] = {}
     for needs in missing:
-        key = renamed((needs.module, needs.name), renames)
+        key = renamed(needs.by, needs, renames)
         line = f"{printable(f'{needs.module}.{needs.name}')}, a {described(needs.type)}"
         if key != (needs.module, needs.name):
             line += f", looked for as {printable('.'.join(key))}"
@@ -174,31 +159,37 @@ def _missing(missing: Sequence[Import], renames: Renames, linked: Mapping[str, I
             near = get_close_matches(key[1], linked[key[0]].exports, n=1)
             hint = f" (did you mean {printable(near[0])}?)" if near else ""
             line += f", which modules[{printable(repr(key[0]))}] does not export{hint}"
-        lines.append((needs.by, line))
-        wanted.setdefault(key[0], {}).setdefault(key[1], f"        {key[1]!r}: {_skeleton(needs.type)}")
+        lines[needs.by, line] = None
+        wanted.setdefault(key[0], {}).setdefault(key[1], []).append(needs.type)
     hint = " (or give wasi=WasiConfig(...) for what is WASI's)" if any(map(_provided, missing)) else ""
     stand_ins = 'on_missing_import="trap" has those that are called trap'
     if len(lines) == 1:
         (by, line), *_ = lines
         head = f"{whom(by)} imports {line}, and nothing was given for it"
     else:
-        told = "".join(f"\n  {line}{f', for {whom(by)}' if by else ''}" for by, line in lines)
+        told = "".join(f"\n  {line}{'' if by is None else f', for {whom(by)}'}" for by, line in lines)
         head = f"the module{'s import' if linked else ' imports'} {len(lines)} things that nothing was given for:{told}"
     for module in wanted.keys() - linked.keys():
         if near := get_close_matches(module, linked, n=1):
             hint += f" (is {module!r} meant to be {near[0]!r} of modules?)"
     body = "".join(
-        f"    {module!r}: {{\n" + "\n".join(entries.values()) + "\n    },\n" for module, entries in wanted.items()
+        f"    {module!r}: {{\n"
+        + "".join(f"        {name!r}: {_skeleton(types)}\n" for name, types in entries.items())
+        + "    },\n"
+        for module, entries in wanted.items()
     )
     return f"{head}\nGive it as below{hint}; {stand_ins}.\nimports={{\n{body}}}"
 
 
-def _skeleton(type_: Any) -> str:
+def _skeleton(types: Sequence[ExternType]) -> str:
+    """What to paste for a name, which may be imported as several types."""
+    type_, *others = dict.fromkeys(types)
     if isinstance(type_, FuncType):
         params = ", ".join(chr(ord("a") + n) if len(type_.params) <= 26 else f"a{n}" for n in range(len(type_.params)))
         results = tuple(zero(kind) for kind in type_.results)
         returned = None if not results else results[0] if len(results) == 1 else results
-        return f"lambda {params}: {returned!r},  # {type_}".replace("lambda :", "lambda:")
+        told = ", and ".join(map(str, (type_, *others)))
+        return f"lambda {'*args' if others else params}: {returned!r},  # {told}".replace("lambda :", "lambda:")
     if isinstance(type_, MemoryType):
         shared = ", shared=True" if type_.shared else ""
         page_size = "" if type_.page_size == PAGE else f", page_size={type_.page_size}"
@@ -212,14 +203,23 @@ def _skeleton(type_: Any) -> str:
 
 def _provided(needs: Import) -> bool:
     """Whether WASI and wasi-threads provide an import."""
+    if needs.nth:
+        return False
     shared = isinstance(needs.type, MemoryType) and needs.type.shared
     return needs.module in MODULES or (needs.module, needs.name) == THREAD_SPAWN or shared
 
 
-def renamed(key: tuple[str, str], renames: Renames) -> tuple[str, str]:
-    """The names under which an import is looked for."""
-    to = renames.get(key, renames.get(key[0], key))
-    return (to, key[1]) if isinstance(to, str) else to
+def renamed(by: str | None, needs: Import, renames: Renames) -> tuple[str, str]:
+    """The names under which an import of a module is looked for."""
+    own = None if by is None else renames.get(by)
+    for each in (own if isinstance(own, Mapping) else {}, renames):
+        for key in ((needs.module, needs.name), needs.module):
+            to = each.get(key)
+            if isinstance(to, str):
+                return to, needs.name
+            if isinstance(to, tuple):
+                return to
+    return needs.module, needs.name
 
 
 def _check(needs: Import, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Fresh Python interpreters that run code of ours."""
+"""Fresh Python interpreters that are children of ours."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from multiprocessing import spawn
+from typing import Literal
 
 from .errors import StartupError
 
@@ -42,8 +43,8 @@ def _frozen() -> bool:
     return bool(getattr(sys, "frozen", False))
 
 
-def _command(python: str, code: str, *args: int) -> list[str]:
-    """The command line of a fresh interpreter that runs ``code`` with this one's import path.
+def command(python: str, part: str, *args: int) -> list[str]:
+    """The command line of a fresh interpreter with this one's import path, that runs ``main`` of a module of `worker`.
 
     The path is passed on as it is now, so a worker finds what the parent finds whatever its working directory, and
     ``__main__`` is never imported again.  A frozen program's path, which lacks most of the library, comes after the
@@ -58,7 +59,8 @@ def _command(python: str, code: str, *args: int) -> list[str]:
         f"sys.path[{'len(sys.path)' if _frozen() else ''}:] = sys.argv[n + 1:]; "
     )
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return [python, *flags, "-c", prelude + code, *map(str, args), *path]
+    code = f"{prelude}from procpool.worker.{part} import main; main(*args)"
+    return [python, *flags, "-c", code, *map(str, args), *path]
 
 
 def _directory() -> str | None:
@@ -79,22 +81,25 @@ def _environment() -> dict[str, str]:
             pass
 
 
-def start(code: str, *args: int, fds: Sequence[int], python: str | None = None) -> subprocess.Popen[bytes]:
-    """A fresh interpreter that runs ``code``, with ``args`` in it, and inherits ``fds``.
+def start(
+    part: Literal["compiler", "spawned", "template"], *args: int, fds: Sequence[int], python: str | None = None
+) -> subprocess.Popen[bytes]:
+    """A fresh interpreter that inherits ``fds``.
+
+    By its name, as nothing of the child's side is imported here.
 
     Args:
+        part: the module of `worker` whose ``main`` it runs, with ``args``.
         python: which one; by default the one that is chosen now.
 
     Raises:
         StartupError: there is none.
         OSError: it cannot be started.
     """
-    command = _command(python or chosen(), code, *args)
+    line = command(python or chosen(), part, *args)
     # Ctrl-C reaches the terminal's whole process group, and the child must not hear it before it can ignore it.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, cwd=_directory(), env=_environment(), pass_fds=tuple(fds)
-        )
+        return subprocess.Popen(line, stdin=subprocess.DEVNULL, cwd=_directory(), env=_environment(), pass_fds=tuple(fds))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

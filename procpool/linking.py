@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from itertools import pairwise
 
 from .binary import SCALARS, ExternType, FuncType, GlobalType, Interface, MemoryType, TableType, TagType
@@ -23,27 +24,45 @@ def link(main: Interface, modules: Mapping[str, Interface], renames: Renames) ->
     Raises:
         BadImport: they import from each other in a circle; or an export does not fit an import.
     """
-    parts = {name: _part(name, interface, modules, renames) for name, interface in {"": main, **modules}.items()}
+    _check_renames(modules, renames)
+    parts = {name: _part(name, interface, modules, renames) for name, interface in modules.items()}
     ordered: dict[str, Part] = {}
-    for name in (*modules, ""):
+    for name in modules:
         _visit(parts, name, ordered, ())
+    program = Program(_part(None, main, modules, renames), ordered)
     grown = any(each.starts or INITIALIZE in each.exports for each in modules.values())
-    for part in ordered.values():
-        for names, provided in part.links.items():
+    for part in program.parts:
+        for needed in part.interface.imports:
+            provided = part.links.get(needed.names)
+            if provided is None:
+                continue
             given, outside = _made(parts, provided)
-            why = misfit(part.interface.import_types[names], given, grown, outside)
+            why = misfit(needed.type, given, grown, outside)
             if why is not None:
-                raise BadImport(mismatch(part, names, parts[provided[0]]) + why)
+                raise BadImport(mismatch(part, needed, parts[provided[0]]) + why)
     _check_names(modules)
-    return Program(tuple(ordered.values()))
+    return program
 
 
-def _part(name: str, interface: Interface, modules: Mapping[str, Interface], renames: Renames) -> Part:
+def _check_renames(modules: Mapping[str, Interface], renames: Renames) -> None:
+    """Whether those for one linked module are for one that there is.
+
+    Raises:
+        BadImport: there is none of the name.
+    """
+    for name, renaming in renames.items():
+        if isinstance(renaming, Mapping) and name not in modules:
+            near = get_close_matches(str(name), modules, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise BadImport(f"rename_imports[{name!r}] is for the linked module of that name, and there is none{hint}")
+
+
+def _part(name: str | None, interface: Interface, modules: Mapping[str, Interface], renames: Renames) -> Part:
     links: dict[Names, Names] = {}
     for each in interface.imports:
-        source, export = renamed((each.module, each.name), renames)
+        source, export = renamed(name, each, renames)
         if source in modules and export in modules[source].exports:
-            links[each.module, each.name] = source, export
+            links[each.names] = source, export
     return Part(name, interface, links)
 
 
@@ -67,8 +86,8 @@ def _visit(parts: Mapping[str, Part], name: str, ordered: dict[str, Part], path:
 
 
 def _example(part: Part, source: str) -> str:
-    names = next(names for names, provided in part.links.items() if provided[0] == source)
-    return printable(".".join(names))
+    needed = next(each for each in part.interface.imports if part.links.get(each.names, (None,))[0] == source)
+    return printable(f"{needed.module}.{needed.name}")
 
 
 def _made(parts: Mapping[str, Part], provided: Names) -> tuple[ExternType, bool]:
@@ -79,9 +98,9 @@ def _made(parts: Mapping[str, Part], provided: Names) -> tuple[ExternType, bool]
     part = parts[provided[0]]
     type_ = part.interface.exports[provided[1]]
     if isinstance(type_, (MemoryType, TableType)):
-        for names, imported in part.interface.import_types.items():
-            if imported is type_:
-                return _made(parts, part.links[names]) if names in part.links else (type_, True)
+        for each in part.interface.imports:
+            if each.type is type_:
+                return _made(parts, part.links[each.names]) if each.names in part.links else (type_, True)
     return type_, False
 
 

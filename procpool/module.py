@@ -10,6 +10,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from types import MappingProxyType
 from typing import TypeGuard, TypeVar, Union
 
@@ -88,30 +89,33 @@ def inspect(
         return read_interface(wasm)
 
     found = {name: naming(name, interface, each) for name, each in by_name(source, modules).items()}
-    program = link(found.pop(""), found, rename_imports or {})
+    linked = {name: each for name, each in found.items() if name is not None}
+    program = link(found[None], linked, rename_imports or {})
     return Inspection(program.needed, MappingProxyType(program.exports), size)
 
 
-def by_name(source: ModuleSource, modules: Mapping[str, ModuleSource] | None) -> dict[str, ModuleSource]:
-    """The main module under an empty name, and those that are linked to it.
+def by_name(source: ModuleSource, modules: Mapping[str, ModuleSource] | None) -> dict[str | None, ModuleSource]:
+    """The main module under None, and those that are linked to it under their names.
 
     Raises:
-        TypeError, ValueError: ``modules`` is no mapping of names to modules.
+        TypeError: ``modules`` is no mapping of names to modules.
     """
     if not isinstance(modules, Mapping | None):
         raise TypeError(f"modules must be a mapping of names to modules, got {shown(modules)}")
     for name in modules or {}:
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"modules must be by the names that they are imported by, got {shown(name)}")
-    return {"": source, **(modules or {})}
+        if not isinstance(name, str):
+            raise TypeError(f"modules must be by the names that they are imported by, got {shown(name)}")
+    named: dict[str | None, ModuleSource] = {None: source}
+    named.update(modules or {})
+    return named
 
 
-def naming(name: str, do: Callable[[ModuleSource], T], source: ModuleSource) -> T:
+def naming(name: str | None, do: Callable[[ModuleSource], T], source: ModuleSource) -> T:
     """Do something with a module; what is raised says which linked one it was."""
     try:
         return do(source)
     except (InvalidModule, TypeError) as error:
-        if name:
+        if name is not None:
             raise type(error)(f"modules[{name!r}]: {error}") from None
         raise
 
@@ -136,7 +140,7 @@ def read_source(source: ModuleSource) -> bytes:
         OSError: the file cannot be read; as raised by ``open``.
         TypeError: ``source`` is none of the above.
     """
-    with opened(source) as given:
+    with open_module(source) as given:
         return given.wasm()
 
 
@@ -188,7 +192,7 @@ class Opened:
 
 
 @contextlib.contextmanager
-def opened(source: ModuleSource) -> Iterator[Opened]:
+def open_module(source: ModuleSource) -> Iterator[Opened]:
     """``source``, with its file open where it is the path of one.
 
     Raises:
@@ -197,18 +201,32 @@ def opened(source: ModuleSource) -> Iterator[Opened]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         yield Opened("the given bytes are", bytes(source))
     elif isinstance(source, str) and not is_path(source):
-        yield Opened("the given text is", source.encode())
+        yield Opened("the given text is", _utf8(source))
     elif isinstance(source, str) and URL.match(source):
         raise InvalidModule(f"{source!r} is a URL; download the module first, and give the file")
     elif isinstance(source, (str, os.PathLike)):
         subject = f"{os.fspath(source)!r} is"
-        with open(source, "rb", buffering=0) as file:
+        with _file(source) as file:
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 yield Opened(subject, None, file.fileno())
             else:  # a pipe is read once
                 yield Opened(subject, file.readall())
     else:
         raise TypeError(f"expected a path, wasm bytes or WAT text, got {type(source).__name__}")
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidModule(f"the given text is not UTF-8: its character {error.start} is half of one") from None
+
+
+def _file(path: str | os.PathLike[str]) -> FileIO:
+    try:
+        return open(path, "rb", buffering=0)
+    except ValueError:  # a NUL, or half of a character
+        raise InvalidModule(f"{os.fspath(path)!r} is no path that a file can have") from None
 
 
 def to_wasm(data: bytes, subject: str) -> bytes:

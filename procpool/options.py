@@ -136,6 +136,8 @@ class PoolOptions:
             _mapping(f"imports[{module!r}]", names)
         self._freeze("features", checked_features(self.features))
         self._freeze("initargs", _sequence("initargs", self.initargs))
+        if isinstance(self.start, str):
+            raise TypeError(f"start must be a list of steps, got {shown(self.start)}; write start=[{self.start!r}]")
         if self.start is not None:
             self._freeze("start", _sequence("start", self.start))
         resource_limits(self.rlimits)

@@ -51,6 +51,7 @@ from .options import (
     usable_cpus,
 )
 from .plain_executor import PlainExecutor
+from .start_steps import start_steps
 from .stats import PoolStats, observe
 from .supervisor.awaiting import ended_async, running_loop, wait_async, wait_for
 from .supervisor.direct import DirectCalls
@@ -120,7 +121,8 @@ class ProcessWasmPool(Executor):
             "math.wasm"}``.  Each instance of ``src`` gets instances of its own of them.  What they export is known as
             ``"math.sin"`` to every method here.  What no module exports is looked for in ``imports``.  ``_initialize`` of a
             linked module is called before anything uses it.
-        rename_imports: import's module name (or (module, name)) -> the name that it has in ``imports`` or ``modules``.
+        rename_imports: import's module name (or (module, name)) -> the name that it has in ``imports`` or ``modules``.  For
+            the imports of one linked module alone: its name -> such a mapping, which goes first.
         on_missing_import: what serves imports that nothing is given for.  By default the module is refused, with all of
             them named.  ``"trap"``: a function whose call fails; ``"zero"``: one that returns zeros and nulls; with both,
             memories and tables of the type imported, and globals that are zero or null.  Or a function of yours that gets
@@ -299,14 +301,14 @@ class ProcessWasmPool(Executor):
                 options.rename_imports,
                 options.wasi is not None,
                 options.on_missing_import,
-                {part.name: part.interface for part in program.linked},
+                {name: part.interface for name, part in program.linked.items()},
             )
             functions = self._index_functions()
-            first = self._start_steps(options.start)
+            steps = start_steps(options.start, self.exports)
             check_threads(program)
             self._wasi = options.wasi
             spec = None if self._wasi is None else self._wasi.spec()
-            environment = wire.Environment(found, options.initializer, tuple(options.initargs), spec, first)
+            environment = wire.Environment(found, options.initializer, tuple(options.initargs), spec, steps)
             self._visible = bool(found)  # whether Python code runs with a call
             guest = options.guest(cloudpickle.dumps(environment), bool(self.imports), self._name)
             limits = options.guest_limits()
@@ -332,19 +334,6 @@ class ProcessWasmPool(Executor):
         except BaseException:
             self._dispatcher.terminate()
             raise
-
-    def _start_steps(self, given: Sequence[Start] | None) -> tuple[wire.Step, ...]:
-        """What to do in each new instance."""
-        if given is None:
-            given = ("_initialize",) if self.exports.get("_initialize") == FuncType() else ()
-        return tuple(step if callable(step) else self._start_call(step) for step in given)
-
-    def _start_call(self, step: str | tuple[Any, ...]) -> tuple[str, FuncType, bytes]:
-        name, *args = step if step and isinstance(step, tuple) else (step,)
-        type_ = self.exports.get(name) if isinstance(name, str) else None
-        if not isinstance(type_, FuncType):
-            raise UnknownExport(f"start names {shown(name)}, and the module exports no function of that name")
-        return name, type_, Codec(f"start: {name}", type_).pack(tuple(args))
 
     def _index_functions(self) -> tuple[tuple[str, FuncType], ...]:
         exported: list[tuple[str, FuncType]] = []
@@ -1023,6 +1012,7 @@ class ProcessWasmPool(Executor):
         *arrays: Any,
         out: Any = None,
         casting: Casting = "same_kind",
+        timeout: float | None = None,
         progress: bool | Progress = False,
     ) -> Any:
         """Call an export on each item of arrays, as a numpy ufunc does.
@@ -1034,7 +1024,10 @@ class ProcessWasmPool(Executor):
                 float64, V16) and shape, C-contiguous.
             casting: ``"same_kind"`` takes dtypes that numpy so casts (int64 to int32, float64 to float32, but no float to
                 an int) and items that fit, by the rules of :meth:`call`; ``"safe"`` only dtypes of which every value
-                fits; ``"unsafe"`` takes what it is given, and integers wrap, floats are cut off or become infinite.
+                fits; ``"equiv"`` only the parameter's own dtype, in any byte order; ``"no"`` only that very dtype;
+                ``"unsafe"`` takes what it is given, and integers wrap, floats are cut off or become infinite.
+                A Python int or float has no dtype, and is taken where it fits.
+            timeout: seconds that all of it may take; by default any number.  How long an item may run, the pool's says.
             progress: as for :meth:`map`.
 
         Returns:
@@ -1045,15 +1038,16 @@ class ProcessWasmPool(Executor):
             ImportError: numpy is not installed.
             BadArguments: a dtype, a shape or ``out`` does not fit; nothing has run then.
             ArgumentOutOfRange: an item does not fit, likewise; names the first.
-            ValueError: ``casting`` is none of the three.
+            ValueError: ``casting`` is none of the five.
+            concurrent.futures.TimeoutError: ``timeout`` has passed; what was written to ``out`` stays.
             Whatever :meth:`call` raises for the first item that failed; what was written to ``out`` stays.
         """
         from .maps.arrays import ArraySource
 
         choice("casting", casting, *get_args(Casting))
         function = self._mappable(export)
+        options = MapOptions.checked(timeout, progress=progress, default_item_timeout=self._timeout)
         source = ArraySource(function.name, function.codec.signature, arrays, out, casting)
-        options = MapOptions.checked(progress=progress, default_item_timeout=self._timeout)
         course = ArrayMap(self._dispatcher, function, source, options, capture(self._visible), self)
         course.start()
         for _ in Waiting(course):

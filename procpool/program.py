@@ -10,7 +10,7 @@ from functools import cached_property
 from .binary import STORAGE, ExternType, GlobalType, Import, Interface, MemoryType, TableType, TagType, described
 from .printable import printable
 
-#: the two names of an import, of its module and its own; or the name of a linked module and of its export
+#: the two names of an import, of its module and its own, as `Import.names`; or those of a linked module and of its export
 Names = tuple[str, str]
 
 #: What a reactor of WASI's wants to be called before anything else of it.
@@ -21,14 +21,14 @@ INITIALIZE = "_initialize"
 class Part:
     """One module of a program."""
 
-    name: str  #: that others import it by; empty for the main module
+    name: str | None  #: that others import it by; None for the main module
     interface: Interface
     links: Mapping[Names, Names] = field(default_factory=dict)  #: what it imports from linked modules -> which exports
 
     @property
-    def left(self) -> dict[Names, ExternType]:
-        """The types of the imports that no linked module serves."""
-        return {names: type_ for names, type_ in self.interface.import_types.items() if names not in self.links}
+    def left(self) -> dict[Names, Import]:
+        """The imports that no linked module serves."""
+        return {each.names: each for each in self.interface.imports if each.names not in self.links}
 
 
 @dataclass(frozen=True)
@@ -38,25 +38,22 @@ class Program:
     What a linked module exports is known as ``module.name``, and what the main one exports by its name alone.
     """
 
-    parts: tuple[Part, ...]  #: each behind those it imports from; so the main module is the last
+    main: Part
+    linked: Mapping[str, Part] = field(default_factory=dict)  #: the others, each behind those it imports from
 
     @property
-    def main(self) -> Part:
-        return self.parts[-1]
-
-    @property
-    def linked(self) -> tuple[Part, ...]:
-        """All but the main module."""
-        return self.parts[:-1]
+    def parts(self) -> tuple[Part, ...]:
+        """All modules, each behind those it imports from; so the main one is the last."""
+        return (*self.linked.values(), self.main)
 
     @property
     def needed(self) -> tuple[Import, ...]:
         """What is left to be given from outside, the main module's imports first."""
         return tuple(
             replace(each, by=part.name)
-            for part in (self.main, *self.linked)
+            for part in (self.main, *self.linked.values())
             for each in part.interface.imports
-            if (each.module, each.name) not in part.links
+            if each.names not in part.links
         )
 
     @cached_property
@@ -64,10 +61,10 @@ class Program:
         """Exports of linked modules, by what they are known as: the module and the export's own name."""
         own = self.main.interface.exports
         return {
-            known: (part.name, name)
-            for part in self.linked
+            known: (module, name)
+            for module, part in self.linked.items()
             for name in part.interface.exports
-            if (known := f"{part.name}.{name}") not in own
+            if (known := f"{module}.{name}") not in own
         }
 
     @cached_property
@@ -84,11 +81,13 @@ class Program:
     def imported(self) -> dict[str, Names]:
         """What an imported memory, table or global is known as -> its two names.
 
-        That is ``module.name``, and its name alone where no other such import has it.  An export of the name goes first.
+        That is ``module.name``, and its name alone, but not what several would be known as, as there may be dots in names.
+        An export of the name goes first.
         """
-        alone = Counter(name for _, name in self._storage_imports)
-        short = {names[1]: names for names in self._storage_imports if alone[names[1]] == 1}
-        return {f"{module}.{name}": (module, name) for module, name in self._storage_imports} | short
+        names = self._storage_imports
+        known = [(".".join(each), each) for each in names] + [(each[1], each) for each in names]
+        count = Counter(name for name, _ in known)
+        return {name: each for name, each in known if count[name] == 1}
 
     @cached_property
     def storage(self) -> dict[str, MemoryType | TableType | GlobalType]:
@@ -108,32 +107,23 @@ class Program:
 
     def exported(self, names: Names) -> ExternType:
         """The type of an export of a linked module."""
-        return self.part(names[0]).interface.exports[names[1]]
-
-    def part(self, name: str) -> Part:
-        """The module of that name."""
-        return self._by_name[name]
-
-    @cached_property
-    def _by_name(self) -> dict[str, Part]:
-        return {part.name: part for part in self.parts}
+        return self.linked[names[0]].interface.exports[names[1]]
 
 
-def whom(by: str) -> str:
-    """A module of a program, for people; the main one by an empty name."""
-    return f"the linked module {printable(repr(by))}" if by else "the module"
+def whom(by: str | None) -> str:
+    """A module of a program, for people; the main one by None."""
+    return "the module" if by is None else f"the linked module {printable(repr(by))}"
 
 
-def mismatch(part: Part, names: Names, provider: Part) -> str:
+def mismatch(part: Part, needed: Import, provider: Part) -> str:
     """What is said of an import that does not fit the export that serves it."""
-    _, export = part.links[names]
-    wanted, given = part.interface.import_types[names], provider.interface.exports[export]
+    _, export = part.links[needed.names]
     return (
-        f"{whom(part.name)} imports {printable('.'.join(names))} as a {described(wanted)}, and {whom(provider.name)}"
-        f" exports {printable(export)}, a {described(given)}"
+        f"{whom(part.name)} imports {printable(f'{needed.module}.{needed.name}')} as a {described(needed.type)}, and"
+        f" {whom(provider.name)} exports {printable(export)}, a {described(provider.interface.exports[export])}"
     )
 
 
 def single(interface: Interface) -> Program:
     """A program of one module."""
-    return Program((Part("", interface),))
+    return Program(Part(None, interface))

@@ -90,7 +90,7 @@ class BytesConvention(TypedDict, total=False):
     alloc: str
     free: str | None
     memory: str
-    align: int
+    align: int | None
     convention: ConventionName | Convention | None
     result: Result
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .binary import SCALARS, FuncType, nullable
+from .binary import SCALARS, FuncType, nullable, with_article
 from .errors import MissingImport
 
 
@@ -33,7 +33,7 @@ def zeros(module: str, name: str, signature: FuncType) -> Trapping | Zero:
     """A host function that returns zeros and nulls, or whose call fails where there is no such value."""
     for kind in signature.results:
         if not has_zero(kind):
-            return Trapping(module, name, signature, f": a {kind} is never null, so there is no zero to return")
+            return Trapping(module, name, signature, f": {with_article(kind)} is never null, so there is no zero to return")
     return Zero(signature)
 
 

@@ -63,12 +63,14 @@ class WasiConfig:
         stdout, stderr: ``"capture"`` (for the result of :meth:`ProcessWasmPool.run`), ``"inherit"``, the path of a file to
             write, a function called with each line as it comes, or None to drop what is printed.  The function runs in
             a thread for such code, one line after the other.  What is printed outside of ``run`` goes to the function too;
-            if it is captured, the logger ``procpool.guest`` has each line, at INFO for stdout and WARNING for stderr.  When
-            64 MiB wait for either, what is printed is dropped until all that waits has been seen, and it is logged how many
-            lines were.
+            if it is captured, the logger ``procpool.guest`` has each line, at INFO for stdout and WARNING for stderr.
+            Outside of ``run``, a line that the guest does not end goes on with the next call, and ends with the instance or
+            the lease: C libraries hold back what is printed, and a call may end in the middle of a line.  When 64 MiB wait
+            for either, what is printed is dropped until all that waits has been seen, and it is logged how many lines were.
         preopens: guest path -> host directory, readable only; or -> (host directory, ``"ro"`` or ``"rw"``).
         max_output: bytes that a command may print to each stream that is captured or given to a function, and a call, or
-            an item of a map, to both; a guest that prints more is stopped.
+            an item of a map, to both; a guest that prints more is stopped.  An item of a map may print as much as fits into
+            two pipes (128 KiB) more before it is, so that none is stopped for what the one before has printed.
         max_threads: live threads of a module with wasi-threads, the main one not counted; a further spawn fails.
     """
 
@@ -151,7 +153,7 @@ def _stdin(stdin: Any) -> tuple[bytes | None, str | None]:
         return None, INHERIT
     if not isinstance(stdin, (str, os.PathLike)):
         raise BadWasi(f"stdin must be bytes, a path, 'inherit' or None, got {shown(stdin)}")
-    path = os.path.abspath(os.fspath(stdin))
+    path = os.path.abspath(_text("path for stdin", stdin))
     if not os.access(path, os.R_OK):
         raise BadWasi(f"stdin: {path!r} cannot be read")
     return None, path
@@ -163,7 +165,7 @@ def _stream(name: str, stream: Any) -> str | None:
     if callable(stream):
         return "lines"
     if isinstance(stream, (str, os.PathLike)):
-        path = os.path.abspath(os.fspath(stream))
+        path = os.path.abspath(_text(f"path for {name}", stream))
         if not os.access(path if os.path.exists(path) else os.path.dirname(path), os.W_OK) or os.path.isdir(path):
             raise BadWasi(f"{name}: {path!r} cannot be written")
         return f"file:{path}"
@@ -206,7 +208,7 @@ def check_threads(program: Program) -> None:
         raise BadWasi("the module imports wasi.thread-spawn and exports no wasi_thread_start(i32, i32)")
     for part in program.parts:
         for names, (provider, export) in part.links.items():
-            if is_shared(program.exported((provider, export))) and not _passed_on(program.part(provider), export):
+            if is_shared(program.exported((provider, export))) and not _passed_on(program.linked[provider], export):
                 raise BadWasi(
                     f"each thread has instances of its own, so the threads would not share the memory {'.'.join(names)}, "
                     f"which the linked module {provider!r} makes; have that one import it too"
@@ -215,7 +217,7 @@ def check_threads(program: Program) -> None:
 
 def _passed_on(part: Part, export: str) -> bool:
     """Whether a memory that a module exports is one that it imports from outside."""
-    return any(type_ is part.interface.exports[export] for type_ in part.left.values())
+    return any(each.type is part.interface.exports[export] for each in part.left.values())
 
 
 @dataclass(frozen=True)

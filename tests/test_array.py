@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import math
 from array import array
 from typing import Any
 
 import numpy as np
 import pytest
 from bounded import run_script
-from conftest import KERNELS, MISBEHAVE, SHAPES
+from conftest import DEADLINE, KERNELS, MISBEHAVE, SHAPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
@@ -123,6 +125,17 @@ def test_the_first_item_that_traps_raises(nothing_left: None) -> None:
         with pytest.raises(WasmTrap, match="divide by zero"):
             pool.map_array("divide", 10, [1, 2, 0, 4, 5, 6, 7, 8, 9, 10], out=out)
         assert pool.map_array("divide", 10, [1, 2, 5]).tolist() == [10, 5, 2]
+
+
+def test_an_array_map_may_be_given_a_time(nothing_left: None) -> None:
+    with ProcessWasmPool(MISBEHAVE, workers=2) as pool:
+        for timeout in (0.2, 1e-9):
+            with pytest.raises(concurrent.futures.TimeoutError, match="timeout of a map"):
+                pool.map_array("spin", timeout=timeout)
+            assert pool.map_array("fine", [1, 2], timeout=DEADLINE).tolist() == [1, 2]
+        for wrong in (0, -1, "1", math.nan):
+            with pytest.raises((ValueError, TypeError), match="timeout must be a positive number"):
+                pool.ufunc("fine")([1], timeout=wrong)
 
 
 def test_ufunc_and_progress(kernels: ProcessWasmPool) -> None:

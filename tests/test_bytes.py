@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import signal
@@ -13,7 +14,8 @@ from conftest import DEADLINE, FIXTURES, KERNELS, eventually, worker_pids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from procpool import BytesFunction, ProcessWasmPool, UnknownExport, WorkerCrashed
+from procpool import BytesFunction, Convention, ProcessWasmPool, UnknownExport, WorkerCrashed
+from procpool.checks import shown
 from procpool.wire.values import LARGE, dump, load
 
 BYTES = FIXTURES / "bytes.wat"
@@ -68,6 +70,26 @@ def test_mistakes_are_told_from_bad_luck(nothing_left: None) -> None:
         with pytest.raises(MemoryError, match=r"malloc\(5000000\) returned 0"):
             pool.call_bytes("packed", bytes(5_000_000), returns="packed", **CONVENTION)
         assert pool.call_bytes("packed", b"a", returns="packed", **CONVENTION) == b"b"
+
+
+@pytest.mark.parametrize("wrong", [0, 3, -8, "x", True, 8.0, 2**32])
+def test_an_alignment_is_a_power_of_two(wrong: Any) -> None:
+    for make in (
+        lambda: BytesFunction("sum", align=wrong),
+        lambda: dataclasses.replace(Convention.named("c"), align=wrong),
+    ):
+        with pytest.raises(ValueError, match="align must be a power of two") as raised:
+            make()
+        assert shown(wrong) in str(raised.value)
+    assert BytesFunction("sum", align=1).align == 1
+
+
+@pytest.mark.parametrize("wrong", [{"alloc": 5}, {"alloc": None}, {"free": 0}, {"memory": b"memory"}])
+def test_names_of_exports_are_text(wrong: dict[str, Any]) -> None:
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{name} must be the name of an export") as raised:
+        BytesFunction("sum", **wrong)
+    assert shown(value) in str(raised.value)
 
 
 # -- large values ------------------------------------------------------------------------------------------------------

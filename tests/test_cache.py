@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import threading
@@ -53,7 +54,7 @@ class Compilations:
         self.count += kind == "compiled" and pid is not None
 
     def __call__(self, source: bytes | Path, **how: Any) -> CompiledModule:
-        self._made.append(compile_module(source, note=self.note, **how))
+        self._made.append(compile_module(source, announce=self.note, **how))
         return self._made[-1]
 
     def close(self) -> None:
@@ -201,6 +202,7 @@ def test_a_directory_that_others_may_use_is_not_used(
     refused_directory(directory, what)
     assert result(ONE) == 1
     assert "no cache of compiled modules" in caplog.text and str(directory) in caplog.text
+    assert what != "a link" or "is a symbolic link; PROCPOOL_CACHE_DIR may name where it leads" in caplog.text
     assert sorted(directory.iterdir()) == before, "something was written"
 
 
@@ -224,6 +226,53 @@ def test_a_file_that_others_may_have_written_is_not_loaded(
         os.chown(entry, 12345, -1)
     assert result(ONE) == 1
     assert "not using what is in the cache" in caplog.text
+
+
+def put_in_the_way(path: Path, what: str) -> None:
+    if path.exists():
+        path.unlink()
+    if what == "a full directory":
+        (path / "within").mkdir(parents=True)
+    elif what == "an empty directory":
+        path.mkdir()
+    elif what == "a link to itself":
+        path.symlink_to(path.name)
+    elif what == "a pipe":
+        os.mkfifo(path)
+    elif what == "a socket":
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    else:
+        path.touch(mode=0)
+
+
+@pytest.mark.parametrize(
+    "what", ["a full directory", "an empty directory", "a link to itself", "a pipe", "a socket", "closed"]
+)
+@pytest.mark.parametrize("suffix", ["", ".part", ".note"])
+def test_what_is_in_the_way_of_a_file_harms_nothing(
+    directory: Path,
+    tmp_path: Path,
+    suffix: str,
+    what: str,
+    settled: None,
+    compiled: Compilations,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source = tmp_path / "one.wasm"
+    source.write_bytes(ONE)
+    compiled(source)
+    (entry,) = entries(directory)
+    (note,) = (path for path in directory.iterdir() if path.suffix == ".note")
+    taken = {"": entry, ".part": entry.with_suffix(".part"), ".note": note}[suffix]
+    if suffix == ".part":
+        entry.unlink()
+    put_in_the_way(taken, what)
+    for _ in range(2):
+        assert "f" in compiled(source).interface.exports
+    stays = what == "a full directory" or (suffix == ".part" and what != "closed")
+    if suffix != ".note":
+        assert (f"{taken.name} is " in caplog.text and "; remove it from the cache" in caplog.text) is (what != "closed")
+        assert entries(directory) == ([] if suffix and stays else [entry]) and (entry.is_file() or stays)
 
 
 def test_a_place_that_cannot_be_had_is_done_without(
@@ -364,14 +413,14 @@ def test_one_at_a_time_makes_an_entry(directory: Path) -> None:
     inside: list[str] = []
 
     def make(name: str, waiting: threading.Event) -> None:
-        with cache.opened() as opened:
+        with cache.open_cache() as opened:
             assert opened is not None
             with opened.turn("entry", waiting.set, DEADLINE):
                 inside.append(name)
                 assert made.wait(DEADLINE)
                 inside.remove(name)
 
-    with cache.opened() as opened:
+    with cache.open_cache() as opened:
         assert opened is not None
         with opened.turn("entry", failed.set, DEADLINE):
             first = started(lambda: make("first", failed))
@@ -406,7 +455,7 @@ def test_who_has_waited_long_enough_compiles_for_himself(
             waits.set()
 
         def wait() -> CompiledModule:
-            return compile_module(ONE, note=note, patience=DEADLINE)
+            return compile_module(ONE, announce=note, patience=DEADLINE)
 
         first = started(wait)
         assert waits.wait(DEADLINE)
@@ -431,7 +480,7 @@ def test_who_finds_what_he_has_waited_for_says_so(directory: Path, compiled: Com
                 away.rename(entry)
                 fcntl.flock(held, fcntl.LOCK_UN)
 
-        os.close(within(compile_module, ONE, note=note, patience=DEADLINE).artifact)
+        os.close(within(compile_module, ONE, announce=note, patience=DEADLINE).artifact)
     assert told == [("compiling", None), ("compiled", None)]
 
 
@@ -451,7 +500,7 @@ def compile_where_nothing_can_be_kept() -> None:
             directory.chmod(0o500)
 
         before = len(os.listdir("/proc/self/fd"))
-        os.close(compile_module(ONE, note=close).artifact)
+        os.close(compile_module(ONE, announce=close).artifact)
         print(len(os.listdir("/proc/self/fd")) - before, len(entries(directory)))
 
 
@@ -635,7 +684,7 @@ def test_what_was_compiled_of_a_changed_file_is_not_kept_as_the_old_one(director
     def change(kind: str, pid: int | None, message: str) -> None:
         path.write_bytes(TWO)  # between hashing and compiling
 
-    made = compile_module(path, note=change)
+    made = compile_module(path, announce=change)
     os.close(made.artifact)
     assert made.source == hashlib.sha256(TWO).digest()
     assert not entries(directory)

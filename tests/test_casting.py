@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from procpool import ArgumentOutOfRange, BadArguments, ProcessWasmPool
-from procpool.maps.casting import BLOCK
+from procpool.maps.casting import BLOCK, DTYPES
+from procpool.maps.options import Casting
 
 INTEGERS = ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", ">i8", ">u4"]
 #: export that adds two of that type -> by type
@@ -159,8 +160,22 @@ def test_safe_takes_what_no_value_of_the_dtype_could_break(kernels: ProcessWasmP
         with pytest.raises(BadArguments, match=r"does not cast to i32 .* by numpy's safe rule"):
             kernels.map_array("add", np.array([1], wide), 1, casting="safe")
     for odd in ("odd", None, 3):
-        with pytest.raises(ValueError, match="casting must be one of 'safe', 'same_kind', 'unsafe', got"):
+        with pytest.raises(ValueError, match="casting must be one of 'no', 'equiv', 'safe', 'same_kind', 'unsafe', got"):
             kernels.map_array("add", [1], 1, casting=odd)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("casting", ["no", "equiv", "safe", "same_kind"])
+@pytest.mark.parametrize("dtype", [*INTEGERS, "f2", "f4", "f8", ">i4", "<i4", ">f4", "?"])
+def test_dtypes_are_taken_as_numpy_takes_them(kernels: ProcessWasmPool, dtype: str, casting: Casting) -> None:
+    items = np.ones(3, dtype)
+    for kind, export in ADD.items():
+        wanted = DTYPES[kind]
+        if np.can_cast(items.dtype, wanted, casting):
+            np.testing.assert_array_equal(kernels.map_array(export, items, np.ones(3, wanted), casting=casting), [2, 2, 2])
+            assert kernels.map_array(export, items, 1, casting=casting)[0] == 2, "a number has no dtype"
+        else:
+            with pytest.raises(BadArguments, match=f"does not cast to {kind} .* by numpy's {casting} rule"):
+                kernels.map_array(export, items, np.ones(3, wanted), casting=casting)
 
 
 @pytest.mark.parametrize("dtype", ["i2", "u4", "i8", "f4", "f8"])

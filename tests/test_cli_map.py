@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from command_line import procpool
-from conftest import FIXTURES, KERNELS, MISBEHAVE, SHAPES
+from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, SHAPES
 
 from procpool.cli import main
+from procpool.cli.rows import LONGEST_LINE
 
 K, M, S = str(KERNELS), str(MISBEHAVE), str(SHAPES)
 #: Its parameters have names, and their order shows in the result.
@@ -304,3 +307,42 @@ def test_a_row_of_ranges_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["map", M, "divide", "--range", "6:9", "--range", "-1:2"]) == 1
     out, err = capsys.readouterr()
     assert out == "-6\n" and err.startswith("procpool: row 2, (7, 0): divide: integer divide by zero")
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
+def test_a_line_that_is_too_long_is_refused_by_its_number(mapped: Map, name: str) -> None:
+    rows = "1,2\n" if name == "rows.csv" else "[1,2]\n"
+    code, out, err = mapped(K, "add", name, f"{rows}{rows}{' ' * LONGEST_LINE}1,2\n{rows}", "--keep-going")
+    assert (code, out) == (2, "3\n3\n")
+    assert f"line 3 of {name} is longer than 16,777,216 characters" in err
+    if name == "rows.jsonl":  # a field of CSV may not have that many
+        code, out, err = mapped(K, "add", name, f"{rows}[1,2]{' ' * (LONGEST_LINE - 6)}\n{rows}")
+        assert (code, out) == (0, "3\n3\n3\n"), err
+
+
+@pytest.mark.parametrize("source", ["/dev/zero", "-"])
+def test_an_endless_line_is_refused_and_takes_no_memory(source: str) -> None:
+    script = f"ulimit -d 1000000; exec {sys.executable} -m procpool map {K} add {source} --workers 1 < /dev/zero"
+    run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=FIXTURES.parent, timeout=DEADLINE)
+    assert run.returncode == 2
+    named = "stdin" if source == "-" else source
+    assert (
+        run.stderr == f"procpool: line 1 of {named} is longer than 16,777,216 characters, the most that a line may have\n"
+    )
+
+
+def test_endless_rows_that_all_fail_are_told_as_they_come() -> None:
+    """With no row that can be read, the map has nothing to give; what is to be said must not wait for that."""
+    command = [sys.executable, "-m", "procpool", "map", K, "add", "--keep-going", "--json", "--workers", "1"]
+    with (
+        subprocess.Popen(["yes", "odd"], stdout=subprocess.PIPE) as rows,
+        subprocess.Popen(command, stdin=rows.stdout, stdout=subprocess.PIPE, text=True, cwd=FIXTURES.parent) as process,
+    ):
+        assert rows.stdout is not None and process.stdout is not None
+        rows.stdout.close()
+        told = [json.loads(process.stdout.readline()) for _ in range(20_000)]
+        process.stdout.close()
+        rows.kill()
+        assert process.wait(DEADLINE) == 0
+    assert [row["row"] for row in told] == list(range(1, 20_001))
+    assert {tuple(row["args"]) for row in told} == {("odd",)}

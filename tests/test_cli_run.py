@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FIXTURES, KERNELS
+from conftest import DEADLINE, FIXTURES, KERNELS
 from test_threads import READING
 
 COMMAND = FIXTURES / "command.wasm"
@@ -220,3 +222,42 @@ def test_an_output_is_replaced_only_by_that_of_a_run_that_succeeds(tree: Path) -
 def test_inputs_add_up(tree: Path) -> None:
     done = run("--each", tree / "a/1.txt", "--each", tree / "a/2.txt", tree / "b/1.txt", "--", COMMAND, "upper")
     assert (done.returncode, done.stdout) == (0, b"TEXT OF A/1.TXTTEXT OF A/2.TXTTEXT OF B/1.TXT")
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        ("/dev/zero", "/dev/zero: it is no file, and goes on behind 256 MiB"),
+        ("/proc/self/mem", "/proc/self/mem: Input/output error"),
+    ],
+)
+def test_an_input_that_cannot_be_read_is_told_and_the_others_run(odd: str, told: str, tree: Path) -> None:
+    done = run("--each", odd, tree / "a/1.txt", odd, tree / "a/2.txt", odd, "--", COMMAND, "upper")
+    assert (done.returncode, done.stdout) == (1, b"TEXT OF A/1.TXTTEXT OF A/2.TXT")
+    assert done.stderr.decode().count(f"procpool: {told}") == 3
+    done = run("--each", odd, "--", COMMAND, "upper")
+    assert (done.returncode, done.stdout) == (1, b"") and told in done.stderr.decode()
+
+
+def test_an_input_may_be_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    with subprocess.Popen(["bash", "-c", 'echo text > "$0"', str(pipe)]):
+        done = run("--each", pipe, "--", COMMAND, "upper")
+    assert (done.returncode, done.stdout) == (0, b"TEXT\n")
+
+
+def test_an_output_that_is_no_file_is_written_to_and_named(tree: Path) -> None:
+    (tree / "out").mkdir()
+    full, pipe = tree / "out/1.txt", tree / "out/2.txt"
+    if os.geteuid():
+        full.symlink_to("/dev/full")
+    else:  # who could replace that one
+        os.mknod(full, stat.S_IFCHR | 0o600, os.stat("/dev/full").st_rdev)
+    done = each(tree, ["a/1.txt"])
+    assert done.returncode == 2 and b"out/1.txt: No space left on device" in done.stderr
+    assert full.is_char_device()
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        assert each(tree, ["a/2.txt"], "out").returncode == 0
+        assert reader.communicate(timeout=DEADLINE)[0] == b"TEXT OF A/2.TXT"
+    assert pipe.is_fifo()

@@ -220,15 +220,23 @@ def test_streams_that_are_closed_or_full() -> None:
             ["bash", "-c", f"{command} {redirected}"], capture_output=True, text=True, cwd=FIXTURES.parent, timeout=60
         )
 
+    unsaved = "procpool: standard output: No space left on device; the results are lost\n"
     full = shell("> /dev/full")
-    assert (full.returncode, full.stderr) == (2, "procpool: No space left on device\n")
+    assert (full.returncode, full.stderr) == (1, unsaved)
     lost = "procpool: standard output is closed, and the results are lost\n"
     closed = shell(">&-")
     assert (closed.returncode, closed.stderr) == (1, lost)
     command = f"{sys.executable} -m procpool call {K} add 1 2"
     assert (shell(">&-").returncode, shell(">&-").stderr) == (1, lost)
+    assert (shell(">/dev/full").returncode, shell(">/dev/full").stderr) == (1, unsaved)
     command = f"{sys.executable} -m procpool inspect {K}"
     assert (shell(">&-").returncode, shell(">&-").stderr) == (1, lost)
+    assert (shell(">/dev/full").returncode, shell(">/dev/full").stderr) == (1, unsaved)
+    command = f"{sys.executable} -m procpool inspect nowhere.wasm"
+    assert (shell(">/dev/full").returncode, shell(">/dev/full").stderr) == (
+        2,
+        "procpool: nowhere.wasm: No such file or directory\n",
+    )
     command = f"{sys.executable} -m procpool call {K} touch"
     assert (shell(">&-").returncode, shell(">&-").stderr) == (0, "")  # it has none
     command = f"{sys.executable} -m procpool map {K} add --range 0:40000 --range 0:40000"

@@ -61,7 +61,7 @@ def compile_and_count(size: int) -> None:
         return len(os.listdir("/proc/self/task"))
 
     before = tasks()
-    os.close(compile_module(large_module(size), note=lambda kind, pid, message: pids.append(pid)).artifact)
+    os.close(compile_module(large_module(size), announce=lambda kind, pid, message: pids.append(pid)).artifact)
     assert len(pids) == 2 and pids[0] == pids[1] and pids[0] is not None
     print(tasks() - before, len(psutil.Process().children()), pids[0] != os.getpid())
 
@@ -156,7 +156,7 @@ def test_the_death_of_the_compiler_is_told_and_harms_nothing(directory: Path, sl
         os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(StartupError, match=r"slow\.wasm' \([\d,]+ bytes\) was ended by SIGKILL; is there enough memory"):
-        compile_module(slow, note=kill)
+        compile_module(slow, announce=kill)
     assert not [path for path in directory.iterdir() if path.suffix != ".note"]
 
 
@@ -169,7 +169,7 @@ def test_a_compiler_that_does_nothing_is_not_waited_for(directory: Path, nothing
         os.kill(pid, signal.SIGSTOP)
 
     with pytest.raises(StartupError, match=r"the given bytes \([\d,]+ bytes\) did nothing for 0.5 s; start_timeout"):
-        within(compile_module, large_module(LARGE), note=stop, patience=0.5)
+        within(compile_module, large_module(LARGE), announce=stop, patience=0.5)
     assert gone(pids)
     assert not parts(directory)
 
@@ -182,7 +182,7 @@ def test_where_no_process_can_be_started_it_is_compiled_here(
     try:
         spawn.set_executable("/there/is/no/python")
         with caplog.at_level(logging.DEBUG, "procpool"):
-            made = compile_module(large_module(LARGE), note=lambda kind, pid, message: told.append((kind, pid)))
+            made = compile_module(large_module(LARGE), announce=lambda kind, pid, message: told.append((kind, pid)))
     finally:
         spawn.set_executable(python)
     os.close(made.artifact)
@@ -202,7 +202,7 @@ def note(kind, pid, message):
         os.kill(pid, signal.SIGSTOP)
     print(kind, pid or 0, flush=True)
 try:
-    made = compile_module(sys.argv[1], note=note)
+    made = compile_module(sys.argv[1], announce=note)
     print("file" if "/cache/" in os.readlink(f"/proc/self/fd/{made.artifact}") else "memory")
 except KeyboardInterrupt:
     print("interrupted", len(psutil.Process().children()))

@@ -18,7 +18,7 @@ from conftest import DEADLINE, KERNELS, eventually, worker_pids
 
 from procpool import ProcessWasmPool, WorkerCrashed, wire
 from procpool.compilation import compile_module
-from procpool.interpreter import _command, chosen
+from procpool.interpreter import chosen, command
 from procpool.program import single
 from procpool.supervisor.launch import Inheritance
 
@@ -44,9 +44,7 @@ class Bare:
         self.control, control_theirs = socket.socketpair()
         fds = (jobs_theirs, replies_theirs, control_theirs.fileno())
         self.process = subprocess.Popen(
-            _command(
-                chosen(), "from procpool.worker.spawned import main; main(*args)", self.inheritance.settings_fd, 0, *fds
-            ),
+            command(chosen(), "spawned", self.inheritance.settings_fd, 0, *fds),
             pass_fds=(*self.inheritance.fds, *fds),
             stderr=subprocess.PIPE,
         )

@@ -212,14 +212,21 @@ def test_memory_of_a_lease(nothing_left: None) -> None:
         assert lease.memory[:] == big and lease.memory[70000:70010] == big[70000:70010]
         lease.memory[0:8] = memoryview(b"12345678").cast("H")
         assert lease.memory[:8] == b"12345678"
-        for wrong in (slice(0, 2**21), slice(-1, 5), slice(9, 8)):
+        big = b"12345678" + big[8:]
+        for ends in (slice(-1, None), slice(-70000, -10), slice(None, -1048576), slice(-1, 5), slice(9, 8), slice(9, 9)):
+            assert lease.memory[ends] == big[ends], "as a sequence's"
+            lease.memory[ends] = big[ends]
+        assert lease.memory[:] == big
+        for wrong in (slice(0, 2**21), slice(-1048577, None), slice(2**21, 5), slice(5, -1048577)):
             with pytest.raises(IndexError, match=r"outside of the 1048576 bytes of 'memory'"):
                 lease.memory[wrong]
+            with pytest.raises(IndexError, match=r"outside of the 1048576 bytes of 'memory'"):
+                lease.memory[wrong] = b""
         with pytest.raises(IndexError):
             lease.memory[16 * 65536]
         with pytest.raises(ValueError, match="3 bytes do not fit into the 4"):
             lease.memory[0:4] = b"abc"
-        with pytest.raises(ValueError, match="without a step"):
+        with pytest.raises(ValueError, match=r"the bytes have one: memory\[0:4\]\[::2\]"):
             lease.memory[0:4:2]
         with pytest.raises(MemoryError, match="cannot grow 'memory' by 100 pages"):
             lease.grow(100)

@@ -153,8 +153,8 @@ def test_what_is_missing_after_linking_is_named() -> None:
         ProcessWasmPool('(module (import "lob" "add" (func)))', modules=LINKED)
     found = procpool.inspect(main, modules={"lib": needy})
     assert [(each.module, each.name, each.by) for each in found.imports] == [
-        ("lib", "ad", ""),
-        ("env", "f", ""),
+        ("lib", "ad", None),
+        ("env", "f", None),
         ("env", "g", "lib"),
     ]
     assert "lib.add (i32, i32) -> (i32)" in str(found)
@@ -183,6 +183,28 @@ def test_the_same_import_may_have_another_type_in_another_module() -> None:
         assert pool.call("f") == 0x100000002
     with ProcessWasmPool(main, workers=1, modules={"lib": library}, on_missing_import="zero") as pool:
         assert pool.call("f") == 0
+
+
+def test_of_one_name_with_several_types_an_export_serves_the_one_that_it_fits() -> None:
+    main = """(module (import "lib" "f" (func (result i32))) (import "lib" "f" (func (param i32) (result i32))))"""
+    library = '(module (func (export "f") (param i32) (result i32) (local.get 0)))'
+    with pytest.raises(
+        BadImport,
+        match=re.escape(
+            "imports lib.f as a function () -> (i32), and the linked module 'lib' exports f, a function (i32) -> "
+        ),
+    ):
+        ProcessWasmPool(main, modules={"lib": library})
+    library = """(module (import "env" "f" (func $none (result i32))) (import "env" "f" (func $one (param i32) (result i32)))
+      (func (export "f") (param i32) (result i32) (i32.add (call $none) (call $one (local.get 0)))))"""
+    main = """(module (import "lib" "f" (func $f (param i32) (result i32))) (import "env" "f" (func $one (param i32)))
+      (func (export "f") (param i32) (result i32) (call $one (i32.const 1)) (call $f (local.get 0))))"""
+
+    def served(*args: int) -> int | None:
+        return None if args == (1,) else sum(args) + 10
+
+    with ProcessWasmPool(main, workers=1, modules={"lib": library}, imports={"env": {"f": served}}) as pool:
+        assert pool.call("f", 5) == 25
 
 
 def test_modules_that_import_one_memory_share_it() -> None:
@@ -299,6 +321,63 @@ def test_an_import_may_be_linked_under_another_name() -> None:
         assert (pool.call("twice", 4), pool.call("lib.next"), pool.call("next")) == (8, 1, 2)
 
 
+def test_a_linked_module_may_have_an_empty_name() -> None:
+    main = """(module (import "" "f" (func $f (result i32))) (import "" "" (func $none (result i32)))
+      (import "env" "g" (func $g (result i32)))
+      (func (export "f") (result i32) (i32.add (call $g) (i32.add (call $f) (call $none)))))"""
+    library = """(module (import "env" "g" (func $g (result i32)))
+      (func (export "f") (result i32) (call $g)) (func (export "") (result i32) (i32.const 10)))"""
+    with pytest.raises(MissingImport, match=r"env\.g, a function \(\) -> \(i32\), for the linked module ''"):
+        ProcessWasmPool(main, modules={"": library})
+    with pytest.raises(InvalidModule, match=re.escape("modules['']: ")):
+        ProcessWasmPool(main, modules={"": "(module (func (result i32)))"})
+
+    def serve(needed: Import) -> Any:
+        return lambda: 100 if needed.by is None else 1
+
+    with ProcessWasmPool(main, workers=1, modules={"": library}, on_missing_import=serve) as pool:
+        assert (pool.call("f"), pool.call(".f"), pool.call(".")) == (111, 1, 10)
+        assert list(pool.map("f", *[[]])) == [] and pool.function(".f")() == 1
+
+
+def test_an_import_of_one_linked_module_alone_may_be_renamed() -> None:
+    def module(value: int) -> str:
+        return f'(module (func (export "f") (result i32) (i32.const {value})))'
+
+    passing = '(module (import "env" "f" (func $f (result i32))) (func (export "g") (result i32) (call $f)))'
+    main = """(module (import "env" "f" (func $env (result i32))) (import "a" "g" (func $a (result i32)))
+      (import "b" "g" (func $b (result i32)))
+      (func (export "all") (result i32 i32 i32) (call $env) (call $a) (call $b)))"""
+    modules = {"a": passing, "b": passing, "one": module(1), "two": module(2), "three": module(3)}
+    renames: Any = {"env": "three", "a": {"env": "one"}, "b": {("env", "f"): ("two", "f")}}
+    with ProcessWasmPool(main, workers=1, modules=modules, rename_imports=renames) as pool:
+        assert pool.call("all") == (3, 1, 2)
+    assert procpool.inspect(main, modules=modules, rename_imports=renames).imports == ()
+    imports = {"x": {"f": lambda: 4}, "env": {"f": lambda: 5}}
+    with ProcessWasmPool(
+        main, workers=1, modules={"a": passing, "b": passing}, imports=imports, rename_imports={"a": {"env": "x"}}
+    ) as pool:
+        assert pool.call("all") == (5, 4, 5)
+    with pytest.raises(
+        BadImport, match=re.escape("rename_imports['ab'] is for the linked module of that name, and there is none")
+    ):
+        ProcessWasmPool(main, modules=modules, rename_imports={"ab": {"env": "one"}})
+
+
+def test_what_several_imports_would_be_known_as_is_the_name_of_none() -> None:
+    main = """(module (import "a" "b.c" (global $one i32)) (import "a.b" "c" (global $two i32)) (import "x" "a.b" (global i32))
+      (import "a" "b" (global i32)))"""
+    imports = {"a": {"b.c": 1, "b": 4}, "a.b": {"c": 2}, "x": {"a.b": 3}}
+    with ProcessWasmPool(main, workers=1, imports=imports) as pool:
+        read = {
+            name: pool.submit(lambda instance, name=name: instance.globals[name]) for name in ("b.c", "c", "x.a.b", "b")
+        }
+        assert [future.result() for future in read.values()] == [1, 2, 3, 4]
+        for name in ("a.b.c", "a.b"):
+            with pytest.raises(LookupError, match=f"no global '{name}'"):
+                pool.submit(lambda instance, name=name: instance.globals[name]).result()
+
+
 def test_what_a_host_function_raises_comes_through_several_modules() -> None:
     library = '(module (import "env" "f" (func $f)) (func (export "f") (call $f)))'
     main = '(module (import "lib" "f" (func $f)) (func (export "main") (call $f)))'
@@ -353,8 +432,20 @@ def test_start_may_name_exports_of_linked_modules() -> None:
 
 def test_a_linked_initialize_that_traps_says_so() -> None:
     library = '(module (func (export "_initialize") unreachable))'
-    with pytest.raises(StartupError, match="unreachable"):
+    with pytest.raises(StartupError, match=r"_initialize\(\) of the linked module 'lib': wasm `unreachable`"):
         ProcessWasmPool("(module)", workers=1, modules={"lib": library})
+
+
+def test_a_linked_module_of_which_no_instance_can_be_made_is_named() -> None:
+    library = '(module (func $f unreachable) (start $f) (func (export "f")))'
+    with pytest.raises(StartupError, match=r"making an instance of the linked module 'lib': wasm `unreachable`"):
+        ProcessWasmPool("(module)", workers=1, modules={"lib": library})
+    library = '(module (memory 1) (data (i32.const 65536) "x"))'
+    with pytest.raises(StartupError, match=r"making an instance of the linked module 'lib': out of bounds memory access"):
+        ProcessWasmPool("(module)", workers=1, modules={"lib": library})
+    library = "(module (memory 5))"
+    with pytest.raises(StartupError, match=r"making an instance of the linked module 'lib': .*memory"):
+        ProcessWasmPool("(module)", workers=1, modules={"lib": library}, memory_limit=65536)
 
 
 def test_modules_that_cannot_be_are_named() -> None:
@@ -364,8 +455,8 @@ def test_modules_that_cannot_be_are_named() -> None:
         ProcessWasmPool("(module)", modules={"lib": 5})  # type: ignore[dict-item]
     with pytest.raises(TypeError, match="modules must be a mapping"):
         ProcessWasmPool("(module)", modules=["lib"])  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="modules must be by the names"):
-        ProcessWasmPool("(module)", modules={"": "(module)"})
+    with pytest.raises(TypeError, match="modules must be by the names"):
+        ProcessWasmPool("(module)", modules={5: "(module)"})  # type: ignore[dict-item]
     with pytest.raises(FileNotFoundError):
         ProcessWasmPool("(module)", modules={"lib": Path("no such file.wasm")})
 

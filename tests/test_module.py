@@ -46,6 +46,9 @@ def test_sources(form: str, tmp_path: Path, nothing_left: None) -> None:
         ("no/such/file.wasm", FileNotFoundError, "no/such/file.wasm"),
         (FIXTURES, IsADirectoryError, "fixtures"),
         (12, TypeError, "int"),
+        ("no/\ud800.wasm", InvalidModule, r"'no/\\ud800\.wasm' is no path"),
+        ("no/\0.wasm", InvalidModule, r"'no/\\x00\.wasm' is no path"),
+        ('(module (func (export "\ud800")))', InvalidModule, "given text is not UTF-8: its character 23 is half of one"),
         ('(module (import "env" "log" (func (param i32))))', MissingImport, r"env\.log.*\(i32\) -> \(\)"),
     ],
 )
@@ -92,7 +95,7 @@ def test_compiled_once_per_machine(tmp_path: Path) -> None:
     """A second run finds what the first one has kept, in the usual place."""
     script = f"""
 from procpool.compilation import compile_module
-compile_module({str(KERNELS)!r}, note=lambda kind, pid, message: print(kind))
+compile_module({str(KERNELS)!r}, announce=lambda kind, pid, message: print(kind))
 """
     unset = {name: value for name, value in environment().items() if name != "PROCPOOL_CACHE_DIR"}
     cached = {**unset, "XDG_CACHE_HOME": str(tmp_path / "new")}

@@ -10,6 +10,7 @@ from conftest import KERNELS
 
 import procpool
 from procpool import (
+    ArgumentOutOfRange,
     BadArguments,
     BadImport,
     FuncType,
@@ -18,8 +19,11 @@ from procpool import (
     MemoryType,
     MissingImport,
     ProcessWasmPool,
+    StartupError,
     TableType,
     UnknownExport,
+    WasiConfig,
+    WasmTrap,
 )
 
 NEEDY = """(module
@@ -123,15 +127,83 @@ def test_an_instance_is_set_up_before_it_is_used() -> None:
     [
         ("nope", UnknownExport, "no function of that name"),
         ("memory", UnknownExport, "no function of that name"),
-        (5, UnknownExport, "no function of that name"),
-        (("init", 1), BadArguments, "takes 2 arguments"),
-        (("init", 1, "x"), BadArguments, "argument 1 is 'x'"),
-        ((), UnknownExport, "no function of that name"),
+        (5, BadArguments, r"start\[1\] is 5 \(int\); a step is an export's name, a tuple"),
+        (["init", 1, 2], BadArguments, r"start\[1\] is \['init', 1, 2\] \(list\); a step is"),
+        (("init", 1), BadArguments, r"start\[1\]: init takes 2 arguments"),
+        (("init", 1, "x"), BadArguments, r"start\[1\]: init: argument 1 is 'x'"),
+        (("init", 1, 1 << 40), ArgumentOutOfRange, r"start\[1\]: init: argument 1 is 1099511627776"),
+        ((), UnknownExport, r"start\[1\] names \(\).* no function of that name"),
     ],
 )
 def test_a_start_that_cannot_be(step: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        ProcessWasmPool(NEEDY, on_missing_import="zero", start=[step])
+        ProcessWasmPool(NEEDY, on_missing_import="zero", start=["set", step])
+
+
+@pytest.mark.parametrize("start", [("init", 1, 2), ["init", 1, 2], ("init", 1, "set")])
+def test_one_step_where_a_list_of_steps_is_meant_is_answered_with_what_to_write(start: Any) -> None:
+    with pytest.raises(
+        BadArguments,
+        match=re.escape(f"; start is a list of steps: for one call with arguments, write start=[{tuple(start)}]"),
+    ):
+        ProcessWasmPool(NEEDY, on_missing_import="zero", start=start)
+    with pytest.raises(TypeError, match=re.escape("start must be a list of steps, got 'set' (str); write start=['set']")):
+        ProcessWasmPool(NEEDY, on_missing_import="zero", start="set")
+
+
+#: Each export ends in its own way; `main` only if its import says so.
+ENDS = """(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (import "env" "f" (func $f (result i32))) (memory (export "memory") 1) (tag $oops (export "oops") (param i32))
+  (func (export "fine")) (func (export "trap") (param i32 f64) unreachable)
+  (func (export "throw") (throw $oops (i32.const 7))) (func (export "exit") (param i32) (call $exit (local.get 0)))
+  (func (export "host") (drop (call $f)))
+  (func (export "main") (if (call $f) (then unreachable))))"""
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "words"),
+    [
+        (("trap", 3, 0.5), StartupError, "start[1], trap(3, 0.5): wasm `unreachable` instruction"),
+        ("throw", StartupError, "start[1], throw(): threw the exception 'oops' with the payload (7)"),
+        (("exit", 3), StartupError, "start[1], exit(3): the guest exited with code 3"),
+        (lambda instance: instance.call("trap", 1, 2), StartupError, "<lambda>: wasm `unreachable` instruction"),
+        ("host", ZeroDivisionError, "raised by start[1], host()"),
+        (lambda instance: 1 // 0, ZeroDivisionError, "raised by start[1], "),
+    ],
+)
+def test_what_goes_wrong_in_a_step_says_which_it_was(step: Any, error: type[Exception], words: str) -> None:
+    imports = {"env": {"f": lambda: 1 // 0}}
+    with pytest.raises(error) as raised:
+        ProcessWasmPool(ENDS, workers=1, imports=imports, wasi=WasiConfig(), start=[("exit", 0), step])
+    assert words in "\n".join([str(raised.value), *getattr(raised.value, "__notes__", ())])
+
+
+def test_what_goes_wrong_in_a_step_of_a_later_instance_says_so_too() -> None:
+    class Later:
+        instances = 0
+
+        def __call__(self) -> int:
+            self.instances += 1
+            return int(self.instances > 2)
+
+    with (
+        ProcessWasmPool(
+            ENDS, workers=1, isolation="fresh", imports={"env": {"f": Later()}}, wasi=WasiConfig(), start=["main"]
+        ) as pool,
+        pytest.raises(WasmTrap, match=re.escape("fine: start[0], main(): wasm `unreachable` instruction")),
+    ):
+        for _ in range(4):
+            pool.call("fine")
+
+
+def test_a_start_function_that_fails_says_that_an_instance_was_being_made() -> None:
+    with pytest.raises(StartupError, match=r"making an instance of the module: wasm `unreachable` instruction"):
+        ProcessWasmPool("(module (func $f unreachable) (start $f))", workers=1)
+    with pytest.raises(KeyError) as raised:
+        module = '(module (import "env" "f" (func $f)) (start $f))'
+        ProcessWasmPool(module, workers=1, imports={"env": {"f": lambda: {}["x"]}})
+    notes = ["raised by the host function for env.f", "raised by making an instance of the module"]
+    assert raised.value.__notes__ == notes  # type: ignore[attr-defined]
 
 
 def fails(instance: Any) -> None:
@@ -195,7 +267,7 @@ def test_a_lease_reads_a_slice_in_one_exchange() -> None:
         for where in (size, -size - 1):
             with pytest.raises(IndexError, match=f"address {where} is outside of the {size} bytes of 'memory'"):
                 lease.memory[where]
-        for part in (slice(-5, None), slice(5, 4), slice(0, size + 1), slice(size + 1, None)):
+        for part in (slice(-size - 1, None), slice(0, size + 1), slice(size + 1, None)):
             with pytest.raises(IndexError, match=f"is outside of the {size} bytes"):
                 lease.memory[part]
         with pytest.raises(ValueError, match=re.escape("3 bytes do not fit into the 4 of [0:4]")):
@@ -214,15 +286,77 @@ def test_a_type_has_one_spelling(wanted: str, given: str) -> None:
         assert pool.call("size") == 2
 
 
-def test_one_name_with_two_types_is_refused_before_a_worker_starts(nothing_left: None) -> None:
-    module = '(module (import "e" "d" (func)) (import "e" "d" (func (param i32))))'
-    for how in ({"imports": {"e": {"d": lambda *args: None}}}, {"on_missing_import": "trap"}, {}):
+#: One import name with three types, of which one comes twice; the last two differ in nothing that a signature tells.
+TWICE = """(module
+  (type $plain (func (param i64) (result i32)))
+  (rec (type $member (func (param i64) (result i32))) (type (func)))
+  (import "e" "d" (func $none (result i32)))
+  (import "e" "d" (func $one (param i32) (result i32)))
+  (import "e" "d" (func $again (result i32)))
+  (import "e" "d" (func $plain (type $plain)))
+  (import "e" "d" (func $member (type $member)))
+  (memory (export "memory") 1)
+  (func (export "none") (result i32) (i32.add (call $none) (call $again)))
+  (func (export "one") (param i32) (result i32) (call $one (local.get 0)))
+  (func (export "plain") (param i64) (result i32) (call $plain (local.get 0)))
+  (func (export "member") (param i64) (result i32) (call $member (local.get 0))))"""
+
+
+@pytest.mark.parametrize("how", [{}, {"isolation": "fresh"}, {"start_method": "spawn"}, {"instances": 2}])
+def test_one_name_may_be_imported_as_functions_of_several_types(nothing_left: None, how: dict[str, Any]) -> None:
+    with ProcessWasmPool(TWICE, workers=1, imports={"e": {"d": lambda *args: 5 + sum(args)}}, **how) as pool:
+        assert (pool.call("none"), pool.call("one", 2), pool.call("plain", 3), pool.call("member", 4)) == (10, 7, 8, 9)
+        assert list(pool.map("one", range(3))) == [5, 6, 7]
+        assert [each.name for each in pool.imports] == ["d"] * 5
+        assert [str(each.type) for each in pool.imports[:3]] == ["() -> (i32)", "(i32) -> (i32)", "() -> (i32)"]
+
+
+def test_each_type_of_one_name_has_a_stand_in_of_its_own(nothing_left: None) -> None:
+    with ProcessWasmPool(TWICE, workers=1, on_missing_import="zero") as pool:
+        assert (pool.call("none"), pool.call("one", 2)) == (0, 0)
+    wanted = re.escape("its import e.d (i32) -> (i32)")
+    with ProcessWasmPool(TWICE, workers=1, on_missing_import="trap") as pool, pytest.raises(MissingImport, match=wanted):
+        pool.call("one", 2)
+
+    def serve(needed: Import) -> Any:
+        assert isinstance(needed.type, FuncType)
+        return {0: lambda: 1, 1: lambda n: -n}[len(needed.type.params)]
+
+    with ProcessWasmPool(TWICE, workers=1, on_missing_import=serve) as pool:
+        assert (pool.call("none"), pool.call("one", 2), pool.call("member", 3)) == (2, -2, -3)
+
+
+def test_what_is_wrong_with_one_of_several_types_is_said_of_that_one() -> None:
+    with pytest.raises(MissingImport) as refused:
+        ProcessWasmPool(TWICE)
+    text = str(refused.value)
+    assert "imports 3 things" in text and "'d': lambda *args: 0,  # () -> (i32), and (i32) -> (i32), and (i64)" in text
+    exec(text[text.index("imports={") :], pasted := {})  # type: ignore[var-annotated]
+    with ProcessWasmPool(TWICE, workers=1, imports=pasted["imports"]) as pool:
+        assert (pool.call("none"), pool.call("member", 1)) == (0, 0)
+    with ProcessWasmPool(TWICE, workers=1, imports={"e": {"d": lambda *args: "x" if args else 1}}) as pool:
+        assert pool.call("none") == 2
         with pytest.raises(
-            BadImport, match=r"imports e\.d twice, as a function \(\) -> \(\) and as a function \(i32\) -> \(\)"
+            TypeError, match=re.escape("the host function e.d returned 'x' (str); its import (i32) -> (i32)")
         ):
-            ProcessWasmPool(module, **how)
-    alike = '(module (import "e" "d" (func (param i32))) (import "e" "d" (func (param i32))))'
-    ProcessWasmPool(alike, workers=1, on_missing_import="trap").shutdown()
+            pool.call("one", 1)
+    with pytest.raises(BadImport, match=r"for e\.d, expected a function \(\) -> \(i32\)"):
+        ProcessWasmPool(TWICE, imports={"e": {"d": 5}})
+
+
+def test_a_name_of_a_function_may_be_that_of_a_memory_too() -> None:
+    module = """(module (import "e" "d" (func $f (result i32))) (import "e" "d" (memory 1)) (import "e" "d" (memory 2))
+      (import "e" "d\\00\\31" (func $g (result i32)))
+      (func (export "f") (result i32) (i32.add (call $f) (call $g))) (func (export "size") (result i32) (memory.size 1)))"""
+    with pytest.raises(BadImport, match=r"for e\.d, expected a function"):
+        ProcessWasmPool(module, imports={"e": {"d": MemoryType(2), "d\0001": abs}})
+
+    def serve(needed: Import) -> Any:
+        return (lambda: len(needed.name)) if isinstance(needed.type, FuncType) else needed.type
+
+    with ProcessWasmPool(module, workers=1, on_missing_import=serve) as pool:
+        assert (pool.call("f"), pool.call("size")) == (1 + 3, 2)
+        assert pool.submit(lambda instance: len(instance.memory_named("d"))).result() == 2 * 65536
 
 
 def test_there_is_no_zero_for_a_reference_that_is_never_null(nothing_left: None) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 from conftest import DEADLINE, eventually
 
-from procpool import OutputLimit, ProcessWasmPool, WasiConfig
+from procpool import CallTimeout, OutputLimit, ProcessWasmPool, WasiConfig, WasmTrap
 from procpool.worker.instance import Instance
 
 #: Prints a line with a digit to a stream; or part of one; or without end.
@@ -30,6 +30,20 @@ PRINTER = """(module
     (local.get $digit))
   (func (export "complain") (param $digit i32) (call $put (i32.const 2) (local.get $digit) (i32.const 7)))
   (func (export "begin") (param $digit i32) (call $put (i32.const 1) (local.get $digit) (i32.const 6)))
+  (func (export "begin_and_spin") (param $digit i32)
+    (call $put (i32.const 1) (local.get $digit) (i32.const 6)) (loop (br 0)))
+  (func (export "begin_and_trap") (param $digit i32)
+    (call $put (i32.const 1) (local.get $digit) (i32.const 6)) (unreachable))
+  (func (export "print_much_or_work") (param $n i32) (result i32)
+    (if (i32.and (local.get $n) (i32.const 1))
+      (then (loop (br_if 0 (i32.lt_s (local.tee $n (i32.add (local.get $n) (i32.const 2))) (i32.const 20000000)))))
+      (else (call $put (i32.const 1) (i32.const 0) (i32.const 60000))))
+    (local.get $n))
+  (func (export "print_or_work") (param $n i32) (result i32)
+    (if (i32.and (local.get $n) (i32.const 1))
+      (then (loop (br_if 0 (i32.lt_s (local.tee $n (i32.add (local.get $n) (i32.const 2))) (i32.const 5000000)))))
+      (else (call $put (i32.const 1) (i32.const 0) (i32.const 7))))
+    (local.get $n))
   (func (export "flood") (loop (call $put (i32.const 1) (i32.const 1) (i32.const 7)) (br 0)))
   (func (export "_start") (call $put (i32.const 1) (i32.const 8) (i32.const 7))))"""
 BEGUN = "line 9"  #: what each new instance prints
@@ -50,6 +64,40 @@ def test_lines_of_every_kind_of_job_reach_the_function(nothing_left: None) -> No
             assert lease.call("print", 6) == 6
         pool.call("begin", 7)
     assert lines == [BEGUN, *(f"line {n}" for n in range(1, 8))]
+
+
+def test_the_end_of_an_instance_ends_its_line(nothing_left: None) -> None:
+    lines: list[str] = []
+    with ProcessWasmPool(PRINTER, workers=1, isolation="fresh", wasi=WasiConfig(stdout=lines.append)) as pool:
+        for digit in (1, 2):
+            pool.call("begin", digit)
+            pool.submit("begin", digit).result()
+            pool.run(["a command, whose output is its own"], stdout=None)
+        list(pool.starmap("begin", [(3,), (4,)], chunksize=2))
+    assert lines == [line for n in (1, 1, 2, 2, 3, 4) for line in (BEGUN, f"line {n}")]
+
+
+@pytest.mark.parametrize("failing", ["spin", "trap"])
+def test_the_end_of_an_instance_that_failed_ends_its_line(failing: str) -> None:
+    lines: list[str] = []
+    with ProcessWasmPool(PRINTER, workers=1, wasi=WasiConfig(stdout=lines.append)) as pool:
+        with pytest.raises((CallTimeout, WasmTrap)):
+            pool.call(f"begin_and_{failing}", 1, timeout=0.5 if failing == "spin" else None)
+        pool.call("print", 2)
+    assert lines == [BEGUN, "line 1", BEGUN, "line 2"]
+
+
+def test_calls_of_one_instance_may_share_a_line_and_no_lease_shares_one_with_what_comes_after() -> None:
+    lines: list[str] = []
+    with ProcessWasmPool(PRINTER, workers=1, wasi=WasiConfig(stdout=lines.append)) as pool:
+        for n in range(2):
+            pool.call("begin", n)
+        with pool.instance() as lease:
+            lease.call("begin", 2)
+        with pool.instance() as lease:
+            lease.call("begin", 3)
+        pool.call("print", 4)
+    assert lines == [BEGUN, "line 0line 1line 2", "line 3", "line 4"]
 
 
 @pytest.mark.parametrize("instances", [1, 2])
@@ -137,6 +185,34 @@ def test_the_item_of_a_map_that_prints_too_much_is_the_one_that_fails(chunksize:
         outcomes = list(pool.map("print_or_flood", digits, chunksize=chunksize, return_exceptions=True))
         assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, OutputLimit)] == [30]
         assert [outcome for outcome in outcomes if isinstance(outcome, int)] == digits[:30] + digits[31:]
+
+
+@pytest.mark.parametrize("isolation", ["pooled", "fresh"])
+def test_what_an_item_prints_does_not_count_as_the_next_ones(isolation: Literal["pooled", "fresh"]) -> None:
+    wasi = WasiConfig(stdout=lambda line: None, max_output=100)
+    with ProcessWasmPool(PRINTER, workers=1, wasi=wasi, isolation=isolation) as pool:
+        outcomes = list(pool.map("print_much_or_work", range(40), chunksize=40, return_exceptions=True))
+    stopped = [n for n, outcome in enumerate(outcomes) if isinstance(outcome, BaseException)]
+    assert [n for n in stopped if n % 2] == [], "these print nothing"
+    assert all(isinstance(outcomes[n], OutputLimit) for n in stopped)
+
+
+@pytest.mark.parametrize(("export", "size", "items"), [("print_much_or_work", 60_000, 20), ("print", 7, 300)])
+@pytest.mark.parametrize("fuel", [None, 1_000_000])  # with fuel, the worker runs one item after the other
+def test_every_item_of_a_map_may_print_all_that_it_may(fuel: int | None, export: str, size: int, items: int) -> None:
+    lines: list[str] = []
+    wasi = WasiConfig(stdout=lines.append, max_output=size)
+    with ProcessWasmPool(PRINTER, workers=1, wasi=wasi, fuel=fuel) as pool:
+        for _ in range(20):
+            assert list(pool.map(export, [0] * items, chunksize=items)) == [0] * items
+    assert sum(map(len, lines)) >= 20 * items * (size - 1), "but for ends of lines"
+
+
+def test_what_the_first_items_of_a_map_print_does_not_count_as_a_later_ones() -> None:
+    wasi = WasiConfig(stdout=lambda line: None, max_output=7)
+    with ProcessWasmPool(PRINTER, workers=1, wasi=wasi) as pool:
+        for _ in range(20):
+            assert len(list(pool.map("print_or_work", [0, 0, 0, 1], chunksize=4))) == 4
 
 
 def test_a_line_function_that_raises_harms_no_job(caplog: pytest.LogCaptureFixture) -> None:

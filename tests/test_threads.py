@@ -440,3 +440,14 @@ def test_two_shared_memories_in_one_module(nothing_left: None) -> None:
         with pytest.raises(CallTimeout):
             pool.call("wait", timeout=0.2)
         assert pool.call("pages") == 2 and pool.stats().killed == 0
+
+
+def test_a_function_given_for_wasi_serves_a_module_with_threads_too(nothing_left: None) -> None:
+    module = """(module (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+      (import "env" "memory" (memory 1 2 shared)) (export "memory" (memory 0))
+      (import "wasi" "thread-spawn" (func (param i32) (result i32)))
+      (func (export "wasi_thread_start") (param i32 i32))
+      (func (export "write") (result i32) (call $write (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 8))))"""
+    imports = {"wasi_snapshot_preview1": {"fd_write": lambda *args: 77}}
+    with ProcessWasmPool(module, workers=1, wasi=WasiConfig(), imports=imports) as pool:
+        assert pool.call("write") == 77

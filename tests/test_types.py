@@ -22,6 +22,7 @@ from procpool import (
     WasmException,
     WasmTrap,
 )
+from procpool.worker.instance import Instance
 
 DECLARED = """(module
   (rec (type $s (struct (field (ref null $f)))) (type $f (func (param i32 i64) (result i64))))
@@ -160,7 +161,7 @@ def test_an_instance_takes_its_references_with_it() -> None:
     ("name", "function", "export", "args", "words"),
     [
         ("pass", lambda f: 3, "function", (), "returned 3 (int)"),
-        ("keep", lambda r: object(), "box", (), "a anyref that came from the same instance"),
+        ("keep", lambda r: object(), "box", (), "an anyref that came from the same instance"),
         ("flip", lambda v: b"short", "flip", (bytes(16),), "expects v128"),
         ("make", lambda n: None, "round", (1,), None),
     ],
@@ -214,6 +215,21 @@ GLOBALS = """(module
   (global (export "function") (mut funcref) (ref.null func))
   (global (export "collected") (mut anyref) (ref.i31 (i32.const 3))))"""
 GIVEN = {"env": {"extern": ["an object"], "vector": bytes(range(16)), "real": 2}}
+
+
+@pytest.mark.parametrize("name", ["\ud800", "nowhere", "i32.", 5])
+def test_what_an_instance_has_not_is_told_by_its_name(name: Any) -> None:
+    def ask(instance: Instance) -> list[str]:
+        told = []
+        for look in (instance.memory_named, instance.globals.__getitem__, lambda name: instance.element(name, 0)):
+            with pytest.raises(LookupError) as raised:
+                look(name)
+            told.append(str(raised.value))
+        return told
+
+    with ProcessWasmPool(GLOBALS, workers=1, imports=GIVEN) as pool:
+        for what, told in zip(("memory", "global", "table"), pool.submit(ask).result(DEADLINE), strict=True):
+            assert told.startswith(f"the module exports no {what} {name!r}")
 
 
 @pytest.fixture(scope="module")
@@ -388,7 +404,8 @@ def test_an_exception_of_the_guests_has_its_tag_and_payload() -> None:
         ) as raised:
             pool.call("throws")
         assert raised.value.tag == "oops"
-        assert raised.value.payload == (1, 2, 3.0, "01" + "00" * 15, "externref")
+        assert raised.value.payload == (1, 2, 3.0, bytes((1, *[0] * 15)), "externref")
+        assert f"{bytes((1, *[0] * 15)).hex()}, externref" in str(raised.value)
         assert raised.value.frames[0].func_index == 0
         again = pickle.loads(pickle.dumps(raised.value))
         assert (again.tag, again.payload, str(again)) == (raised.value.tag, raised.value.payload, str(raised.value))

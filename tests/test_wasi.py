@@ -18,6 +18,7 @@ from procpool import (
     CallTimeout,
     CompletedRun,
     GuestExit,
+    MemoryType,
     MissingImport,
     OutputLimit,
     ProcessWasmPool,
@@ -74,6 +75,12 @@ def test_a_megabyte_of_arguments(command: ProcessWasmPool) -> None:
         ({"env": {"A": "\0"}}, "NUL byte"),
         ({"stdin": 5}, "stdin must be"),
         ({"stdin": "/nonexistent"}, "cannot be read"),
+        ({"stdin": "/tmp/\ud800"}, "not UTF-8"),
+        ({"stdin": "/tmp/\0"}, "NUL byte"),
+        ({"stdout": "/tmp/\ud800"}, "not UTF-8"),
+        ({"stderr": "/tmp/\ud800/x"}, "not UTF-8"),
+        ({"stdout": "/tmp/procpool\0x"}, "NUL byte"),
+        ({"cwd": "/tmp/\ud800"}, "not UTF-8"),
         ({"stdout": 5}, "stdout must be"),
         ({"stdout": "/nonexistent/file"}, "cannot be written"),
         ({"preopens": {"/": "/nonexistent"}}, "is no directory"),
@@ -386,3 +393,29 @@ def test_a_command_that_cannot_begin_leaves_no_descriptor(nothing_left: None, tm
                 with pytest.raises(WasmTrap, match="stdout"):
                     run.result(DEADLINE)
         assert pool.submit(_inputs).result(DEADLINE) == 0
+
+
+#: Prints a line.  Its memory is imported, as that of modules linked with --import-memory.
+IMPORTED_MEMORY = """(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "env" "memory" (memory 1))
+  {export}
+  (data (i32.const 16) "line\\n")
+  (func (export "_start")
+    (i32.store (i32.const 0) (i32.const 16))
+    (i32.store (i32.const 4) (i32.const 5))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"""
+
+
+@pytest.mark.parametrize("export", ["", '(export "mem" (memory 0))'])
+def test_a_memory_that_wasi_does_not_find_is_explained(export: str) -> None:
+    how: Any = {"imports": {"env": {"memory": MemoryType(1, None)}}, "wasi": WasiConfig()}
+    with ProcessWasmPool(IMPORTED_MEMORY.format(export=export), workers=1, **how) as pool:
+        for use in (pool.run, lambda: pool.call("_start"), lambda: list(pool.starmap("_start", [()]))):
+            with pytest.raises(
+                WasmTrap, match=r"work on the memory that their caller exports as 'memory'.*--export-memory"
+            ):
+                use()
+    export = '(export "memory" (memory 0))'
+    with ProcessWasmPool(IMPORTED_MEMORY.format(export=export), workers=1, **how) as pool:
+        assert pool.run().stdout == b"line\n"

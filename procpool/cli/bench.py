@@ -16,9 +16,9 @@ from .arguments import numbers
 from .bars import bars
 from .failures import BadRequest
 from .measuring import Bench, Figures
-from .opening import opened, signature
+from .opening import open_pool, signature
 from .options import Commands, export_options, guest_options, running_options, seconds
-from .output import as_json, shown
+from .output import as_json, put, shown
 from .progress import Progress
 from .wording import plural, rate
 
@@ -49,19 +49,19 @@ def add_to(commands: Commands) -> None:
 def _bench(options: argparse.Namespace) -> None:
     load = os.getloadavg()[0]  # before we add to it
     with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(opened(options))
+        pool = stack.enter_context(open_pool(options))
         try:
             args = numbers(options.args, signature(pool, options.export))
         except ValueError as error:
             raise BadRequest(f"{options.export}: {error}") from None
         alone = len(pool.stats().workers) == 1
-        one = None if alone else stack.enter_context(opened(options, workers=1))
+        one = None if alone else stack.enter_context(open_pool(options, workers=1))
         advance = stack.enter_context(Progress(Bench.steps(comparing=not alone), "steps"))
         figures = Bench(pool, one, options.export, args, options.duration, advance).run()
     if options.json:
-        print(as_json(_object(options, args, figures)))
+        put(as_json(_object(options, args, figures)) + "\n")
     else:
-        print(*_lines(load, f"{options.export}({', '.join(map(shown, args))})", figures), sep="\n")
+        put("".join(f"{line}\n" for line in _lines(load, f"{options.export}({', '.join(map(shown, args))})", figures)))
 
 
 def _object(options: argparse.Namespace, args: list[Any], figures: Figures) -> dict[str, Any]:

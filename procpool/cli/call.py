@@ -6,9 +6,9 @@ import argparse
 
 from .arguments import numbers
 from .failures import BadRequest
-from .opening import opened, signature
+from .opening import open_pool, signature
 from .options import Commands, export_options, guest_options, running_options
-from .output import as_json, shown
+from .output import as_json, put, shown
 
 
 def add_to(commands: Commands) -> None:
@@ -25,13 +25,13 @@ def add_to(commands: Commands) -> None:
 
 
 def _call(options: argparse.Namespace) -> None:
-    with opened(options, stdout="inherit") as pool:
+    with open_pool(options, stdout="inherit") as pool:
         try:
             args = numbers(options.args, signature(pool, options.export))
         except ValueError as error:
             raise BadRequest(f"{options.export}: {error}") from None
         result = pool.call(options.export, *args)
     if options.json:
-        print(as_json({"export": options.export, "args": args, "result": result}))
+        put(as_json({"export": options.export, "args": args, "result": result}) + "\n")
     elif result is not None:
-        print(shown(result))
+        put(f"{shown(result)}\n")

@@ -13,8 +13,9 @@ from .._version import __version__
 from ..errors import ProcpoolError
 from ..supervisor.launch import reserve_stdio
 from . import bench, call, completion, inspect, map, run
-from .failures import GUEST_FAILED, complain, exit_code
+from .failures import GUEST_FAILED, complain, exit_code, told
 from .options import Commands
+from .output import STANDARD_OUTPUT
 from .parser import Parser, apart
 
 
@@ -32,15 +33,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if closed:
             _refuse_output()
         code = options.run(options)
-        sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has had enough, like `head`
         _drop_output()
         return 0
     except (ProcpoolError, OSError) as error:
         _drop_output()
-        if closed and isinstance(error, OSError) and error.errno == errno.EBADF:
+        if not isinstance(error, OSError) or error.filename != STANDARD_OUTPUT:
+            return complain(error, exit_code(error))
+        if closed and error.errno == errno.EBADF:
             return complain("standard output is closed, and the results are lost", GUEST_FAILED)
-        return complain(error, exit_code(error))
+        return complain(f"{told(error)}; the results are lost", GUEST_FAILED)
     return int(code or 0)
 
 

@@ -12,6 +12,9 @@ from .failures import BadRequest
 from .output import Outcome
 from .rows import Reading, Row
 
+#: Rows that cannot be read, one behind the other, after which they are told before there is another for the map.
+MOST_UNREADABLE = 1000
+
 
 class Input(Protocol):
     """Rows of arguments, and what becomes of them."""
@@ -79,17 +82,19 @@ class FileRows:
         self._before_reading = before_reading
         self._buffersize = buffersize
         self._open: deque[Row] = deque()  # read, and without an outcome
+        self._ended = False
         self._broken: BadRequest | OSError | None = None
 
     def outcomes(self, pool: ProcessWasmPool, export: str) -> Generator[Outcome, None, None]:
         """See :class:`Input`."""
-        found = pool.starmap(export, self._readable(), return_exceptions=True, buffersize=self._buffersize)
-        with contextlib.closing(found) as results:
-            for index, result in enumerate(results):
-                yield from self._unreadable()
-                row = self._open.popleft()
-                yield _outcome(row.line, row.args, result, index)
-        yield from self._unreadable()
+        while not self._ended:
+            found = pool.starmap(export, self._readable(), return_exceptions=True, buffersize=self._buffersize)
+            with contextlib.closing(found) as results:
+                for index, result in enumerate(results):
+                    yield from self._unreadable()
+                    row = self._open.popleft()
+                    yield _outcome(row.line, row.args, result, index)
+            yield from self._unreadable()
         if self._broken is not None:
             raise self._broken
 
@@ -98,19 +103,30 @@ class FileRows:
         return self._reading.place(row)
 
     def _readable(self) -> Iterator[list[Any]]:
-        while True:
+        """The rows to call the export for, up to the end or to many in a row that cannot be read.
+
+        A map gives nothing while it reads.  There might never be another row for it, and what is to be said of the others
+        would take ever more memory.
+        """
+        unreadable = 0
+        while unreadable < MOST_UNREADABLE:
             self._before_reading()
             try:
                 row = next(self._rows, None)
             except (BadRequest, OSError) as error:  # raised here, it would count as an item of the map
                 self._broken = error
-                return
+                row = None
             if row is None:
+                self._ended = True
                 return
             self._open.append(row)
             if row.error is None:
+                unreadable = 0
                 yield row.args
-            elif not self._go_on:
+            elif self._go_on:
+                unreadable += 1
+            else:
+                self._ended = True
                 return
 
     def _unreadable(self) -> Iterator[Outcome]:

@@ -10,7 +10,7 @@ from ..binary import ExternType, FuncType, GlobalType, MemoryType, TableType
 from ..module import inspect
 from ..printable import printable
 from .options import Commands, feature_options, module_options
-from .output import as_json
+from .output import as_json, put
 
 
 def add_to(commands: Commands) -> None:
@@ -30,9 +30,9 @@ def _inspect(options: argparse.Namespace) -> None:
     if options.json:
         imports = [{"module": needed.module, "name": needed.name} | _object(needed.type) for needed in found.imports]
         exports = [{"name": name} | _object(type_) for name, type_ in found.exports.items()]
-        print(as_json({"module": options.module, "bytes": found.size, "imports": imports, "exports": exports}))
+        put(as_json({"module": options.module, "bytes": found.size, "imports": imports, "exports": exports}) + "\n")
     else:
-        print(f"{printable(options.module)}: {found}")
+        put(f"{printable(options.module)}: {found}\n")
 
 
 def _object(type_: ExternType) -> dict[str, Any]:

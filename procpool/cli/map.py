@@ -16,7 +16,7 @@ from ..printable import printable
 from .failures import SOME_FAILED, BadRequest, complain, exit_code, told
 from .fields import Fields
 from .inputs import FileRows, Input, Ranges
-from .opening import opened, signature
+from .opening import open_pool, signature
 from .options import Commands, counted, export_options, guest_options, running_options
 from .output import Csv, JsonLines, Outcome, Output, Text
 from .parser import word
@@ -78,7 +78,7 @@ def _map(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         reading = _reading(options)
         file = None if reading is None else stack.enter_context(open_rows(reading.name))
-        pool = stack.enter_context(opened(options))
+        pool = stack.enter_context(open_pool(options))
         type_ = signature(pool, options.export)
         names = functools.cache(lambda: parameter_names(read_source(options.module), options.export))
         fields = Fields(options.columns, len(type_.params), names)

@@ -13,7 +13,7 @@ from .failures import BadRequest
 from .progress import Compiling
 
 
-def opened(options: argparse.Namespace, workers: int | None = None, stdout: str | None = None) -> ProcessWasmPool:
+def open_pool(options: argparse.Namespace, workers: int | None = None, stdout: str | None = None) -> ProcessWasmPool:
     """A pool of the module on the line.
 
     Args:

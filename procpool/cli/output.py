@@ -6,10 +6,14 @@ import csv
 import io
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from .failures import told
+
+#: What it is called where the name of a file would be.
+STANDARD_OUTPUT = "standard output"
 
 
 class Outcome(NamedTuple):
@@ -87,6 +91,23 @@ class Csv:
         self._begun = True
         results = ["result"] if self._results == 1 else [f"result{n}" for n in range(self._results)]
         return _record([*self._names(), *results, *["error"] * self._errors])
+
+
+def put(content: str | bytes) -> None:
+    """Print it, at once.
+
+    Raises:
+        OSError: it cannot be printed; names standard output.
+    """
+    try:
+        if isinstance(content, str):
+            sys.stdout.write(content)
+        else:
+            sys.stdout.buffer.write(content)
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = STANDARD_OUTPUT
+        raise
 
 
 def shown(result: Any) -> str:

@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 from ..supervisor.events import PoolEvent
+from .output import put
 
 #: The longest time for which lines are kept back while others come, in seconds.
 FLUSH_SECONDS = 0.1
@@ -93,14 +94,13 @@ class Lines:
         """Print what there is.  Before any wait for input: who is to write it may wait for these lines."""
         if self._held:
             with self._progress.aside():
-                sys.stdout.write("".join(self._held))
-                sys.stdout.flush()
+                put("".join(self._held))
             self._held.clear()
             self._flushed = perf_counter()
 
 
 class Compiling:
-    """A sign of life on a terminal while a module is compiled.  ``with Compiling() as compiling``, in which it is noted.
+    """A sign of life on a terminal while a module is compiled.  ``with Compiling() as compiling``, which announces it.
 
     Nobody can say how long it will take.  What takes but a moment is not shown.
     """
@@ -118,7 +118,7 @@ class Compiling:
         if self._thread is not None:
             self._thread.join()
 
-    def note(self, kind: str, pid: int | None, message: str) -> None:
+    def announce(self, kind: str, pid: int | None, message: str) -> None:
         """As told by whoever compiles."""
         if kind == "compiled":
             self._over.set()
@@ -130,7 +130,7 @@ class Compiling:
 
     def hear(self, event: PoolEvent) -> None:
         """The same, as a pool's ``on_event``."""
-        self.note(event.kind, event.pid, event.message)
+        self.announce(event.kind, event.pid, event.message)
 
     def _show(self) -> None:
         begun = perf_counter()

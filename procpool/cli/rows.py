@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from .failures import BadRequest, BadRow
 from .fields import Fields
 
 STDIN = 0  #: its descriptor
+#: Characters, with the end of the line: far more than a row needs, and no burden.
+LONGEST_LINE = 1 << 24
 Format = Literal["csv", "tsv", "jsonl"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 _BY_SUFFIX: dict[str, Format] = {".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -100,10 +103,18 @@ def _lines(file: TextIO, name: str) -> Iterator[str]:
 
     Raises:
         BadRequest: it is compressed, which only its first line tells where looking ahead would wait for it: standard input.
+        BadRow: a line is too long; it may have no end, so there is no reading on behind it.
     """
-    for number, line in enumerate(file):
-        if not number and line.startswith(GZIP.decode(errors="surrogateescape")):
+    for number in itertools.count(1):
+        line = file.readline(LONGEST_LINE + 1)
+        if not line:
+            return
+        if number == 1 and line.startswith(GZIP.decode(errors="surrogateescape")):
             raise _compressed(name)
+        if len(line) > LONGEST_LINE:
+            raise BadRow(
+                f"line {number} of {_named(name)} is longer than {LONGEST_LINE:,} characters, the most that a line may have"
+            )
         yield line
 
 
@@ -125,7 +136,7 @@ def read_rows(file: TextIO, reading: Reading, signature: FuncType, fields: Field
     """The rows of a file.  Blank lines are none.
 
     Raises:
-        BadRow: it has a header that cannot be read; names the place.
+        BadRow: it has a header that cannot be read, or a line that is too long; names the place.
     """
     lines = _lines(file, reading.name)
     records = _Objects(lines, fields) if reading.format == "jsonl" else _Records(lines, fields, reading)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import os
 import shutil
 import signal
+import stat
 import sys
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NoReturn
@@ -21,9 +25,12 @@ from ..worktime import in_words
 from .failures import GUEST_FAILED, BadRequest, complain, told
 from .opening import not_to_be_had
 from .options import Commands, guest_options, running_options
+from .output import put
 from .progress import Compiling, Progress
 from .wording import plural
 
+#: Bytes that an input may have that is no file, such as a pipe.
+MOST_UNFILED = 256 << 20
 #: Exit codes: those of a shell for a program that aborts, and of `timeout` for one that takes too long.
 TRAPPED, TIMED_OUT = 134, 124
 
@@ -126,7 +133,7 @@ def _guest(options: argparse.Namespace) -> dict[str, Any]:
 def _run_as_program(module: str, wasi: WasiConfig, options: argparse.Namespace) -> NoReturn:
     _usual_signals()
     with Compiling() as compiling:
-        command = ForegroundCommand(module, wasi, **_guest(options), note=compiling.note)
+        command = ForegroundCommand(module, wasi, **_guest(options), announce=compiling.announce)
     if options.timeout is not None:
         limit = threading.Timer(min(options.timeout, threading.TIMEOUT_MAX), _out_of_time, [module, options.timeout])
         limit.daemon = True
@@ -166,9 +173,7 @@ def _run_each(module: str, wasi: WasiConfig, options: argparse.Namespace) -> int
     with Compiling() as compiling:
         pool = ProcessWasmPool(module, options.workers, wasi=wasi, on_event=compiling.hear, **_guest(options))
     with pool, progress as advance:
-        blobs = (Path(name).read_bytes() for name in inputs)
-        runs = pool.run_map(blobs, timeout=options.timeout, return_exceptions=True)
-        for name, output, done in zip(inputs, outputs, runs, strict=True):
+        for name, output, done in zip(inputs, outputs, _outcomes(pool, inputs, options.timeout), strict=True):
             advance(1)
             failed += isinstance(done, BaseException) or done.returncode != 0
             with progress.aside():
@@ -179,16 +184,56 @@ def _run_each(module: str, wasi: WasiConfig, options: argparse.Namespace) -> int
     return GUEST_FAILED if failed else 0
 
 
+def _outcomes(
+    pool: ProcessWasmPool, inputs: Sequence[str], timeout: float | None
+) -> Iterator[CompletedRun | BaseException]:
+    """What becomes of the run for each input, in order."""
+    read = deque[OSError | BadRequest | None]()  # why an input cannot be read, for each without an outcome
+
+    def contents() -> Iterator[bytes]:
+        for name in inputs:
+            try:
+                content = _content(name)
+            except (OSError, BadRequest) as error:  # raised here, it would end the map
+                read.append(error)
+            else:
+                read.append(None)
+                yield content
+
+    with contextlib.closing(pool.run_map(contents(), timeout=timeout, return_exceptions=True)) as runs:
+        for done in itertools.chain(runs, [None]):
+            while read and (error := read.popleft()) is not None:
+                yield error
+            if done is not None:
+                yield done
+
+
+def _content(name: str) -> bytes:
+    """What is in a file; or comes out of a pipe or a device, if that is not too much.
+
+    Raises:
+        OSError: it cannot be read.
+        BadRequest: it may have no end.
+    """
+    with open(name, "rb") as file:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return file.read()
+        content = file.read(MOST_UNFILED + 1)
+    if len(content) > MOST_UNFILED:
+        raise BadRequest(f"it is no file, and goes on behind {MOST_UNFILED >> 20} MiB")
+    return content
+
+
 def _tell(name: str, output: Path | None, done: CompletedRun | BaseException) -> None:
     """Put what one run has printed where it belongs, and say how it failed."""
     if isinstance(done, BaseException):
-        complain(f"{name}: {told(done)}", GUEST_FAILED)
+        text = told(done)
+        complain(text if isinstance(done, OSError) and done.filename == name else f"{name}: {text}", GUEST_FAILED)
         return
     sys.stderr.buffer.write(done.stderr)
     sys.stderr.flush()
     if output is None:
-        sys.stdout.buffer.write(done.stdout)
-        sys.stdout.flush()
+        put(done.stdout)
     elif not done.returncode:
         _replace(output.resolve(), done.stdout)
     if done.returncode:
@@ -197,7 +242,22 @@ def _tell(name: str, output: Path | None, done: CompletedRun | BaseException) ->
 
 
 def _replace(output: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all; or to what is there and is no file, such as a pipe.
+
+    Raises:
+        OSError: it cannot be written; names it.
+    """
+    try:
+        if output.exists() and not output.is_file():
+            output.write_bytes(content)
+        else:
+            _replace_file(output, content)
+    except OSError as error:
+        error.filename = error.filename or str(output)
+        raise
+
+
+def _replace_file(output: Path, content: bytes) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     beside = output.with_name(f".{os.getpid()}.part")  # in the same directory, for a name cannot move to another disk
     try:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
-from .opening import opened
+from .opening import open_pool
 from .progress import Progress
 
 #: How much of the map's own time its rows may take that one worker runs again.
@@ -36,7 +36,7 @@ class Sample:
             return "no speed-up to tell: that takes rows, and more than one worker"
         every = max(1, min(round(workers / SHARE), len(self._rows) // LEAST))
         rows = self._rows[every // 2 :: every]
-        with opened(options, workers=1) as pool, Progress(len(rows)) as advance:
+        with open_pool(options, workers=1) as pool, Progress(len(rows)) as advance:
             started = perf_counter()
             for _ in pool.starmap(options.export, rows, return_exceptions=True):
                 advance(1)

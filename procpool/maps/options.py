@@ -13,7 +13,7 @@ from ..deadline import Deadline
 #: Told (items done, items in all or None if that is not known).
 Progress = Callable[[int, "int | None"], object]
 #: numpy's names for what may become of values in a cast; see ``ProcessWasmPool.map_array``.
-Casting = Literal["safe", "same_kind", "unsafe"]
+Casting = Literal["no", "equiv", "safe", "same_kind", "unsafe"]
 
 
 @dataclass(frozen=True)

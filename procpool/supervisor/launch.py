@@ -13,7 +13,7 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from .. import interpreter, wire
 from ..binary import FuncType
@@ -234,14 +234,16 @@ class Launcher(Protocol):
         """In the child of a fork: close our copies of its descriptors, and harm nobody."""
 
 
-def _start(inheritance: Inheritance, code: str, *args: int, fds: Sequence[int]) -> subprocess.Popen[bytes]:
-    """A fresh interpreter that runs ``code`` and inherits ``fds`` beside what all inherit.
+def _start(
+    inheritance: Inheritance, part: Literal["spawned", "template"], *args: int, fds: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    """A fresh interpreter that runs that part of the child's side, and inherits ``fds`` beside what all inherit.
 
     Raises:
         OSError: it cannot be started.
     """
     python = inheritance.interpreter
-    return interpreter.start(code, inheritance.settings_fd, *args, fds=(*inheritance.fds, *fds), python=python)
+    return interpreter.start(part, inheritance.settings_fd, *args, fds=(*inheritance.fds, *fds), python=python)
 
 
 class TemplateLauncher:
@@ -256,9 +258,8 @@ class TemplateLauncher:
 
     def launch(self, id: int, slot: int, fds: Sequence[int]) -> None:
         if self._process is None:
-            code = "from procpool.worker.template import main; main(*args)"
             requests = self._theirs.fileno()
-            self._process = _start(self._inheritance, code, requests, fds=[requests])
+            self._process = _start(self._inheritance, "template", requests, fds=[requests])
             self._theirs.close()
         try:
             socket.send_fds(self.events, [wire.LAUNCH.pack(id, slot)], list(fds))
@@ -358,8 +359,7 @@ class SpawnLauncher:
         self.events: _Exits = _Exits()
 
     def launch(self, id: int, slot: int, fds: Sequence[int]) -> None:
-        code = "from procpool.worker.spawned import main; main(*args)"
-        process = _start(self._inheritance, code, slot, *fds, fds=fds)
+        process = _start(self._inheritance, "spawned", slot, *fds, fds=fds)
         self.events.put(wire.LAUNCH_EVENT.pack(wire.LAUNCHED, id, process.pid))
         self._processes[id] = process
         try:

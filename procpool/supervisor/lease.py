@@ -380,6 +380,8 @@ def _take_back(dispatcher: Dispatcher, lane: Lane) -> None:
 class Memory:
     """A memory of a leased instance: ``memory[a:b]`` reads bytes, ``memory[a:b] = data`` writes as many.
 
+    Negative bounds count from the end, as a sequence's.  Others than a sequence's, bounds outside of the memory raise
+    IndexError, as they are addresses; and there are no steps.
     Large slices move at the speed of memcpy, through memory shared with the worker.
     """
 
@@ -411,7 +413,8 @@ def _bounds(where: slice | int) -> tuple[int | None, int | None, bool]:
         at = operator.index(where)
         return at, at + 1, True
     if where.step not in (None, 1):
-        raise ValueError("a memory is sliced without a step")
+        start, stop = ("" if bound is None else bound for bound in (where.start, where.stop))
+        raise ValueError(f"a memory is sliced without a step; the bytes have one: memory[{start}:{stop}][::{where.step}]")
     start, stop = (None if bound is None else operator.index(bound) for bound in (where.start, where.stop))
     return start, stop, False
 

@@ -48,7 +48,7 @@ class Printed:
         self._splitters: dict[tuple[Hashable, int], LineSplitter] = {}  # by worker and stream
 
     def heard(self, worker: Hashable, payload: bytes) -> None:
-        """A worker has sent a chunk.
+        """A worker has sent a chunk; an empty one where an instance or a lease ends, and its line with it.
 
         Raises:
             ValueError: of a stream that it was not told to send.
@@ -56,15 +56,22 @@ class Printed:
         number = payload[0] if payload else -1
         if number not in self._functions:
             raise ValueError(f"output of the unknown stream {number}")
-        splitter = self._splitters.setdefault((worker, number), LineSplitter())
-        self._show(number, splitter.feed(payload[1:]))
+        if len(payload) == 1:
+            self._end_line(worker, number)
+        else:
+            splitter = self._splitters.setdefault((worker, number), LineSplitter())
+            self._show(number, splitter.feed(payload[1:]))
 
     def ended(self, worker: Hashable) -> None:
-        """It sends nothing more: what has no end of line is a line."""
+        """It sends nothing more."""
         for number in self._functions:
-            splitter = self._splitters.pop((worker, number), None)
-            if splitter is not None and (rest := splitter.rest()):
-                self._show(number, [rest])
+            self._end_line(worker, number)
+
+    def _end_line(self, worker: Hashable, number: int) -> None:
+        """What has no end of line is a line."""
+        splitter = self._splitters.pop((worker, number), None)
+        if splitter is not None and (rest := splitter.rest()):
+            self._show(number, [rest])
 
     def _show(self, number: int, lines: list[str]) -> None:
         if not lines:

@@ -50,7 +50,9 @@ PASSED = 66  #: announcement: jobs were void; the number of the first that was s
 
 ITEM = 67  #: announcement: an item of the running batch failed; as FAILED_ITEM and the payload for its status
 
-PRINTED = 71  #: announcement: what an instance has printed outside of a command; number of the stream and the bytes
+#: announcement: what an instance has printed outside of a command; number of the stream and the bytes, or none where its
+#: line ends without an end of line
+PRINTED = 71
 
 SPENT = 70  #: announcement: the process should serve no more jobs than it has to; empty
 

@@ -30,6 +30,8 @@ _MOST_DEEP = 8  # containers within containers of a log record that are taken as
 
 _TEXT = struct.Struct("<I")  # length of the text; the pickle follows it
 
+#: What stands for a v128 in JSON: an object with its digits under this name.
+_VECTOR = "v128"
 _PLAIN = (str, int, float, bool, bytes, type(None))
 
 
@@ -43,7 +45,8 @@ def shortened(text: str, most: int = MOST_TEXT) -> str:
 
 def trap_to_bytes(trap: WasmTrap) -> bytes:
     thrown = (trap.tag, trap.payload) if isinstance(trap, WasmException) else None
-    return json.dumps([shortened(trap.message), trap.code, trap.frames, thrown]).encode()
+    told = [shortened(trap.message), trap.code, trap.frames, thrown]
+    return json.dumps(told, default=lambda vector: {_VECTOR: vector.hex()}).encode()
 
 
 def exception_to_bytes(error: BaseException) -> bytes:
@@ -152,12 +155,16 @@ def report_of(status: int, payload: bytes, export: str | None) -> Report:
             message, code, frames, thrown = told
             trace = tuple(WasmFrame(*frame) for frame in frames)
             if thrown is not None:
-                tag, payload = thrown
-                if (tag is None or type(tag) is str) and all(type(value) in _PLAIN for value in payload):
-                    return WasmException(tag, tuple(payload), export, trace)
+                tag, held = thrown
+                values = tuple(bytes.fromhex(value[_VECTOR]) if type(value) is dict else value for value in held)
+                if (tag is None or type(tag) is str) and all(type(value) in _PLAIN for value in values):
+                    exception = WasmException(tag, values, export, trace)
+                    if type(message) is str:
+                        exception.message = message
+                    return exception
             elif type(message) is str and (code is None or type(code) is str):
                 return WasmTrap(message, code, export, trace)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         pass
     raise ValueError(f"a worker sent {bytes(payload[:80])!r} as the payload for the status {status}")
 

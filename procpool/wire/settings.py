@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..binary import FuncType
 from ..engine import EngineSettings
-from ..program import Program
+from ..program import Names, Program
 
 
 class GuestLimits(NamedTuple):
@@ -34,18 +34,29 @@ class Guest(NamedTuple):
     features: tuple[str, ...] = ()  #: proposals that the module may use
 
 
-#: an export to call with packed arguments, or a function that gets the instance
-Step = tuple[str, FuncType, bytes] | Callable[[Any], object]
+class StartCall(NamedTuple):
+    """An export to call in a new instance."""
+
+    export: str
+    signature: FuncType
+    arguments: bytes  #: packed
+
+
+class Step(NamedTuple):
+    """What to do once in every new instance."""
+
+    name: str  #: for people: which step it is, and what it calls
+    do: StartCall | Callable[[Any], object]  #: a function gets the instance
 
 
 class Environment(NamedTuple):
     """What the user's own code adds to a worker; unpickled in each, since importing may start threads."""
 
-    imports: dict[tuple[str, str, str], Any]  #: (who imports it, module, name) -> host function, number, or type
+    imports: dict[tuple[str | None, Names], Any]  #: (who imports it, its two names) -> host function, number, or type
     initializer: Any = None
     initargs: tuple[Any, ...] = ()
     wasi: Any = None  #: WasiConfig
-    start: tuple[Step, ...] = ()  #: what to do once in every new instance
+    start: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from .arena import Arena
 from .holder import InstanceHolder
 from .instance import Instance
 from .payloads import Payloads
+from .streams import Streams
 
 if TYPE_CHECKING:
     from ..bytes_function import BytesFunction
@@ -21,11 +22,20 @@ if TYPE_CHECKING:
 class Access:
     """Runs the operations of ACCESS frames."""
 
-    def __init__(self, instances: InstanceHolder, surface: Instance, arena: Arena, payloads: Payloads, fresh: bool) -> None:
+    def __init__(
+        self,
+        instances: InstanceHolder,
+        surface: Instance,
+        arena: Arena,
+        payloads: Payloads,
+        streams: Streams,
+        fresh: bool,
+    ) -> None:
         self._instances = instances
         self._surface = surface
         self._arena = arena
         self._payloads = payloads
+        self._streams = streams
         self._fresh = fresh
         self._operations: dict[str, Callable[..., Any]] = {
             "size": lambda name: len(surface.memory_named(name)),
@@ -47,8 +57,8 @@ class Access:
 
         Args:
             name: of the memory.
-            start, stop: addresses; None for its ends.
-            single: one byte is meant, and its address may count from the end.
+            start, stop: addresses, which may count from the end; None for its ends.
+            single: one byte is meant.
 
         Returns:
             The addresses from and to which it would be, had it room; or the size of the memory, if they are outside.
@@ -80,6 +90,7 @@ class Access:
 
     def _end(self, discard: bool) -> None:
         """The lease ends."""
+        self._streams.end_lines()
         if discard or self._fresh or self._instances.calls.failed or self._instances.outgrown():
             self._instances.discard()
 
@@ -87,9 +98,11 @@ class Access:
 def _within(size: int, start: int | None, stop: int | None, single: bool) -> tuple[int, int] | None:
     """The addresses meant, if a memory of that size has them.
 
-    Unlike a sequence's, bounds of a slice beyond the end are a mistake: they are addresses.
+    Negative ones count from the end.  Unlike a sequence's, bounds of a slice beyond the ends are wrong: they are addresses.
     """
     first, last = 0 if start is None else start, size if stop is None else stop
-    if single and first < 0:
-        first, last = first + size, last + size
-    return (first, last) if 0 <= first <= last <= size else None
+    if first < 0:
+        first, last = first + size, last + size if single else last
+    if last < 0:
+        last += size
+    return (first, max(first, last)) if 0 <= first <= size and 0 <= last <= size else None

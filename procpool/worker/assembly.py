@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import wasmtime
 
-from ..binary import STORAGE, ExternType, FuncType
-from ..errors import BadImport, GuestExit
-from ..program import INITIALIZE, Names, Part, mismatch
+from ..binary import STORAGE, FuncType, Import
+from ..errors import BadImport
+from ..program import INITIALIZE, Names, Part, mismatch, whom
 from . import ffi
 from .host import HostCalls, HostFunction
 from .made import Made, Own, make
+from .stages import ended, step
 
 #: What wasmtime's complaint about an import begins with.
 _INCOMPATIBLE = "incompatible import type for"
@@ -28,7 +29,7 @@ class Member(NamedTuple):
     module: wasmtime.Module
     linker: wasmtime.Linker
     types: ffi.ImportTypes
-    left: Mapping[Names, ExternType]  #: the imports that no linked module serves
+    left: Mapping[Names, Import]  #: the imports that no linked module serves
     storage: frozenset[Names]  #: its imports that are memories, tables or globals
 
 
@@ -63,19 +64,20 @@ class Assembly:
         """The members that import that, and from no linked module."""
         return (member for member in self.members if names in member.left)
 
-    def serve(self, member: Member, function: HostFunction, surface: Any = None, declared: bool = False) -> None:
+    def serve(self, member: Member, needed: Import, function: Callable[..., Any], surface: Any = None) -> None:
         """Have a Python function serve an import of one member.
 
         Args:
             surface: what it gets first, if it wants that.
-            declared: whether the import's type is another than the plain one of its signature.
         """
-        self._callbacks.append(ffi.define(member.linker, member.types, function, surface, self._calls, declared))
+        host = HostFunction(needed, function)
+        declared = needed.names in member.part.interface.declared.imports
+        self._callbacks.append(ffi.define(member.linker, member.types, host, surface, self._calls, declared))
 
     def make(self, member: Member, names: Names, value: Any) -> None:
         """Have each instance get a memory, table or global of its own, which all members share that import it."""
         if names not in self._made:
-            self._made[names] = Made(names, member.left[names], value, member.types.of(*names))
+            self._made[names] = Made(names, member.left[names].type, value, member.types.of(*names))
 
     def instantiate(self, store: wasmtime.Store, own: Own, first: bool = True) -> wasmtime.Instance:
         """An instance of the main module.
@@ -91,9 +93,13 @@ class Assembly:
             Whatever a host function raised that a start function called.
         """
         if len(self.members) == 1 and not self._made:
-            if self._quick is None:
-                self._quick = self.members[0].linker.instantiate_pre(self.members[0].module).instantiate
-            return self._quick(store)
+            try:
+                if self._quick is None:
+                    self._quick = self.members[0].linker.instantiate_pre(self.members[0].module).instantiate
+                return self._quick(store)
+            except BaseException as error:
+                ended(error, _making(self.members[0]))
+                raise
         for names, each in self._made.items():
             own.imports[names] = new = make(store, each)
             for member in self.importing(names):
@@ -102,12 +108,17 @@ class Assembly:
             self._link(member, store, own)
             try:
                 instance = member.linker.instantiate(store, member.module)
-            except wasmtime.WasmtimeError as error:
-                raise (self._misfit(member, error) or error) from None
-            if member.part.name:
+            except BaseException as error:
+                misfit = self._misfit(member, error)
+                if misfit is not None:
+                    raise misfit from None
+                ended(error, _making(member))
+                raise
+            if member.part.name is not None:
                 own.linked[member.part.name] = instance
                 if first and member.part.interface.exports.get(INITIALIZE) == FuncType():
-                    self._initialize(store, instance)
+                    with step(f"{INITIALIZE}() of {whom(member.part.name)}", self._calls):
+                        ffi.bind(store, instance, INITIALIZE, FuncType(), ffi.Slots(1), self._calls)()
         return instance
 
     def _link(self, member: Member, store: wasmtime.Store, own: Own) -> None:
@@ -121,19 +132,15 @@ class Assembly:
             if names in member.storage:
                 own.imports[names] = found
 
-    def _misfit(self, member: Member, error: wasmtime.WasmtimeError) -> BadImport | None:
+    def _misfit(self, member: Member, error: BaseException) -> BadImport | None:
         """Which export does not fit, if that is the matter, where only wasmtime can tell: it names the import."""
-        for names, (provider, _) in member.part.links.items():
-            if str(error).startswith(f"{_INCOMPATIBLE} `{'::'.join(names)}`"):
+        for needed in member.part.interface.imports:
+            if needed.names in member.part.links and str(error).startswith(f"{_INCOMPATIBLE} `{'::'.join(needed.names)}`"):
+                provider, _ = member.part.links[needed.names]
                 found = next(each.part for each in self.members if each.part.name == provider)
-                return BadImport(mismatch(member.part, names, found))
+                return BadImport(mismatch(member.part, needed, found))
         return None
 
-    def _initialize(self, store: wasmtime.Store, instance: wasmtime.Instance) -> None:
-        """Have a linked reactor set itself up, before anybody uses it."""
-        try:
-            ffi.bind(store, instance, INITIALIZE, FuncType(), ffi.Slots(1), self._calls)()
-        except (wasmtime.ExitTrap, GuestExit) as error:
-            if error.code:
-                raise
-            self._calls.failed = False
+
+def _making(member: Member) -> str:
+    return f"making an instance of {whom(member.part.name)}"

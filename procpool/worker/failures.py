@@ -10,14 +10,23 @@ from .. import wire
 from ..errors import GuestExit, WasmException, WasmFrame, WasmTrap
 from .driver import NAME as DRIVER
 from .ffi import Thrown, backtrace
+from .stages import ended, stage_of
 
 #: What wasmtime puts before an error that a host function of its own gave, and before the error itself.
 _BACKTRACE, _CAUSE = "error while executing at wasm backtrace:", "\n\nCaused by:\n"
 
+#: What wasmtime's WASI says of a caller without a memory of the right name, and what we say instead.
+_NO_MEMORY = "missing required memory export"
+_WASI_NEEDS = (
+    "WASI's functions work on the memory that their caller exports as 'memory', and this module exports none of that name;"
+    ' export the one it uses, also if that is imported (wasm-ld: --export-memory; WAT: (export "memory" (memory 0)))'
+)
+
 
 def failure(error: BaseException) -> bytes:
     """The reply for a job that ended in an exception."""
-    if isinstance(error, (wasmtime.ExitTrap, GuestExit)):
+    error = _as_exit(error)
+    if isinstance(error, GuestExit) and stage_of(error) is None:
         return wire.reply(wire.EXIT, str(error.code).encode())
     trap = as_trap(error)
     if trap is not None:
@@ -33,13 +42,29 @@ def of_guest(error: BaseException) -> bool:
 
 def unfit(error: BaseException) -> bytes:
     """The announcement of a worker that cannot make an instance."""
-    if isinstance(error, wasmtime.ExitTrap):
-        error = GuestExit(error.code)
+    error = _as_exit(error)
     return wire.reply(wire.UNFIT, wire.exception_to_bytes(as_trap(error) or error))
+
+
+def _as_exit(error: BaseException) -> BaseException:
+    """wasmtime's exception for an exit as ours; any other as it is."""
+    if not isinstance(error, wasmtime.ExitTrap):
+        return error
+    stage = stage_of(error)
+    return GuestExit(error.code) if stage is None else ended(GuestExit(error.code), stage)
 
 
 def as_trap(error: BaseException) -> WasmTrap | None:
     """wasmtime's errors as ours; None for any other."""
+    found = _trap(error)
+    stage = stage_of(error)
+    if found is not None and stage is not None:
+        found.message = f"{stage}: {found.message}"
+        found.args = (found.message,)
+    return found
+
+
+def _trap(error: BaseException) -> WasmTrap | None:
     if not isinstance(error, (wasmtime.Trap, wasmtime.WasmtimeError)):
         return None
     # The user knows nothing of our driver, which is outermost in a map.
@@ -59,4 +84,4 @@ def as_trap(error: BaseException) -> WasmTrap | None:
     text = str(error)
     if text.startswith(_BACKTRACE) and _CAUSE in text:  # it travels as frames
         text = textwrap.dedent(text.partition(_CAUSE)[2]).strip()
-    return WasmTrap(text, None, None, frames)
+    return WasmTrap(_WASI_NEEDS if text == _NO_MEMORY else text, None, None, frames)

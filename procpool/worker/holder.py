@@ -13,13 +13,13 @@ import wasmtime
 from .. import wire
 from ..binary import FuncType, MemoryType, once_each
 from ..codec import SLOT
-from ..errors import GuestExit
 from . import ffi
 from .arena import Arena
 from .driver import Drivers, signature_of_driver
 from .host import HostCalls
-from .linkage import Linkage
+from .instantiator import Instantiator
 from .made import Own
+from .stages import step
 from .streams import Streams
 from .threads import ThreadGroup
 
@@ -48,23 +48,23 @@ class InstanceHolder:
     There is one instance at a time.  It is made on first use and reused until :meth:`discard`.
     """
 
-    def __init__(self, linkage: Linkage, settings: wire.Settings, arena: Arena, streams: Streams) -> None:
-        self._linkage = linkage
+    def __init__(self, instantiator: Instantiator, settings: wire.Settings, arena: Arena, streams: Streams) -> None:
+        self._instantiator = instantiator
         self._streams = streams
         self._exports = settings.exports
-        program = linkage.program
+        program = instantiator.program
         self._imported = program.imported
         self._memory_names = [name for name, type_ in once_each(program.storage).items() if isinstance(type_, MemoryType)]
         self._limits = settings.limits
-        self._start = linkage.environment.start
-        self._wasi = linkage.environment.wasi
+        self._start = instantiator.environment.start
+        self._wasi = instantiator.environment.wasi
         self.fuelled: bool = settings.limits.fuel is not None
         # A driver takes an argument per column, and three of its own.
         self._slots = ffi.Slots(2 * settings.slots + 3)
         self._arena = arena
-        self._drivers = {part.name: Drivers(linkage.engine, part.interface.declared) for part in program.parts}
-        self.calls: HostCalls = linkage.calls
-        self.threaded: bool = linkage.threaded
+        self._drivers = {part.name: Drivers(instantiator.engine, part.interface.declared) for part in program.parts}
+        self.calls: HostCalls = instantiator.calls
+        self.threaded: bool = instantiator.threaded
         self._memory: wasmtime.Memory | None = None
         self._store: wasmtime.Store | None = None
         self._instance: wasmtime.Instance | None = None
@@ -90,39 +90,34 @@ class InstanceHolder:
             return
         if self.calls.making:
             raise RuntimeError("the instance is being made: until its start function is done, no export can be called")
-        opened: list[int] = []
-        wasi = None if self._wasi is None else self._streams.configuring(self._wasi, opened)
+        fds: list[int] = []
+        wasi = None if self._wasi is None else self._streams.configuring(self._wasi, fds)
         try:
-            self._store = self._linkage.new_store(None if wasi is None else wasi())
+            self._store = self._instantiator.new_store(None if wasi is None else wasi())
             most = self._wasi.max_threads if self._wasi is not None else MAX_THREADS
-            self._instance, self._group = self._linkage.instantiate(self._store, wasi, most, self._own)
-            self._exceptions = self._linkage.exceptions(self._store, self._instance, self._own)
-            for step in self._start:
-                self._run(step)
+            self._instance, self._group = self._instantiator.instantiate(self._store, wasi, most, self._own)
+            self._exceptions = self._instantiator.exceptions(self._store, self._instance, self._own)
+            for each in self._start:
+                with step(each.name, self.calls):
+                    self._run(each.do)
         except BaseException:
             self.discard()
             raise
         finally:
-            for fd in opened:
+            for fd in fds:
                 os.close(fd)
         if self._limits.recycle is not None:
             found = [memory for name in self._memory_names if isinstance(memory := self.extern(name)[1], wasmtime.Memory)]
             self._sized = [(memory, memory.data_len(self._store)) for memory in found]
 
-    def _run(self, step: wire.Step) -> None:
-        """Do one thing in a new instance.  One that exits with success has succeeded."""
+    def _run(self, do: wire.StartCall | Callable[[Any], object]) -> None:
+        """Do one thing in a new instance."""
         assert self._store is not None and self._instance is not None
-        try:
-            if callable(step):
-                step(self._linkage.surface)
-            else:
-                name, signature, arguments = step
-                self._slots.bytes[: len(arguments)] = arguments
-                self._bind(*self._linkage.place(self._instance, self._own, name), signature).run()
-        except (wasmtime.ExitTrap, GuestExit) as error:
-            if error.code:
-                raise
-            self.calls.failed = False
+        if callable(do):
+            do(self._instantiator.surface)
+            return
+        self._slots.bytes[: len(do.arguments)] = do.arguments
+        self._bind(*self._instantiator.place(self._instance, self._own, do.export), do.signature).run()
 
     @contextlib.contextmanager
     def fuelled_anew(self) -> Iterator[None]:
@@ -149,14 +144,14 @@ class InstanceHolder:
         Raises:
             RuntimeError: the instance is another thread's, or being made.
         """
-        if self.threaded and self._linkage.in_thread:
+        if self.threaded and self._instantiator.in_thread:
             raise RuntimeError(_NOT_ITS_OWN)
         function = self.bound.get(index)
         if function is None:
             self.warm()
             assert self._store is not None and self._instance is not None
             name, signature = self._exports[index]
-            function = self._bind(*self._linkage.place(self._instance, self._own, name), signature)
+            function = self._bind(*self._instantiator.place(self._instance, self._own, name), signature)
             if self._group is not None:
                 function = function._replace(run=self._group.watched(function.run))
             self.bound[index] = function
@@ -171,14 +166,14 @@ class InstanceHolder:
             RuntimeError: the instance is another thread's, or being made.
             Whatever the call raises.
         """
-        signature = self._linkage.program.exports.get(name)
+        signature = self._instantiator.program.exports.get(name)
         if not isinstance(signature, FuncType):
             raise LookupError(f"the module exports no function {name!r}")
         if self.threaded:
             raise RuntimeError("in a module with threads, an export cannot take or return references")
         self.warm()
         assert self._store is not None and self._instance is not None
-        place = self._linkage.place(self._instance, self._own, name)
+        place = self._instantiator.place(self._instance, self._own, name)
         with self.fuelled_anew() if self.fuelled else contextlib.nullcontext():
             return ffi.call_with_references(self._store, *place, signature, args, self.calls, self._exceptions)
 
@@ -191,10 +186,10 @@ class InstanceHolder:
             if self._memory is None:
                 self._store.set_limits()  # the arena is ours, not the guest's
                 self._memory = self._arena.memory(self._store)
-                self._linkage.limit_memory(self._store)
+                self._instantiator.limit_memory(self._store)
             known, signature = self._exports[index]
-            module, name = self._linkage.program.places.get(known, ("", known))
-            export = self._linkage.find(self._store, self._instance, self._own, known)
+            module, name = self._instantiator.program.places.get(known, (None, known))
+            export = self._instantiator.find(self._store, self._instance, self._own, known)
             linked = self._drivers[module].link(self._store, name, signature, export, self._memory)
             driver = self._bound_drivers[index] = self._bind(linked, "run", signature_of_driver(signature))
         return driver
@@ -205,7 +200,7 @@ class InstanceHolder:
         Raises:
             RuntimeError: the instance is another thread's, and what is asked for is no memory that they share.
         """
-        if self.threaded and self._linkage.in_thread:
+        if self.threaded and self._instantiator.in_thread:
             shared = self._import(name)
             if self._store is None or not isinstance(shared, wasmtime.SharedMemory):
                 raise RuntimeError(_NOT_ITS_OWN)
@@ -214,7 +209,7 @@ class InstanceHolder:
             self.warm()
         assert self._store is not None
         if self._instance is not None:
-            found = self._linkage.find(self._store, self._instance, self._own, name)
+            found = self._instantiator.find(self._store, self._instance, self._own, name)
         else:  # a host function called by the start function
             found = ffi.caller_export(self.calls.caller, name)
         return self._store, self._import(name) if found is None else found
@@ -236,7 +231,7 @@ class InstanceHolder:
 
         def show(store: wasmtime.Store, own: Own, instance: wasmtime.Instance | None) -> None:
             self._store, self._own, self._instance = store, own, instance
-            self._exceptions = None if instance is None else self._linkage.exceptions(store, instance, own)
+            self._exceptions = None if instance is None else self._instantiator.exceptions(store, instance, own)
             self._group, self.bound = None, {}
 
         try:
@@ -256,6 +251,7 @@ class InstanceHolder:
 
     def discard(self) -> None:
         """Throw the instance away: the next use makes a new one."""
+        self._streams.end_lines()
         self.bound.clear()
         self._bound_drivers.clear()
         self._own.clear()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-from ..binary import SCALARS, FuncType
+from ..binary import SCALARS, FuncType, Import
 from ..checks import shown
 from ..codec import Codec
 from ..errors import BadArguments
@@ -36,11 +36,7 @@ class HostCalls:
 
     def keep(self, error: BaseException, function: HostFunction) -> None:
         """A host function has raised; the guest traps for it.  The exception says from now on which import it was for."""
-        note = f"raised by the host function for {function.module}.{function.name}"
-        with contextlib.suppress(Exception):  # it may have no room for more, or be of a class that minds
-            notes = getattr(error, "__notes__", [])
-            if note not in notes:
-                error.__notes__ = [*notes, note]  # type: ignore[attr-defined]  # as add_note does, which 3.10 lacks
+        add_note(error, f"raised by the host function for {function.name}")
         self._raised[threading.get_ident()] = error
 
     def take(self) -> BaseException | None:
@@ -49,25 +45,36 @@ class HostCalls:
         return self._raised.pop(threading.get_ident(), self.ended)
 
 
+def add_note(error: BaseException, note: str) -> None:
+    """As the exception's own ``add_note`` does, which 3.10 lacks; but once, and it never fails."""
+    with contextlib.suppress(Exception):  # it may have no room for more, or be of a class that minds
+        notes = getattr(error, "__notes__", [])
+        if note not in notes:
+            error.__notes__ = [*notes, note]  # type: ignore[attr-defined]
+
+
 class HostFunction:
     """A function that the user gave for an import, with how to read its arguments and write its result."""
 
-    def __init__(self, module: str, name: str, signature: FuncType, function: Callable[..., Any]) -> None:
-        self.module = module
-        self.name = name
-        self.signature = signature
+    def __init__(self, needed: Import, function: Callable[..., Any]) -> None:
+        assert isinstance(needed.type, FuncType)
+        self.names = needed.names  #: of the import, for the linker
+        self.name: str = f"{needed.module}.{needed.name}"  #: likewise, for people
+        self.signature: FuncType = needed.type
         self._function = function
-        self.references: bool = not SCALARS.issuperset(signature.params + signature.results)  #: it takes or returns some
+        self.references: bool = not SCALARS.issuperset(
+            self.signature.params + self.signature.results
+        )  #: it takes or returns some
 
     @cached_property
     def taken(self) -> Codec:
         """Reads its arguments, if it takes no references."""
-        return Codec(f"{self.module}.{self.name}", FuncType(results=self.signature.params))
+        return Codec(self.name, FuncType(results=self.signature.params))
 
     @cached_property
     def _returned(self) -> Codec:
         """A codec whose parameters are the function's results: it checks and packs what the function returned."""
-        return Codec(f"{self.module}.{self.name}", FuncType(params=self.signature.results))
+        return Codec(self.name, FuncType(params=self.signature.results))
 
     def bound(self, instance: Any) -> Callable[..., Any]:
         """What to call with the arguments: with ``wants_instance``, the instance goes first."""
@@ -128,6 +135,5 @@ class HostFunction:
         """What to raise for a result that does not fit: an OverflowError if that is why, else a TypeError."""
         kind = OverflowError if isinstance(cause, OverflowError) else TypeError
         return kind(
-            f"the host function {self.module}.{self.name} returned {shown(result)}; its import"
-            f" {self.signature} expects {expected}"
+            f"the host function {self.name} returned {shown(result)}; its import {self.signature} expects {expected}"
         )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import wasmtime
 
-from ..binary import ExternType, FuncType, GlobalType, TableType
+from ..binary import ExternType, FuncType, GlobalType, MemoryType, TableType
 from ..checks import count, shown
 from ..codec import Codec
 from . import ffi
@@ -17,6 +17,8 @@ from .holder import InstanceHolder
 
 if TYPE_CHECKING:
     from ..bytes_function import CallTable
+
+T = TypeVar("T")
 
 #: In the largest memory that there can be, one of 64-bit addresses.
 MOST_PAGES = 1 << 48
@@ -150,17 +152,11 @@ class Instance:
         return first
 
     def _table(self, name: str) -> tuple[wasmtime.Store, wasmtime.Table, str, str]:
-        store, found = self._instances.extern(name)
-        type_ = self.types.get(name)
-        if not isinstance(found, wasmtime.Table) or not isinstance(type_, TableType):
-            raise _unknown("table", name)
-        return store, found, f"the table {name!r}", type_.element
+        type_, store, table = _found(self._instances, self.types, TableType, "table", name)
+        return store, table, f"the table {name!r}", type_.element
 
     def _memory(self, name: str) -> tuple[wasmtime.Store, Any]:
-        store, memory = self._instances.extern(name)
-        if not isinstance(memory, (wasmtime.Memory, wasmtime.SharedMemory)):
-            raise _unknown("memory", name)
-        return store, memory
+        return _found(self._instances, self.types, MemoryType, "memory", name)[1:]
 
     def _callable(self, name: str) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
@@ -170,8 +166,20 @@ class Instance:
         return call
 
 
-def _unknown(what: str, name: str) -> LookupError:
-    return LookupError(f"the module exports no {what} {name!r}, and imports none of that name")
+def _found(
+    instances: InstanceHolder, types: Mapping[str, ExternType], kind: type[T], what: str, name: str
+) -> tuple[T, wasmtime.Store, Any]:
+    """Its type, its store, and wasmtime's object for it.
+
+    Raises:
+        LookupError: there is no such thing; or not yet, for a host function that the start function calls.
+    """
+    type_ = types.get(name)
+    if isinstance(type_, kind):
+        store, found = instances.extern(name)
+        if found is not None:
+            return type_, store, found
+    raise LookupError(f"the module exports no {what} {shown(name)}, and imports none of that name")
 
 
 class _InstanceGlobals(MutableMapping[str, Any]):
@@ -190,10 +198,7 @@ class _InstanceGlobals(MutableMapping[str, Any]):
             raise TypeError(f"cannot set the global {name!r} to {shown(value)}: {error}") from None
 
     def _found(self, name: str) -> tuple[wasmtime.Store, wasmtime.Global, str, str]:
-        store, found = self._instances.extern(name)
-        type_ = self._types.get(name)
-        if not isinstance(found, wasmtime.Global) or not isinstance(type_, GlobalType):
-            raise _unknown("global", name)
+        type_, store, found = _found(self._instances, self._types, GlobalType, "global", name)
         return store, found, f"the global {name!r}", type_.content
 
     def __delitem__(self, name: str) -> None:

@@ -137,8 +137,6 @@ class Loop:
                 replies.flush()
                 with self._span(kind, export):
                     answer = self._run_batch(begun, export, flags, payload)
-                if printed is not None:
-                    printed()
                 replies.add(answer)
                 replies.flush()
                 begun += 1
@@ -227,10 +225,10 @@ class Loop:
             instances.discard()
         return answer
 
-    def _stopped(self) -> bytes | None:
-        """The reply for a job, or an item, that was stopped from here; None if its caller wanted that."""
+    def _stopped(self, item: int = 0) -> bytes | None:
+        """The reply for what was stopped from here; None if that item was not meant, or its caller had it stopped."""
         why, self._running.why = self._running.why, None
-        return None if why is None else failure(why)
+        return None if why is None or why[0] != item else failure(why[1])
 
     def _run_other(self, kind: int, payload: bytes) -> bytes:
         """The reply to a job that is no call of an export."""
@@ -269,7 +267,8 @@ class Loop:
         first, end, cells = self._batch_head(export, payload)
         self._arena.buffer = cells // wire.CELLS
         # One item at a time where each needs something of its own: fuel, an instance, or a number to be interrupted by.
-        singly = self._instances.fuelled or self._may_outgrow or bool(flags & wire.ITEM_BY_ITEM and self._exactly_once)
+        stoppable = flags & wire.ITEM_BY_ITEM or self._printed is not None
+        singly = self._instances.fuelled or self._may_outgrow or bool(stoppable and self._exactly_once)
         while first < end:
             failed = b""
             running = (number, first) if singly else number
@@ -289,12 +288,12 @@ class Loop:
                 first = max(first, self._arena.item())  # it never got to an item if the driver cannot be made
                 failed = failure(error)
             interrupted = not self._running.finish(running)
+            if self._printed is not None:
+                self._printed()  # so that it does not count as the next item's
             if interrupted:
-                stopped = self._stopped()
+                stopped = self._stopped(first)
                 if failed:
                     failed = stopped or wire.reply(wire.INTERRUPTED)
-                if self._printed is not None:
-                    self._printed()  # so that what it had printed does not count as the next item's
             if interrupted or failed:
                 self._instances.discard()
             elif self._may_outgrow or self._instances.calls.failed:

@@ -24,7 +24,7 @@ from .channels import Replies, Running, Waiting
 from .failures import unfit
 from .holder import InstanceHolder
 from .instance import Instance
-from .linkage import Linkage
+from .instantiator import Instantiator
 from .logs import attach_logs, forward_logs
 from .loop import Loop, Room
 from .payloads import Payloads
@@ -131,6 +131,8 @@ def _work(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> int:
         ]
         for room in rooms[: settings.guest.prewarm]:
             room.instances.warm()
+            if room.printed is not None:
+                room.printed()  # so that it does not count as the first call's
     except _Scarce:
         raise
     except BaseException as error:
@@ -170,9 +172,9 @@ def _furnish(
     running = Running(blueprint.engine)
     streams = Streams(running, replies, arena, settings.lifeline, environment.wasi)
     program = settings.program
-    linkage = Linkage(blueprint.engine, blueprint.modules, program, settings.limits, environment, running)
-    instances = InstanceHolder(linkage, settings, arena, streams)
-    surface = linkage.surface = Instance(instances, settings.exports, {**program.storage, **program.exports})
+    instantiator = Instantiator(blueprint.engine, blueprint.modules, program, settings.limits, environment, running)
+    instances = InstanceHolder(instantiator, settings, arena, streams)
+    surface = instantiator.surface = Instance(instances, settings.exports, {**program.storage, **program.exports})
     first = row * wire.BOARD_ROW
     room = Room(
         waiting=Waiting(jobs_fd),
@@ -181,11 +183,11 @@ def _furnish(
         replies_fd=replies_fd,
         instances=instances,
         functions=ShippedFunctions(surface, payloads),
-        commands=CommandRunner(linkage, instances, payloads, replies, streams, settings.instances == 1),
-        access=Access(instances, surface, arena, payloads, settings.guest.fresh),
+        commands=CommandRunner(instantiator, instances, payloads, replies, streams, settings.instances == 1),
+        access=Access(instances, surface, arena, payloads, streams, settings.guest.fresh),
         arena=arena,
         board=blueprint.board[first : first + wire.BOARD_ROW],
-        printed=streams.pass_on if streams.sends and linkage.prints else None,
+        printed=streams.pass_on if streams.sends and instantiator.prints else None,
     )
     _start_thread(threading.Thread(target=_listen, args=(room, settings.parent), daemon=True))
     return room

@@ -7,10 +7,13 @@ it: it works while the guest runs, can stop one that prints too much, and passes
 
 from __future__ import annotations
 
+import array
+import fcntl
 import functools
 import os
 import pickle
 import select
+import termios
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -62,9 +65,12 @@ class Streams:
         )
         self._most = 0 if spec is None else spec.max_output
         self._arena = arena
-        # The job that printed last; its item then; and how many bytes that one must have printed.
-        self._printing: tuple[Any, int, int] = None, 0, 0
+        # The job and item that was seen last; what lay in the pipes then, which others may have printed; what came since.
+        self._seen: tuple[Any, int] = None, 0
+        self._foreign = 0
+        self._came = 0
         self._stopped = False  # it has printed too much: what comes until it has ended is dropped
+        self._unended: set[int] = set()  # streams that the parent has seen a part of a line of
         self._poll = select.poll()
         self._lifeline = lifeline
         self._inherited = False  # the program's standard input is ours
@@ -177,6 +183,16 @@ class Streams:
                     self._drain()
                 self._stopped = False
 
+    def end_lines(self) -> None:
+        """What was printed by now belongs to an instance, or a lease, that ends: what comes begins a new line."""
+        if self._reads:
+            with self._lock:
+                if self._poll.poll(0):
+                    self._drain()
+                for stream in self._unended:
+                    self._replies.flush(wire.reply(wire.PRINTED, bytes((stream,))))
+                self._unended.clear()
+
     def _drain(self) -> None:
         for stream in self._reads:
             while self._read(stream):
@@ -199,6 +215,8 @@ class Streams:
 
     def _read(self, stream: int) -> bool:
         """Take one chunk; false if there is none."""
+        if not self._active:
+            self._look_who_prints()
         try:
             chunk = os.read(self._reads[stream], 65536)
         except BlockingIOError:
@@ -227,23 +245,33 @@ class Streams:
         """Have the parent see what no command has printed."""
         if stream not in self._sent or self._stopped:
             return
-        running = self._running.number
-        printed = 0 if running is None else self._printed_by(running, len(chunk))
-        if printed <= self._most:
-            self._replies.flush(wire.reply(wire.PRINTED, bytes((stream,)) + chunk))
-        else:
+        self._came += len(chunk)
+        (job, item), beyond = self._seen, self._came - self._foreign - self._most
+        # An item of a batch may end right behind this look, and then the next one is hit: see `Running.why`.
+        if job is not None and beyond > 0 and (job, item) == (self._running.number, self._arena.item()):
             most = f"max_output={self._most:,} bytes of its WasiConfig"
             error = OutputLimit(f"the guest printed more than {most} in one call and was stopped")
-            self._stopped = self._running.stop(running, error)
+            self._stopped = self._running.stop(job, item, error)
+            if self._stopped:
+                chunk = chunk[:-beyond]
+        if chunk:
+            self._replies.flush(wire.reply(wire.PRINTED, bytes((stream,)) + chunk))
+            (self._unended.discard if chunk.endswith(b"\n") else self._unended.add)(stream)
 
-    def _printed_by(self, running: int | tuple[int, int], size: int) -> int:
-        """How many bytes a job, or the item it is at, has printed at least; so many more have just come.
+    def _look_who_prints(self) -> None:
+        """Before a read: what was printed by then may be another item's, and is not held against this one.
 
-        Some of them may be of items that have ended since the last ones came, each of which may have printed the most there
-        is to print.  What is beyond that is this item's, for it had begun when what has come was read.
+        A guest waits for its writes, so what others have printed lies in the pipes.  When a job begins nothing does: it was
+        passed on when the one before had ended.  So it was for an item that has a number of its own to be stopped by.
         """
-        job, item = running if isinstance(running, tuple) else (running, self._arena.item())
-        _, before, printed = self._printing if self._printing[0] == job else (job, 0, 0)
-        printed = max(0, printed + size - self._most * (item - before))
-        self._printing = job, item, printed if printed <= self._most else 0  # it ends here, and another begins
-        return printed
+        job, item = self._running.number, self._arena.item()
+        if (job, item) != self._seen:
+            nothing = job != self._seen[0] and (not item or isinstance(job, tuple))
+            self._seen, self._came = (job, item), 0
+            self._foreign = 0 if nothing else sum(map(_bytes_in, self._reads.values()))
+
+
+def _bytes_in(pipe: int) -> int:
+    size = array.array("i", (0,))
+    fcntl.ioctl(pipe, termios.FIONREAD, size)
+    return size[0]

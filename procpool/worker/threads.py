@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import wasmtime
 
-from ..binary import FuncType, MemoryType, joint
+from ..binary import FuncType, Import, MemoryType, joint
 from ..errors import GuestExit
 from ..program import Names
 from ..wasi import MODULES, PROC_EXIT, THREAD_SPAWN
 from . import ffi
-from .host import HostCalls, HostFunction
+from .host import HostCalls
 from .made import Own
 
 if TYPE_CHECKING:
     from .assembly import Member
-    from .linkage import Linkage
+    from .instantiator import Instantiator
 
 #: WASI functions that each thread has to itself.
 NATIVE = frozenset(
@@ -65,8 +65,10 @@ class _Shared:
 class ThreadGroup:
     """The threads of one instance; the one that made it is the main thread."""
 
-    def __init__(self, linkage: Linkage, wasi: Callable[[], wasmtime.WasiConfig] | None, max_threads: int) -> None:
-        self._linkage = linkage
+    def __init__(
+        self, instantiator: Instantiator, wasi: Callable[[], wasmtime.WasiConfig] | None, max_threads: int
+    ) -> None:
+        self._instantiator = instantiator
         self._wasi = wasi
         self._max = max_threads
         self._lock = threading.Lock()
@@ -80,22 +82,22 @@ class ThreadGroup:
         self._wasi_store: wasmtime.Store | None = None
         self._turn = threading.Lock()  # whose it is to be in WASI
         self._keep: list[Any] = []
-        self._assembly = linkage.new_assembly()
-        store = linkage.new_store(None)
+        self._assembly = instantiator.new_assembly()
+        store = instantiator.new_store(None)
         self._define_memories(store)
         store.close()
-        if linkage.environment.wasi is not None and wasi is not None:
+        if instantiator.environment.wasi is not None and wasi is not None:
             self._define_proxies(wasi)
         for member in self._assembly.importing(THREAD_SPAWN):
-            self._assembly.serve(member, HostFunction(*THREAD_SPAWN, FuncType(("i32",), ("i32",)), self._spawn))
-        linkage.groups.add(self)
+            self._assembly.serve(member, Import(*THREAD_SPAWN, FuncType(("i32",), ("i32",))), self._spawn)
+        instantiator.groups.add(self)
 
     # -- making --------------------------------------------------------------------------------------------------------
 
     def _define_memories(self, store: wasmtime.Store) -> None:
         types = [
-            ((each.module, each.name), each.type, self._linkage.environment.imports.get((each.by, each.module, each.name)))
-            for each in self._linkage.program.needed
+            (each.names, each.type, self._instantiator.environment.imports.get((each.by, each.names)))
+            for each in self._instantiator.program.needed
             if isinstance(each.type, MemoryType) and each.type.shared
         ]
         for names, type_, given in types:
@@ -105,8 +107,8 @@ class ThreadGroup:
         for names, shared in self._memories.items():
             kind = shared.given or shared.type
             least, most = kind.minimum, kind.maximum or shared.type.maximum or 0
-            if self._linkage.limits.memory is not None:  # wasmtime's own limiter does not count shared memories
-                most = min(most, self._linkage.limits.memory // kind.page_size)
+            if self._instantiator.limits.memory is not None:  # wasmtime's own limiter does not count shared memories
+                most = min(most, self._instantiator.limits.memory // kind.page_size)
                 if most < least:
                     raise MemoryError(
                         f"the module's shared memory begins with {least * kind.page_size} bytes, beyond memory_limit"
@@ -114,7 +116,7 @@ class ThreadGroup:
             made = wasmtime.MemoryType(
                 wasmtime.Limits(least, most), kind.is_64, shared=True, page_size_log2=kind.page_size.bit_length() - 1
             )
-            shared.memory = wasmtime.SharedMemory(self._linkage.engine, made)
+            shared.memory = wasmtime.SharedMemory(self._instantiator.engine, made)
             for member in self._assembly.importing(names):
                 ffi.define_shared_memory(member.linker, store, *names, shared.memory)
 
@@ -123,14 +125,17 @@ class ThreadGroup:
         for member in self._assembly.members:
             shared = self._memory_of(member)
             wanted = [
-                (module, name, type_)
-                for (module, name), type_ in member.left.items()
-                if module in MODULES and name not in NATIVE and isinstance(type_, FuncType)
+                needed
+                for names, needed in member.left.items()
+                if needed.module in MODULES
+                and needed.name not in NATIVE
+                and isinstance(needed.type, FuncType)
+                and (member.part.name, names) not in self._instantiator.environment.imports
             ]
             if not wanted or shared is None:
                 continue
             if self._wasi_store is None:
-                self._wasi_store = self._linkage.new_store(wasi())
+                self._wasi_store = self._instantiator.new_store(wasi())
             self._define_proxy(self._wasi_store, member, shared, wanted)
 
     def _memory_of(self, member: Member) -> _Shared | None:
@@ -138,21 +143,22 @@ class ThreadGroup:
         exported = member.part.interface.exports.get("memory")
         found = [shared for names, shared in self._memories.items() if names in member.left]
         own = [
-            self._memories[names] for names, type_ in member.left.items() if type_ is exported and names in self._memories
+            self._memories[names]
+            for names, needed in member.left.items()
+            if needed.type is exported and names in self._memories
         ]
         return own[0] if own else found[0] if len(found) == 1 else None
 
-    def _define_proxy(
-        self, store: wasmtime.Store, member: Member, shared: _Shared, wanted: list[tuple[str, str, FuncType]]
-    ) -> None:
-        linker = wasmtime.Linker(self._linkage.engine)
+    def _define_proxy(self, store: wasmtime.Store, member: Member, shared: _Shared, wanted: list[Import]) -> None:
+        linker = wasmtime.Linker(self._instantiator.engine)
         linker.define_wasi()
         ffi.define_shared_memory(linker, store, "env", "memory", shared.memory)
-        instance = linker.instantiate(store, self._linkage.compiled(_proxy_text(wanted, shared.type)))
+        instance = linker.instantiate(store, self._instantiator.compiled(_proxy_text(wanted, shared.type)))
         self._keep.append((linker, instance))
-        for number, (module, name, type_) in enumerate(wanted):
-            proxy = _Proxy(store, instance, f"f{number}", type_, self._turn, self._linkage.calls)
-            self._assembly.serve(member, HostFunction(module, name, type_, proxy.call))
+        for number, needed in enumerate(wanted):
+            assert isinstance(needed.type, FuncType)
+            proxy = _Proxy(store, instance, f"f{number}", needed.type, self._turn, self._instantiator.calls)
+            self._assembly.serve(member, needed, proxy.call)
 
     def instantiate(self, store: wasmtime.Store, own: Own, first: bool) -> wasmtime.Instance:
         """The instance of one thread; ``own`` gets its imports, and the memories that all share.
@@ -169,7 +175,7 @@ class ThreadGroup:
         def run_watched() -> None:
             run()
             if self.error is not None:
-                self._linkage.calls.failed = True
+                self._instantiator.calls.failed = True
                 raise self.error
 
         return run_watched
@@ -198,11 +204,11 @@ class ThreadGroup:
 
     def _run(self, number: int, argument: int, gate: threading.Lock) -> None:
         """One thread's life."""
-        self._linkage.threads.add(threading.get_ident())
+        self._instantiator.threads.add(threading.get_ident())
         try:
             gate.acquire()
             threading.Event().wait(START_DELAY)
-            store = self._linkage.new_store(self._wasi() if self._wasi is not None else None)
+            store = self._instantiator.new_store(self._wasi() if self._wasi is not None else None)
             try:
                 if self._closing:  # maybe since before the store took its deadline from the epoch: it would not hear of it
                     return
@@ -210,8 +216,8 @@ class ThreadGroup:
                 instance = self.instantiate(store, own, False)
                 slots = ffi.Slots(2)
                 signature = FuncType(("i32", "i32"))
-                exceptions = self._linkage.exceptions(store, instance, own)
-                run = ffi.bind(store, instance, "wasi_thread_start", signature, slots, self._linkage.calls, exceptions)
+                exceptions = self._instantiator.exceptions(store, instance, own)
+                run = ffi.bind(store, instance, "wasi_thread_start", signature, slots, self._instantiator.calls, exceptions)
                 slots.bytes[:4] = number.to_bytes(4, sys.byteorder)
                 slots.bytes[16:20] = (argument & 0xFFFFFFFF).to_bytes(4, sys.byteorder)
                 run()
@@ -220,7 +226,7 @@ class ThreadGroup:
         except BaseException as error:
             self._fail(error)
         finally:
-            self._linkage.threads.discard(threading.get_ident())  # before it ends, for the next may be given the same
+            self._instantiator.threads.discard(threading.get_ident())  # before it ends, for the next may be given the same
             with self._lock:
                 self._threads.pop(number, None)
             with self._changed:
@@ -236,11 +242,11 @@ class ThreadGroup:
                 error = GuestExit(error.code)
             self.error = error
             # Whatever the main thread makes of being stopped, this is why.
-            self._linkage.calls.ended = error
-        self._linkage.engine.increment_epoch()
+            self._instantiator.calls.ended = error
+        self._instantiator.engine.increment_epoch()
         # If the main thread is not in the guest, its next call will find out; if it sits in a host call, it never may.
-        if not self._wake_until(self._left.is_set) and self._linkage.on_stuck is not None:
-            self._linkage.on_stuck(error)
+        if not self._wake_until(self._left.is_set) and self._instantiator.on_stuck is not None:
+            self._instantiator.on_stuck(error)
 
     def interrupt(self) -> None:
         """Control thread: the main thread is being interrupted, and may be waiting for the others.
@@ -259,14 +265,14 @@ class ThreadGroup:
             self._changed.notify_all()
         with self._lock:
             self._closing = True
-        self._linkage.groups.discard(self)
+        self._instantiator.groups.discard(self)
         if self._threads:
-            self._linkage.engine.increment_epoch()
+            self._instantiator.engine.increment_epoch()
             # Those that sit in a host call can be ended by nothing but the end of the process.
             if not self._wake_until(lambda: not self._threads):
-                self._linkage.doomed = True
-        self._linkage.calls.ended = None
-        if self._wasi_store is not None and not self._linkage.doomed:
+                self._instantiator.doomed = True
+        self._instantiator.calls.ended = None
+        if self._wasi_store is not None and not self._instantiator.doomed:
             self._wasi_store.close()
             self._wasi_store = None
 
@@ -301,13 +307,13 @@ class ThreadGroup:
         return wake
 
     def _waker_of(self, shared: _Shared) -> Callable[[], None]:
-        store = wasmtime.Store(self._linkage.engine)
+        store = wasmtime.Store(self._instantiator.engine)
         store.set_epoch_deadline(1 << 40)
-        linker = wasmtime.Linker(self._linkage.engine)
+        linker = wasmtime.Linker(self._instantiator.engine)
         ffi.define_shared_memory(linker, store, "env", "memory", shared.memory)
-        if self._linkage.limits.fuel is not None:
+        if self._instantiator.limits.fuel is not None:
             store.set_fuel(1 << 62)
-        instance = linker.instantiate(store, self._linkage.compiled(_waker_text(shared.type)))
+        instance = linker.instantiate(store, self._instantiator.compiled(_waker_text(shared.type)))
         slots = ffi.Slots(1)
         run = ffi.bind(store, instance, "wake", FuncType(("i32",)), slots, HostCalls())
 
@@ -351,13 +357,15 @@ def _memory_text(kind: MemoryType) -> str:
     return f'(import "env" "memory" (memory 0 {kind.maximum} shared))'
 
 
-def _proxy_text(wanted: list[tuple[str, str, FuncType]], kind: MemoryType) -> str:
+def _proxy_text(wanted: list[Import], kind: MemoryType) -> str:
     """A module that calls each function with what it is called with."""
     imports, functions = [], []
-    for number, (module, name, type_) in enumerate(wanted):
+    for number, needed in enumerate(wanted):
+        type_ = needed.type
+        assert isinstance(type_, FuncType)
         signature = f"(param {' '.join(type_.params)}) (result {' '.join(type_.results)})"
         gets = " ".join(f"(local.get {n})" for n in range(len(type_.params)))
-        imports.append(f'(import "{module}" "{name}" (func $w{number} {signature}))')
+        imports.append(f'(import "{needed.module}" "{needed.name}" (func $w{number} {signature}))')
         functions.append(f'(func (export "f{number}") {signature} (call $w{number} {gets}))')
     memory = [_memory_text(kind), '(export "memory" (memory 0))']
     return "\n".join(["(module", *imports, *memory, *functions, ")"])

@@ -18,7 +18,7 @@ from . import ffi
 from .channels import Replies
 from .failures import as_trap, failure
 from .holder import InstanceHolder
-from .linkage import Linkage
+from .instantiator import Instantiator
 from .made import Own
 from .payloads import Payloads
 from .streams import Streams
@@ -33,14 +33,14 @@ class CommandRunner:
 
     def __init__(
         self,
-        linkage: Linkage,
+        instantiator: Instantiator,
         instances: InstanceHolder,
         payloads: Payloads,
         replies: Replies,
         streams: Streams,
         alone: bool,
     ) -> None:
-        self._linkage = linkage
+        self._instantiator = instantiator
         self._instances = instances
         self._streams = streams
         self._replies = replies
@@ -64,7 +64,7 @@ class CommandRunner:
         self.printed = None, None
         self._streams.begin(spec)
         if self._alone:  # else the answer has to wait for the host call: others must not pay for it with their process
-            self._linkage.on_stuck = functools.partial(self._answer_instead, taken)
+            self._instantiator.on_stuck = functools.partial(self._answer_instead, taken)
         try:
             code = self._run(spec)
         except BaseException as error:
@@ -72,7 +72,7 @@ class CommandRunner:
             if trap is None:
                 raise
         finally:
-            self._linkage.on_stuck = None
+            self._instantiator.on_stuck = None
             # Never given back if the command has been answered for already: the process is ending.
             self._answering.acquire()
             self._answering.release()
@@ -99,40 +99,40 @@ class CommandRunner:
         A command has left threads in it that nothing else ends, or has read the standard input: wasmtime has one of that
         per process, and what it knows of it (read ahead, at its end) would be true for no later command.
         """
-        return self._linkage.doomed or self._spent
+        return self._instantiator.doomed or self._spent
 
     def tell(self) -> None:
         """Control thread: send what the running command has printed; it is being interrupted."""
         self._streams.tell()
         if self._spent:  # it would leave anyhow, and until then read keys that are meant for others by now
             os._exit(wire.EXIT_SPENT)
-        for group in list(self._linkage.groups):
+        for group in list(self._instantiator.groups):
             group.interrupt()
 
     def _run(self, spec: Spec) -> int:
-        opened = list[int]()
+        fds = list[int]()
         self._spent = spec.stdin_path == INHERIT
         try:
             with self._instances.giving_way() as show:
-                return run_start(self._linkage, self._streams.configuring(spec, opened), spec.max_threads, show)
+                return run_start(self._instantiator, self._streams.configuring(spec, fds), spec.max_threads, show)
         finally:
-            self.stopped = self._linkage.threaded
-            for fd in opened:
+            self.stopped = self._instantiator.threaded
+            for fd in fds:
                 os.close(fd)
 
 
 def run_start(
-    linkage: Linkage,
+    instantiator: Instantiator,
     wasi: Callable[[], wasmtime.WasiConfig],
     max_threads: int,
     show: Callable[[wasmtime.Store, Own, wasmtime.Instance | None], None] = lambda *_: None,
 ) -> int:
     """Run a command in an instance of its own; its exit code.
 
-    If the module has threads, the epoch of the linkage's engine is left raised.
+    If the module has threads, the epoch of the instantiator's engine is left raised.
 
     Args:
-        linkage: what makes the instance.
+        instantiator: what makes the instance.
         wasi: makes the configuration of each thread.
         max_threads: how many there may be.
         show: told the store and the imports made for the instance, and the instance when it is made.
@@ -144,12 +144,12 @@ def run_start(
     store = group = None
     own = Own()
     try:
-        store = linkage.new_store(wasi())
+        store = instantiator.new_store(wasi())
         show(store, own, None)
-        instance, group = linkage.instantiate(store, wasi, max_threads, own)
+        instance, group = instantiator.instantiate(store, wasi, max_threads, own)
         show(store, own, instance)
-        exceptions = linkage.exceptions(store, instance, own)
-        ffi.bind(store, instance, "_start", FuncType(), ffi.Slots(1), linkage.calls, exceptions)()
+        exceptions = instantiator.exceptions(store, instance, own)
+        ffi.bind(store, instance, "_start", FuncType(), ffi.Slots(1), instantiator.calls, exceptions)()
         if group is not None and group.error is not None:
             raise group.error
         return 0
@@ -158,7 +158,7 @@ def run_start(
     finally:
         if group is not None:
             group.close()
-        if store is not None and not linkage.doomed:
+        if store is not None and not instantiator.doomed:
             store.close()
 
 

@@ -140,10 +140,10 @@ class Segment(Job):
         if status != wire.INTERRUPTED:
             details = payload[wire.FAILED_ITEM.size :]
             self._item_ended(index, wire.report_of(status, details, self.export.name))
-        elif index == lane.interrupted[1]:
+        elif lane.interrupted == (lane.number, index):
             self._item_ended(index, self._timeout_error())
         else:
-            # The item that was to be stopped ended in that very moment, and this one was hit instead.
+            # The item that was to be stopped, by us or by the worker, ended in that very moment; this one was hit instead.
             self._again.append(index)
 
     def _item_ended(self, index: int, report: wire.Report) -> None:

@@ -35,7 +35,7 @@ class Shipped:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.name: str = _name(function)
+        self.name: str = name_of(function)
         self._takes = Takes.of(function)
         #: the least and the most arguments, the instance not counted, with which `check` need not be asked
         self.least: float
@@ -66,16 +66,17 @@ class Shipped:
         return [head, *forget, self.pickle] if carries else [head, *forget]
 
 
-def _name(function: Callable[..., Any]) -> str:
+def name_of(function: Callable[..., Any]) -> str:
+    """What to call a function of the user's, for people."""
     name = getattr(function, "__qualname__", None)
     if isinstance(name, str):
         return name
     if isinstance(function, BytesCall):
         return function.export
     if isinstance(function, without_instance):
-        return _name(function.function)
+        return name_of(function.function)
     if isinstance(function, functools.partial):  # its repr would show its arguments, however large
-        return f"partial of {_name(function.func)}"
+        return f"partial of {name_of(function.func)}"
     return type(function).__qualname__
 
 

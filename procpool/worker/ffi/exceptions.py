@@ -32,7 +32,7 @@ class Thrown(NamedTuple):
     """What was thrown."""
 
     tag: str | None  #: the name that the module exports its tag under
-    payload: tuple[int | float | str, ...]  #: a vector as hexadecimal digits, a reference as the name of its type
+    payload: tuple[int | float | bytes | str, ...]  #: a reference as the name of its type
 
 
 class Exceptions:
@@ -77,12 +77,12 @@ class Exceptions:
         return None
 
 
-def _field(context: Any, thrown: Any, at: int) -> int | float | str:
+def _field(context: Any, thrown: Any, at: int) -> int | float | bytes | str:
     held = c.wasmtime_val_t()
     c.wasmtime_exnref_field(context, ctypes.byref(thrown), at, ctypes.byref(held))
     name = _NAMES.get(held.kind, "reference")
     if name == "v128":
-        return ctypes.string_at(ctypes.addressof(held.of), SLOT).hex()
+        return ctypes.string_at(ctypes.addressof(held.of), SLOT)
     if name in SCALARS:
         return getattr(held.of, name)  # type: ignore[no-any-return]
     c.wasmtime_val_unroot(ctypes.byref(held))

@@ -8,6 +8,7 @@ from typing import Any
 
 import wasmtime
 
+from ...binary import with_article
 from ...codec import converted
 from .names import NAMED, RAW, c
 from .values import nulls, release, val, value_of
@@ -119,7 +120,7 @@ def set_global(store: wasmtime.Store, found: wasmtime.Global, what: str, content
 
 def _check_public(what: str, content: str) -> None:
     if content not in NAMED:
-        raise NotImplementedError(f"{what} is a {content}, which needs wasmtime-py's private names")
+        raise NotImplementedError(f"{what} is {with_article(content)}, which needs wasmtime-py's private names")
 
 
 def new_table(store: wasmtime.Store, type_: Any, what: str, element: str) -> Any:

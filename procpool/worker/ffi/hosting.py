@@ -48,17 +48,15 @@ def define(
     plain = not declared and NAMED.issuperset(function.signature.params + function.signature.results)
     if not RAW:
         if not plain:
-            raise NotImplementedError(
-                f"the import {function.module}.{function.name} {function.signature} needs wasmtime-py's private names"
-            )
+            raise NotImplementedError(f"the import {function.name} {function.signature} needs wasmtime-py's private names")
         return _define_public(linker, function, instance, calls)
     callback = _Callback((_with_references if function.references else _with_scalars)(function, instance, calls))
-    where, name = function.module.encode(), function.name.encode()
+    where, name = (each.encode() for each in function.names)
     if plain:
         own = _wasm_type(function.signature)
         type_ = own.ptr()
     else:
-        type_ = c.wasm_externtype_as_functype(types.of(function.module, function.name))
+        type_ = c.wasm_externtype_as_functype(types.of(*function.names))
     error = _define(
         ctypes.cast(linker.ptr(), ctypes.c_void_p),
         *(where, len(where), name, len(name)),
@@ -103,7 +101,7 @@ def _with_scalars(function: HostFunction, instance: Any, calls: HostCalls) -> Ca
 def _with_references(function: HostFunction, instance: Any, calls: HostCalls) -> Callable[[int, int, int, int], int | None]:
     """The same for a function that takes or returns references, value by value, which is slower."""
     run = function.bound(instance)
-    area, name = _area(function.signature), f"{function.module}.{function.name}"
+    area, name = _area(function.signature), function.name
     taken, returned = MixedCodec(name, function.signature.params), MixedCodec(name, function.signature.results)
 
     def trampoline(_env: int, caller: int, slots: int, _count: int) -> int | None:
@@ -147,5 +145,5 @@ def _define_public(linker: wasmtime.Linker, function: HostFunction, instance: An
             calls.keep(error, function)
             raise
 
-    linker.define_func(function.module, function.name, _wasm_type(function.signature), host, access_caller=True)
+    linker.define_func(*function.names, _wasm_type(function.signature), host, access_caller=True)
     return host

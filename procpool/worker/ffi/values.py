@@ -9,7 +9,7 @@ from typing import Any
 
 import wasmtime
 
-from ...binary import SCALARS, FuncType, nullable
+from ...binary import SCALARS, FuncType, nullable, with_article
 from ...codec import SLOT, Codec, converted
 from ..references import COLLECTED, EXTERN, FUNCTION, Reference, heap_of
 from .names import RAW, c
@@ -69,7 +69,7 @@ def reads_slot(kind: str) -> Callable[[Any, bytes], Any]:
         return Reference(kind, _mark(context), ref)
 
     def foreign(context: Any, slot: bytes) -> Any:
-        raise TypeError(f"it takes a {kind}, and Python cannot hold such a reference")
+        raise TypeError(f"it takes {with_article(kind)}, and Python cannot hold such a reference")
 
     return {EXTERN: extern, COLLECTED: collected, FUNCTION: function}.get(heap or "", foreign)
 
@@ -83,7 +83,7 @@ def reference(context: Any, kind: str, value: Any) -> Any:
     """
     if value is None:
         if not nullable(kind):
-            raise TypeError(f"a {kind}, which is never null")
+            raise TypeError(f"{with_article(kind)}, which is never null")
         return None
     if heap_of(kind) == EXTERN:
         ref = c.wasmtime_externref_t()
@@ -95,7 +95,7 @@ def reference(context: Any, kind: str, value: Any) -> Any:
         return ref
     # The very same type: wasmtime does not look, and the guest would take one for the other.
     if not isinstance(value, Reference) or value.type != kind or value.store != _mark(context):
-        raise TypeError(f"a {kind} that came from the same instance, or None")
+        raise TypeError(f"{with_article(kind)} that came from the same instance, or None")
     return value.raw
 
 
@@ -172,7 +172,7 @@ def val(context: Any, what: str, kind: str, value: Any) -> Any:
         return made
     heap = heap_of(kind)
     if heap is None:
-        raise TypeError(f"{what} is a {kind}, and Python cannot hold such a reference")
+        raise TypeError(f"{what} is {with_article(kind)}, and Python cannot hold such a reference")
     made.kind = KINDS[_FIELDS[heap]]
     try:
         ref = reference(context, kind, value)
@@ -195,7 +195,7 @@ def value_of(context: Any, what: str, kind: str, got: Any) -> Any:
         return getattr(got.of, kind)
     heap = heap_of(kind)
     if heap is None:
-        raise TypeError(f"{what} is a {kind}, and Python cannot hold such a reference")
+        raise TypeError(f"{what} is {with_article(kind)}, and Python cannot hold such a reference")
     ref = getattr(got.of, _FIELDS[heap])
     if not ref.store_id:
         return None

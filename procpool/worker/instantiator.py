@@ -10,22 +10,23 @@ from typing import Any, NoReturn
 import wasmtime
 
 from .. import wire
-from ..binary import FuncType, is_shared
+from ..binary import FuncType, Import, is_shared
 from ..errors import GuestExit
 from ..program import Program
 from ..wasi import MODULES, PROC_EXIT, THREAD_SPAWN, WRITES
 from . import ffi
 from .assembly import Assembly
 from .channels import Running
-from .host import HostCalls, HostFunction
+from .host import HostCalls
 from .made import Own
+from .stages import ended, stage_of
 from .threads import ThreadGroup
 
 #: A table element takes a pointer.
 _ELEMENT_BYTES = 8
 
 
-class Linkage:
+class Instantiator:
     """Makes instances.  What is the same for all of them is done once, when the first is made."""
 
     def __init__(
@@ -54,9 +55,7 @@ class Linkage:
         self.on_stuck: Callable[[BaseException], object] | None = None
         self._compiled: dict[str, wasmtime.Module] = {}
         self._assembly: Assembly | None = None
-        self.threaded: bool = any(
-            (each.module, each.name) == THREAD_SPAWN or is_shared(each.type) for each in program.needed
-        )
+        self.threaded: bool = any(each.names == THREAD_SPAWN or is_shared(each.type) for each in program.needed)
 
     @property
     def prints(self) -> bool:
@@ -145,9 +144,9 @@ class Linkage:
                 self._assembly = self.new_assembly()
             return self._assembly.instantiate(store, own), None
         except BaseException as error:
-            cause = self.calls.take()
+            cause, stage = self.calls.take(), stage_of(error)
             if cause is not None:
-                raise cause from None
+                raise (cause if stage is None else ended(cause, stage)) from None
             ffi.Exceptions(store).mark(error)
             raise
         finally:
@@ -161,16 +160,15 @@ class Linkage:
                 member.linker.define_wasi()
                 for module in MODULES:
                     if (module, PROC_EXIT) in member.left:
-                        assembly.serve(member, HostFunction(module, PROC_EXIT, FuncType(("i32",)), _exit))
-            for names, type_ in member.left.items():
-                given = (member.part.name, *names)
+                        assembly.serve(member, Import(module, PROC_EXIT, FuncType(("i32",))), _exit)
+            for names, needed in member.left.items():
+                given = member.part.name, names
                 if given not in self.environment.imports:
                     continue  # it is WASI's
                 value = self.environment.imports[given]
-                if isinstance(type_, FuncType):
-                    declared = names in member.part.interface.declared.imports
-                    assembly.serve(member, HostFunction(*names, type_, value), self.surface, declared)
-                elif not is_shared(type_):  # of those, a group makes one for all its threads
+                if isinstance(needed.type, FuncType):
+                    assembly.serve(member, needed, value, self.surface)
+                elif not is_shared(needed.type):  # of those, a group makes one for all its threads
                     assembly.make(member, names, value)
         return assembly
 
