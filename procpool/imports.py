@@ -78,7 +78,8 @@ def resolve(
     unused = {(module, name) for module, names in given.items() for name in names}
     found: Found = {}
     missing: list[Import] = []
-    together = _together(needed)
+    together = _together(needed, renames)
+    stood: dict[Names, Any] = {}  # what stands in for memories, tables and globals, each once
     for needs in needed:
         key = renamed(needs.by, needs, renames)
         try:
@@ -90,7 +91,12 @@ def resolve(
             if otherwise is None:
                 missing.append(needs)
                 continue
-            value = stand_in(together[needs.names] if isinstance(needs.type, STORAGE) else needs, otherwise)
+            if not isinstance(needs.type, STORAGE):
+                value = stand_in(needs, otherwise)
+            elif key in stood:
+                value = stood[key]
+            else:
+                value = stood[key] = stand_in(together[key], otherwise)
         _check(needs, value)
         found[needs.by, needs.names] = value
     if missing:
@@ -106,8 +112,8 @@ def resolve(
     return found
 
 
-def _together(needed: Sequence[Import]) -> dict[Names, Import]:
-    """For memories, tables and globals: an import of each that would do for all modules that import it; they share one.
+def _together(needed: Sequence[Import], renames: Renames) -> dict[Names, Import]:
+    """For memories, tables and globals, by where they are looked for: an import that would do for all that share it.
 
     Raises:
         BadImport: nothing would.
@@ -115,15 +121,17 @@ def _together(needed: Sequence[Import]) -> dict[Names, Import]:
     together: dict[Names, Import] = {}
     for needs in needed:
         if isinstance(needs.type, STORAGE):
-            other = together.setdefault(needs.names, needs)
+            key = renamed(needs.by, needs, renames)
+            other = together.setdefault(key, needs)
             both = joint(other.type, needs.type)
             if both is None:
-                where = f"{needs.module}.{needs.name}"
+                first = f"{other.module}.{other.name}"
+                second = f"{whom(needs.by)} {needs.module}.{needs.name}" if needs.names != other.names else whom(needs.by)
                 raise BadImport(
-                    f"{whom(other.by)} imports {where} as a {other.type}, and {whom(needs.by)} as a {needs.type}: nothing"
-                    " is both, and they share it"
+                    f"{whom(other.by)} imports {first} as a {other.type}, and {second} as a {needs.type}: nothing is both,"
+                    " and they share it"
                 )
-            together[needs.names] = replace(other, type=both)
+            together[key] = replace(other, type=both)
     return together
 
 

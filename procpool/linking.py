@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from itertools import pairwise
 
-from .binary import SCALARS, ExternType, FuncType, GlobalType, Interface, MemoryType, TableType, TagType
+from .binary import SCALARS, STORAGE, ExternType, FuncType, GlobalType, Interface, MemoryType, TableType, TagType
 from .errors import BadImport
 from .imports import Renames, renamed
 from .printable import printable
@@ -59,11 +59,14 @@ def _check_renames(modules: Mapping[str, Interface], renames: Renames) -> None:
 
 def _part(name: str | None, interface: Interface, modules: Mapping[str, Interface], renames: Renames) -> Part:
     links: dict[Names, Names] = {}
+    given: dict[Names, Names] = {}
     for each in interface.imports:
         source, export = renamed(name, each, renames)
         if source in modules and export in modules[source].exports:
             links[each.names] = source, export
-    return Part(name, interface, links)
+        elif isinstance(each.type, STORAGE) and (source, export) != each.names:
+            given[each.names] = source, export
+    return Part(name, interface, links, given)
 
 
 def _visit(parts: Mapping[str, Part], name: str, ordered: dict[str, Part], path: tuple[str, ...]) -> None:

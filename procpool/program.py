@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,6 +23,21 @@ class Part:
     name: str | None  #: that others import it by; None for the main module
     interface: Interface
     links: Mapping[Names, Names] = field(default_factory=dict)  #: what it imports from linked modules -> which exports
+    given: Mapping[Names, Names] = field(default_factory=dict)  #: its other memories, tables, globals -> given as what
+
+    def source(self, names: Names) -> Names:
+        """What serves an import: a linked module and its export, or else the two names that it is given under.
+
+        Memories, tables and globals of one source are one, whoever imports them.  No source is both: what a linked module
+        exports is never given.
+        """
+        return self.links.get(names) or self.given.get(names, names)
+
+    @property
+    def storage(self) -> dict[Names, MemoryType | TableType | GlobalType]:
+        """The imports that are memories, tables or globals."""
+        types = self.interface.import_types
+        return {names: type_ for names, type_ in types.items() if isinstance(type_, STORAGE)}
 
     @property
     def left(self) -> dict[Names, Import]:
@@ -79,30 +93,39 @@ class Program:
 
     @cached_property
     def imported(self) -> dict[str, Names]:
-        """What an imported memory, table or global is known as -> its two names.
+        """What an imported memory, table or global is known as -> its source; see `Part.source`.
 
-        That is ``module.name``, and its name alone, but not what several would be known as, as there may be dots in names.
-        An export of the name goes first.
+        That is ``module.name``, as it is given and as it is imported, and its name alone; of two that are imported alike,
+        the main module's.  What others would be known as together, as there may be dots in names, is the name of none.  An
+        export of the name goes first.
         """
-        names = self._storage_imports
-        known = [(".".join(each), each) for each in names] + [(each[1], each) for each in names]
-        count = Counter(name for name, _ in known)
-        return {name: each for name, each in known if count[name] == 1}
+        full: dict[Names, Names] = {}
+        for part in self.parts:
+            full |= {names: part.source(names) for names in part.storage}
+        for part in self.parts:
+            full |= {given: given for given in part.given.values()}
+        mine = {name for _, name in self.main.storage}
+        known = [(".".join(names), source) for names, source in full.items()]
+        for part in self.parts:
+            known += [(each[1], part.source(each)) for each in part.storage if part is self.main or each[1] not in mine]
+        sources: dict[str, set[Names]] = {}
+        for name, source in known:
+            sources.setdefault(name, set()).add(source)
+        return {name: source for name, source in known if len(sources[name]) == 1}
 
     @cached_property
     def storage(self) -> dict[str, MemoryType | TableType | GlobalType]:
         """Memories, tables and globals by what they are known as: those imported, and those exported."""
-        known = {name: self._storage_imports[names] for name, names in self.imported.items()}
+        known = {name: self._sources[source] for name, source in self.imported.items()}
         return {name: type_ for name, type_ in (known | self.exports).items() if isinstance(type_, STORAGE)}
 
     @cached_property
-    def _storage_imports(self) -> dict[Names, ExternType]:
-        """The memories, tables and globals that any module imports; those of a linked one are its own type objects."""
+    def _sources(self) -> dict[Names, ExternType]:
+        """The memories, tables and globals that any module imports, by source; what is exported as the export's type."""
         found: dict[Names, ExternType] = {}
         for part in reversed(self.parts):
-            for names, type_ in part.interface.import_types.items():
-                if isinstance(type_, STORAGE):
-                    found.setdefault(names, self.exported(part.links[names]) if names in part.links else type_)
+            for names, type_ in part.storage.items():
+                found.setdefault(part.source(names), self.exported(part.links[names]) if names in part.links else type_)
         return found
 
     def exported(self, names: Names) -> ExternType:

@@ -364,6 +364,95 @@ def test_an_import_of_one_linked_module_alone_may_be_renamed() -> None:
         ProcessWasmPool(main, modules=modules, rename_imports={"ab": {"env": "one"}})
 
 
+def importing_storage(declared: str, get: str, module: str = "env", result: str = "i32") -> str:
+    return f"""(module (import "{module}" "q" {declared}) (func (export "get") (result {result}) ({get}))
+      (func (export "set") {"(i32.store (i32.const 0) (i32.const 7))" if "memory" in declared else ""}))"""
+
+
+@pytest.mark.parametrize(
+    ("declared", "get", "main", "lib", "want"),
+    [
+        ("(global i32)", "global.get 0", 1024, 82240, (1024, 82240)),
+        ("(global (mut i32))", "global.get 0", 1, 2, (1, 2)),
+        ("(memory 1)", "memory.size", MemoryType(1), MemoryType(3), (1, 3)),
+        ("(table 1 funcref)", "table.size 0", TableType("funcref", 1), TableType("funcref", 3), (1, 3)),
+    ],
+)
+def test_what_one_module_imports_renamed_is_not_what_another_imports_under_that_name(
+    declared: str, get: str, main: Any, lib: Any, want: tuple[int, int]
+) -> None:
+    module = importing_storage(declared, get)
+    imports = {"env": {"q": main}, "env_lib": {"q": lib}}
+    renames = {"lib": {"env": "env_lib"}}
+    with ProcessWasmPool(module, workers=1, modules={"lib": module}, imports=imports, rename_imports=renames) as pool:
+        assert (pool.call("get"), pool.call("lib.get")) == want
+        if "memory" in declared:
+            named = ("q", "env.q", "env_lib.q")
+            sizes = [
+                pool.submit(lambda instance, name=name: len(instance.memory_named(name)) // 65536).result()
+                for name in named
+            ]
+            assert sizes == [1, 1, 3]
+
+
+def test_what_is_renamed_need_not_be_like_what_has_the_name() -> None:
+    main = importing_storage("(global i32)", "global.get 0")
+    library = importing_storage("(global i64)", "global.get 0", result="i64")
+    imports: Any = {"env": {"q": 1}, "other": {"q": 2**40}}
+    renames = {"lib": {"env": "other"}}
+    with ProcessWasmPool(main, workers=1, modules={"lib": library}, imports=imports, rename_imports=renames) as pool:
+        assert (pool.call("get"), pool.call("lib.get")) == (1, 2**40)
+    main = '(module (import "env" "q" (func $q (result i32))) (func (export "get") (result i32) (call $q)))'
+    imports["env"]["q"] = lambda: 11
+    with ProcessWasmPool(main, workers=1, modules={"lib": library}, imports=imports, rename_imports=renames) as pool:
+        assert (pool.call("get"), pool.call("lib.get")) == (11, 2**40)
+    # Linked in one module, given in the other.
+    other = '(module (memory (export "q") 2))'
+    main = importing_storage("(memory 1)", "memory.size")
+    for renaming, want in (({"lib": {"env": "other"}}, (5, 2)), ({"env": "other", "lib": {"env": "env"}}, (2, 5))):
+        with ProcessWasmPool(
+            main,
+            workers=1,
+            modules={"lib": main, "other": other},
+            imports={"env": {"q": MemoryType(5)}},
+            rename_imports=renaming,  # type: ignore[arg-type]
+        ) as pool:
+            assert (pool.call("get"), pool.call("lib.get")) == want
+            assert pool.submit(lambda instance: len(instance.memory_named("q"))).result() == want[0] * 65536
+
+
+@pytest.mark.parametrize("how", [{"imports": {"env": {"q": MemoryType(1)}}}, {"on_missing_import": "trap"}])
+@pytest.mark.parametrize("renames", [{"lib": {"other": "env"}}, {"other": "env"}])
+def test_what_is_renamed_to_one_name_is_shared(how: dict[str, Any], renames: Any) -> None:
+    main = importing_storage("(memory 1)", "i32.load (i32.const 0)")
+    library = importing_storage("(memory 1)", "i32.load (i32.const 0)", "other")
+    with ProcessWasmPool(main, workers=1, modules={"lib": library}, rename_imports=renames, **how) as pool:
+        pool.call("set")
+        assert (pool.call("get"), pool.call("lib.get")) == (7, 7)
+        assert pool.submit(lambda instance: instance.memory_named("other.q")[0]).result() == 7
+
+
+def test_two_imports_of_one_module_may_be_renamed_to_one_thing() -> None:
+    module = """(module (import "x" "q" (memory 1)) (import "y" "q" (memory 2))
+      (func (export "f") (result i32) (i32.store 0 (i32.const 0) (i32.const 7)) (i32.load 1 (i32.const 0))))"""
+    asked: list[Import] = []
+
+    def serve(needed: Import) -> Any:
+        asked.append(needed)
+        return needed.type
+
+    renames = {"x": "env", "y": "env"}
+    for how in ({"imports": {"env": {"q": MemoryType(2)}}}, {"on_missing_import": serve}):
+        with ProcessWasmPool(module, workers=1, rename_imports=renames, **how) as pool:  # type: ignore[arg-type]
+            assert pool.call("f") == 7
+    assert [each.type for each in asked] == [MemoryType(2)]
+    module = '(module (import "x" "q" (global i32)) (import "y" "q" (global i64)))'
+    with pytest.raises(
+        BadImport, match=re.escape("imports x.q as a global i32, and the module y.q as a global i64: nothing")
+    ):
+        ProcessWasmPool(module, rename_imports=renames)
+
+
 def test_what_several_imports_would_be_known_as_is_the_name_of_none() -> None:
     main = """(module (import "a" "b.c" (global $one i32)) (import "a.b" "c" (global $two i32)) (import "x" "a.b" (global i32))
       (import "a" "b" (global i32)))"""
@@ -485,6 +574,10 @@ def test_threads_of_linked_modules_share_the_memory() -> None:
     library = """(module (import "env" "memory" (memory 1 2 shared))
       (func (export "add") (param i32) (drop (i32.atomic.rmw.add (i32.const 8) (local.get 0)))))"""
     with ProcessWasmPool(THREADED, workers=1, modules={"lib": library}, wasi=WasiConfig()) as pool:
+        assert pool.run(["threads"]).returncode == 0
+    renamed = library.replace('"env"', '"other"')
+    renames = {"lib": {"other": "env"}}
+    with ProcessWasmPool(THREADED, workers=1, modules={"lib": renamed}, wasi=WasiConfig(), rename_imports=renames) as pool:
         assert pool.run(["threads"]).returncode == 0
     library = '(module (memory (export "memory") 1 2 shared) (func (export "add") (param i32)))'
     main = THREADED.replace('"env" "memory"', '"lib" "memory"')

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import wasmtime
 
-from ..binary import STORAGE, FuncType, Import
+from ..binary import FuncType, Import
 from ..errors import BadImport
 from ..program import INITIALIZE, Names, Part, mismatch, whom
 from . import ffi
@@ -32,6 +32,10 @@ class Member(NamedTuple):
     left: Mapping[Names, Import]  #: the imports that no linked module serves
     storage: frozenset[Names]  #: its imports that are memories, tables or globals
 
+    def taking(self, source: Names) -> Iterator[Names]:
+        """Its imports that are one memory, table or global, given under those names."""
+        return (names for names in self.left if names in self.storage and self.part.source(names) == source)
+
 
 class Assembly:
     """Makes instances of all modules of a program.
@@ -52,12 +56,11 @@ class Assembly:
         self._calls = calls
         self._callbacks: list[Any] = []  # what the linkers refer to by address
         self._made: dict[Names, Made] = {}
+        self._taking: dict[Names, list[tuple[wasmtime.Linker, Names]]] = {}  # who imports each of these, as what
         for part, module in modules:
             linker = wasmtime.Linker(engine)
             linker.allow_shadowing = True
-            types = part.interface.import_types
-            storage = frozenset(names for names, type_ in types.items() if isinstance(type_, STORAGE))
-            self.members.append(Member(part, module, linker, ffi.ImportTypes(module), part.left, storage))
+            self.members.append(Member(part, module, linker, ffi.ImportTypes(module), part.left, frozenset(part.storage)))
         self._quick: Callable[[wasmtime.Store], wasmtime.Instance] | None = None
 
     def importing(self, names: Names) -> Iterator[Member]:
@@ -76,8 +79,10 @@ class Assembly:
 
     def make(self, member: Member, names: Names, value: Any) -> None:
         """Have each instance get a memory, table or global of its own, which all members share that import it."""
-        if names not in self._made:
-            self._made[names] = Made(names, member.left[names].type, value, member.types.of(*names))
+        source = member.part.source(names)
+        if source not in self._made:
+            self._made[source] = Made(source, member.left[names].type, value, member.types.of(*names))
+        self._taking.setdefault(source, []).append((member.linker, names))
 
     def instantiate(self, store: wasmtime.Store, own: Own, first: bool = True) -> wasmtime.Instance:
         """An instance of the main module.
@@ -100,10 +105,10 @@ class Assembly:
             except BaseException as error:
                 ended(error, _making(self.members[0]))
                 raise
-        for names, each in self._made.items():
-            own.imports[names] = new = make(store, each)
-            for member in self.importing(names):
-                member.linker.define(store, *names, new)
+        for source, each in self._made.items():
+            own.imports[source] = new = make(store, each)
+            for linker, names in self._taking[source]:
+                linker.define(store, *names, new)
         for member in self.members:
             self._link(member, store, own)
             try:
@@ -130,7 +135,7 @@ class Assembly:
             else:
                 member.linker.define(store, *names, found)
             if names in member.storage:
-                own.imports[names] = found
+                own.imports[provider, export] = found
 
     def _misfit(self, member: Member, error: BaseException) -> BadImport | None:
         """Which export does not fit, if that is the matter, where only wasmtime can tell: it names the import."""

@@ -16,7 +16,7 @@ from . import ffi
 class Own:
     """What was made for one instance before it begins to run."""
 
-    imports: dict[Names, Any] = field(default_factory=dict)  #: memories, tables and globals, by their two names
+    imports: dict[Names, Any] = field(default_factory=dict)  #: memories, tables and globals, by source; see `Part.source`
     linked: dict[str, wasmtime.Instance] = field(default_factory=dict)  #: instances of linked modules, by name
 
     def clear(self) -> None:
@@ -28,7 +28,7 @@ class Own:
 class Made(NamedTuple):
     """An import that is made for each instance."""
 
-    names: Names
+    names: Names  #: its source
     type: Any
     value: Any  #: what the user gave: a type to make one of, or what a global holds
     declared: Any  #: its type just as the module declares it; see `ffi.ImportTypes`

@@ -96,15 +96,16 @@ class ThreadGroup:
 
     def _define_memories(self, store: wasmtime.Store) -> None:
         types = [
-            (each.names, each.type, self._instantiator.environment.imports.get((each.by, each.names)))
-            for each in self._instantiator.program.needed
-            if isinstance(each.type, MemoryType) and each.type.shared
+            (part.source(each.names), each.type, self._instantiator.environment.imports.get((part.name, each.names)))
+            for part in (self._instantiator.program.main, *self._instantiator.program.linked.values())
+            for each in part.interface.imports
+            if each.names not in part.links and isinstance(each.type, MemoryType) and each.type.shared
         ]
-        for names, type_, given in types:
-            both = joint(self._memories[names].type, type_) if names in self._memories else type_
+        for source, type_, given in types:
+            both = joint(self._memories[source].type, type_) if source in self._memories else type_
             assert both is not None  # the parent has looked
-            self._memories[names] = _Shared(both, given)
-        for names, shared in self._memories.items():
+            self._memories[source] = _Shared(both, given)
+        for source, shared in self._memories.items():
             kind = shared.given or shared.type
             least, most = kind.minimum, kind.maximum or shared.type.maximum or 0
             if self._instantiator.limits.memory is not None:  # wasmtime's own limiter does not count shared memories
@@ -117,8 +118,9 @@ class ThreadGroup:
                 wasmtime.Limits(least, most), kind.is_64, shared=True, page_size_log2=kind.page_size.bit_length() - 1
             )
             shared.memory = wasmtime.SharedMemory(self._instantiator.engine, made)
-            for member in self._assembly.importing(names):
-                ffi.define_shared_memory(member.linker, store, *names, shared.memory)
+            for member in self._assembly.members:
+                for names in member.taking(source):
+                    ffi.define_shared_memory(member.linker, store, *names, shared.memory)
 
     def _define_proxies(self, wasi: Callable[[], wasmtime.WasiConfig]) -> None:
         """Have the files of all threads in one table: modules that pass WASI calls on, in a store of their own."""
@@ -141,11 +143,11 @@ class ThreadGroup:
     def _memory_of(self, member: Member) -> _Shared | None:
         """The memory that WASI reads for it: what it exports as ``memory``, and if it does not say, the only one."""
         exported = member.part.interface.exports.get("memory")
-        found = [shared for names, shared in self._memories.items() if names in member.left]
+        found = [shared for source, shared in self._memories.items() if any(member.taking(source))]
         own = [
-            self._memories[names]
+            self._memories[member.part.source(names)]
             for names, needed in member.left.items()
-            if needed.type is exported and names in self._memories
+            if needed.type is exported and member.part.source(names) in self._memories
         ]
         return own[0] if own else found[0] if len(found) == 1 else None
 
@@ -166,7 +168,7 @@ class ThreadGroup:
         Args:
             first: whether the thread is the main one.
         """
-        own.imports.update((names, shared.memory) for names, shared in self._memories.items())
+        own.imports.update((source, shared.memory) for source, shared in self._memories.items())
         return self._assembly.instantiate(store, own, first)
 
     def watched(self, run: Callable[[], None]) -> Callable[[], None]:
