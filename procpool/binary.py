@@ -90,10 +90,11 @@ class TableType:
     element: str
     minimum: int
     maximum: int | None = None
+    is_64: bool = False
 
     def __str__(self) -> str:
         most = "" if self.maximum is None else f", at most {self.maximum}"
-        return f"table of {self.minimum} {self.element}{most}"
+        return f"{'64-bit ' if self.is_64 else ''}table of {self.minimum} {self.element}{most}"
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,11 @@ class Interface:
     def import_types(self) -> dict[tuple[str, str], ExternType]:
         """The types of the imports, by their two names."""
         return {needed.names: needed.type for needed in self.imports}
+
+
+def simple(type_: TableType) -> bool:
+    """Whether wasmtime-py can make such a table of any limits; of others, the very type that a module imports."""
+    return type_.element in ("funcref", "externref") and not type_.is_64
 
 
 #: what holds values: memories, tables and globals
@@ -262,8 +268,8 @@ class _Reader:
 
     def table(self) -> TableType:
         element = self.value_type()
-        _, minimum, maximum = self.limits()
-        return TableType(element, minimum, maximum)
+        flags, minimum, maximum = self.limits()
+        return TableType(element, minimum, maximum, bool(flags & 4))
 
     def global_(self) -> GlobalType:
         content = self.value_type()

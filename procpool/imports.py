@@ -19,9 +19,13 @@ from .binary import (
     Interface,
     MemoryType,
     TableType,
+    TagType,
     canonical,
     described,
     joint,
+    nullable,
+    simple,
+    with_article,
 )
 from .codec import converted
 from .errors import BadArguments, BadImport, MissingImport
@@ -43,6 +47,9 @@ OnMissing = Literal["trap", "zero"] | Callable[[Import], Any] | None
 
 #: what serves each import, by the module that needs it (None for the main one) and its two names
 Found = dict[tuple[str | None, Names], Any]
+
+#: any Python object but None
+_SOME_OBJECT = "(ref extern)"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -147,7 +154,7 @@ def stand_in(needs: Import, otherwise: OnMissing) -> Any:
     type_ = needs.type
     if isinstance(type_, FuncType):
         return (Trapping if otherwise == "trap" else zeros)(needs.module, needs.name, type_)
-    if isinstance(type_, (MemoryType, TableType)):
+    if isinstance(type_, MemoryType) or (isinstance(type_, TableType) and _can_be_given(type_)):
         return type_
     if isinstance(type_, GlobalType) and has_zero(type_.content):
         return zero(type_.content)
@@ -167,6 +174,10 @@ def _missing(missing: Sequence[Import], renames: Renames, linked: Mapping[str, I
             near = get_close_matches(key[1], linked[key[0]].exports, n=1)
             hint = f" (did you mean {printable(near[0])}?)" if near else ""
             line += f", which modules[{printable(repr(key[0]))}] does not export{hint}"
+        if not _can_be_given(needs.type):
+            line += f", which only a module can give that exports it, as modules={{{printable(repr(key[0]))}: ...}}"
+            lines[needs.by, line] = None
+            continue
         lines[needs.by, line] = None
         wanted.setdefault(key[0], {}).setdefault(key[1], []).append(needs.type)
     hint = " (or give wasi=WasiConfig(...) for what is WASI's)" if any(map(_provided, missing)) else ""
@@ -186,7 +197,7 @@ def _missing(missing: Sequence[Import], renames: Renames, linked: Mapping[str, I
         + "    },\n"
         for module, entries in wanted.items()
     )
-    return f"{head}\nGive it as below{hint}; {stand_ins}.\nimports={{\n{body}}}"
+    return f"{head}\nGive it as below{hint}; {stand_ins}.\nimports={{\n{body}}}" if wanted else head
 
 
 def _skeleton(types: Sequence[ExternType]) -> str:
@@ -194,19 +205,35 @@ def _skeleton(types: Sequence[ExternType]) -> str:
     type_, *others = dict.fromkeys(types)
     if isinstance(type_, FuncType):
         params = ", ".join(chr(ord("a") + n) if len(type_.params) <= 26 else f"a{n}" for n in range(len(type_.params)))
-        results = tuple(zero(kind) for kind in type_.results)
-        returned = None if not results else results[0] if len(results) == 1 else results
+        results = [_example(kind) for kind in type_.results]
+        returned = "None" if not results else results[0] if len(results) == 1 else f"({', '.join(results)})"
         told = ", and ".join(map(str, (type_, *others)))
-        return f"lambda {'*args' if others else params}: {returned!r},  # {told}".replace("lambda :", "lambda:")
+        never = [kind for kind in dict.fromkeys(type_.results) if not has_zero(kind)]
+        told += "".join(f"; {with_article(kind)} is never None" for kind in never)
+        return f"lambda {'*args' if others else params}: {returned},  # {told}".replace("lambda :", "lambda:")
     if isinstance(type_, MemoryType):
-        shared = ", shared=True" if type_.shared else ""
+        shared = (", shared=True" if type_.shared else "") + (", is_64=True" if type_.is_64 else "")
         page_size = "" if type_.page_size == PAGE else f", page_size={type_.page_size}"
         return f"MemoryType({type_.minimum}, {type_.maximum}{shared}{page_size}),"
     if isinstance(type_, TableType):
-        return f"TableType({type_.element!r}, {type_.minimum}, {type_.maximum}),"
+        return f"TableType({type_.element!r}, {type_.minimum}, {type_.maximum}{', is_64=True' if type_.is_64 else ''}),"
     if isinstance(type_, GlobalType):
-        return f"{zero(type_.content)!r},  # {type_}"
+        return f"{_example(type_.content)},  # {type_}"
     return f"...,  # {type_}"
+
+
+def _example(kind: str) -> str:
+    """A value of a type, in the words of Python: its zero, where it has one."""
+    return "object()" if kind == _SOME_OBJECT else repr(zero(kind))
+
+
+def _can_be_given(type_: ExternType) -> bool:
+    """Whether there is something in Python to give for an import; of the rest, a linked module may export one."""
+    if isinstance(type_, TableType):
+        return nullable(type_.element)  # a new one is full of nulls
+    if isinstance(type_, GlobalType):
+        return has_zero(type_.content) or type_.content == _SOME_OBJECT
+    return not isinstance(type_, TagType)
 
 
 def _provided(needs: Import) -> bool:
@@ -236,6 +263,8 @@ def _check(needs: Import, value: Any) -> None:
     def refuse(expected: str) -> None:
         raise BadImport(f"imports gives {value!r} ({type(value).__name__}) for {where}, expected {expected}")
 
+    if not _can_be_given(type_):
+        raise BadImport(f"{where} is a {type_}, which cannot be given from Python; a module in modules may export it")
     if isinstance(type_, FuncType):
         if not callable(value):
             refuse(f"a function {type_}")
@@ -245,27 +274,36 @@ def _check(needs: Import, value: Any) -> None:
                 converted(f"imports gives {where}, which", value, type_.content)
             except BadArguments as error:
                 raise BadImport(f"{error}; the import is a {type_}") from None
+        elif type_.content == _SOME_OBJECT:
+            if value is None:
+                refuse(f"another object: a {type_} is never null")
         elif value is not None and type_.content != "externref":
             refuse(f"None: of a {type_}, Python can give the null alone")
     elif isinstance(type_, MemoryType):
         if not isinstance(value, MemoryType):
             refuse(f"a procpool.MemoryType, of which each instance gets one; the import is a {type_}")
-        same = (value.shared, value.page_size) == (type_.shared, type_.page_size)
-        if not same or not _within(value, type_):
+        same = (value.shared, value.is_64, value.page_size) == (type_.shared, type_.is_64, type_.page_size)
+        if not same or not _within(value, type_, (2**64 if type_.is_64 else 2**32) // type_.page_size):
             refuse(f"one that fits the import's {type_}")
     elif isinstance(type_, TableType):
         if not isinstance(value, TableType):
             refuse(f"a procpool.TableType, of which each instance gets one; the import is a {type_}")
         value = replace(value, element=canonical(value.element))
-        plain = type_.element in ("funcref", "externref")
-        if value.element != type_.element or not (_within(value, type_) if plain else value == type_):
+        plain = simple(type_)
+        same = (value.element, value.is_64) == (type_.element, type_.is_64)
+        if not same or not (_within(value, type_, 2**32 - 1) if plain else value == type_):
             refuse(f"one that {'fits' if plain else 'is'} the import's {type_}")
-    else:
-        raise BadImport(f"{where} is a {type_}, which cannot be given")
 
 
-def _within(given: MemoryType | TableType, wanted: MemoryType | TableType) -> bool:
-    """Whether what has the given limits can be made, and imported where those are wanted."""
-    if given.minimum < wanted.minimum or (given.maximum is not None and given.maximum < given.minimum):
+def _within(given: MemoryType | TableType, wanted: MemoryType | TableType, most: int) -> bool:
+    """Whether what has the given limits can be made, and imported where those are wanted.
+
+    Args:
+        most: how large one of the kind can be.
+    """
+    limits = (given.minimum,) if given.maximum is None else (given.minimum, given.maximum)
+    if not all(isinstance(each, int) and wanted.minimum <= each <= most for each in limits):
+        return False
+    if given.maximum is not None and given.maximum < given.minimum:
         return False
     return wanted.maximum is None or (given.maximum is not None and given.maximum <= wanted.maximum)

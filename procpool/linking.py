@@ -144,7 +144,7 @@ def misfit(wanted: ExternType, given: ExternType, grown: bool, outside: bool = F
             return ""
         return None if outside else _limits(wanted, given, grown)
     elif isinstance(wanted, TableType) and isinstance(given, TableType):
-        if _differ((wanted.element,), (given.element,)):
+        if wanted.is_64 != given.is_64 or _differ((wanted.element,), (given.element,)):
             return ""
         return None if outside else _limits(wanted, given, grown)
     return None

@@ -61,6 +61,78 @@ def test_all_that_is_missing_is_named_with_what_to_paste() -> None:
         assert pool.call("f") == 0.0
 
 
+def test_what_is_pasted_has_the_width_of_memories_and_tables_and_objects_where_none_will_not_do() -> None:
+    module = """(module
+      (import "env" "shared" (memory i64 1 2 shared)) (import "env" "wide" (memory i64 1))
+      (import "env" "table" (table $wide i64 2 funcref)) (import "env" "object" (global (ref extern)))
+      (import "env" "some" (func $some (result (ref extern)))) (import "lib" "tag" (tag (param i32)))
+      (func (export "some") (drop (call $some))) (func (export "size") (result i64) (table.size $wide)))"""
+    library = '(module (tag (export "tag") (param i32)))'
+    with pytest.raises(
+        MissingImport, match=re.escape("which only a module can give that exports it, as modules={'lib'")
+    ) as e:
+        ProcessWasmPool(module)
+    text = str(e.value)
+    assert "64-bit table of 2 funcref" in text
+    pasted: dict[str, Any] = {}
+    exec(text[text.index("imports={") :], {n: getattr(procpool, n) for n in procpool.__all__}, pasted)
+    with ProcessWasmPool(module, workers=1, modules={"lib": library}, **pasted) as pool:
+        assert pool.call("some") is None
+        assert pool.call("size") == 2
+        assert pool.submit(lambda instance: len(instance.memory_named("shared"))).result() == 65536
+    with pytest.raises(MissingImport) as refused:
+        ProcessWasmPool('(module (import "lib" "tag" (tag)))')
+    assert "imports={" not in str(refused.value)
+
+
+def test_a_64_bit_table_has_a_stand_in_and_may_be_given() -> None:
+    module = (
+        """(module (import "env" "t" (table $t i64 1 4 externref)) (func (export "size") (result i64) (table.size $t)))"""
+    )
+    given = TableType("externref", 1, 4, is_64=True)
+    assert procpool.inspect(module).imports[0].type == given
+    for how in ({"on_missing_import": "trap"}, {"imports": {"env": {"t": given}}}):
+        with ProcessWasmPool(module, workers=1, **how) as pool:  # type: ignore[arg-type]
+            assert pool.call("size") == 1
+
+            def append(instance: Any) -> Any:
+                return instance.append("t", "x"), instance.element("t", 1)
+
+            assert pool.submit(append).result() == (1, "x")
+    with pytest.raises(BadImport, match=r"one that is the import's 64-bit table of 1 externref, at most 4"):
+        ProcessWasmPool(module, imports={"env": {"t": TableType("externref", 1, 4)}})
+    with pytest.raises(BadImport, match=r"as a 64-bit table of 1 externref, at most 4, and .* exports t, a table of 1"):
+        ProcessWasmPool(module, modules={"env": '(module (table (export "t") 1 4 externref))'})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "words"),
+    [
+        ("(memory 1)", MemoryType(70000), "one that fits the import's memory of 1 pages"),
+        ("(memory 1)", MemoryType("1"), "one that fits the import's memory of 1 pages"),  # type: ignore[arg-type]
+        ("(memory 1)", MemoryType(1, 1.5), "one that fits the import's memory of 1 pages"),  # type: ignore[arg-type]
+        ("(memory i64 1)", MemoryType(1), "one that fits the import's 64-bit memory of 1 pages"),
+        ("(memory i64 1 2 shared)", MemoryType(1, 2, shared=True), "one that fits the import's shared 64-bit memory"),
+        ("(memory i64 1)", MemoryType(2**49, is_64=True), "one that fits the import's 64-bit memory"),
+        ("(table 1 funcref)", TableType("funcref", 2**32), "one that fits the import's table"),
+        ("(table 1 (ref extern))", TableType("(ref extern)", 1), "cannot be given from Python"),
+        ("(global (ref func))", None, "cannot be given from Python"),
+        ("(global (ref extern))", None, "another object: a global .ref extern. is never null"),
+    ],
+)
+def test_what_cannot_serve_an_import_is_refused_by_its_name(wanted: str, given: Any, words: str) -> None:
+    with pytest.raises(BadImport, match=rf"env\.x\b.*{words}"):
+        ProcessWasmPool(f'(module (import "env" "x" {wanted}))', imports={"env": {"x": given}})
+
+
+def test_what_cannot_be_made_for_an_import_is_named() -> None:
+    with pytest.raises(MissingImport, match=r"imports env\.x, a table of 1 .ref extern., which nothing can stand in for"):
+        ProcessWasmPool('(module (import "env" "x" (table 1 (ref extern))))', on_missing_import="trap")
+    huge = MemoryType(2**40, is_64=True)
+    with pytest.raises(StartupError, match=r"making the import env\.x: "):
+        ProcessWasmPool('(module (import "env" "x" (memory i64 1)))', workers=1, imports={"env": {"x": huge}})
+
+
 def test_missing_imports_that_trap() -> None:
     with ProcessWasmPool(NEEDY, workers=1, on_missing_import="trap") as pool:
         assert pool.call("g") == 0

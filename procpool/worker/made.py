@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import wasmtime
 
-from ..binary import GlobalType, MemoryType, TableType
+from ..binary import GlobalType, MemoryType, TableType, simple
+from ..printable import printable
 from ..program import Names
 from . import ffi
 
@@ -35,14 +36,27 @@ class Made(NamedTuple):
 
 
 def make(store: wasmtime.Store, each: Made) -> Any:
-    """A new memory, table or global for one instance to import."""
+    """A new memory, table or global for one instance to import.
+
+    Raises:
+        wasmtime.WasmtimeError: it cannot be made; says which it is.
+        TypeError, ArgumentOutOfRange: the value of a global does not fit.
+        NotImplementedError: this release of wasmtime-py does not let us.
+    """
+    try:
+        return _new(store, each)
+    except wasmtime.WasmtimeError as error:
+        raise wasmtime.WasmtimeError(f"making the import {printable('.'.join(each.names))}: {error}") from None
+
+
+def _new(store: wasmtime.Store, each: Made) -> Any:
     type_, value, name = each.type, each.value, ".".join(each.names)
     if isinstance(type_, MemoryType):
         limits = wasmtime.Limits(value.minimum, value.maximum)
         log2 = type_.page_size.bit_length() - 1
         return wasmtime.Memory(store, wasmtime.MemoryType(limits, is_64=type_.is_64, page_size_log2=log2))
     if isinstance(type_, TableType):
-        if type_.element not in ("funcref", "externref"):
+        if not simple(type_):
             return ffi.new_table(store, each.declared, f"the table {name}", type_.element)
         element = wasmtime.ValType.funcref() if type_.element == "funcref" else wasmtime.ValType.externref()
         return wasmtime.Table(store, wasmtime.TableType(element, wasmtime.Limits(value.minimum, value.maximum)), None)
