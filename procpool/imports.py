@@ -89,6 +89,7 @@ def resolve(
     stood: dict[Names, Any] = {}  # what stands in for memories, tables and globals, each once
     for needs in needed:
         key = renamed(needs.by, needs, renames)
+        giver = "imports gives"
         try:
             value = given[key[0]][key[1]]
             unused.discard(key)
@@ -98,13 +99,14 @@ def resolve(
             if otherwise is None:
                 missing.append(needs)
                 continue
+            giver = "on_missing_import gives"
             if not isinstance(needs.type, STORAGE):
                 value = stand_in(needs, otherwise)
             elif key in stood:
                 value = stood[key]
             else:
                 value = stood[key] = stand_in(together[key], otherwise)
-        _check(needs, value)
+        _check(needs, value, giver)
         found[needs.by, needs.names] = value
     if missing:
         raise MissingImport(_missing(missing, renames, linked))
@@ -257,11 +259,11 @@ def renamed(by: str | None, needs: Import, renames: Renames) -> tuple[str, str]:
     return needs.module, needs.name
 
 
-def _check(needs: Import, value: Any) -> None:
+def _check(needs: Import, value: Any, giver: str) -> None:
     where, type_ = f"{needs.module}.{needs.name}", needs.type
 
     def refuse(expected: str) -> None:
-        raise BadImport(f"imports gives {value!r} ({type(value).__name__}) for {where}, expected {expected}")
+        raise BadImport(f"{giver} {value!r} ({type(value).__name__}) for {where}, expected {expected}")
 
     if not _can_be_given(type_):
         raise BadImport(f"{where} is a {type_}, which cannot be given from Python; a module in modules may export it")
@@ -271,7 +273,7 @@ def _check(needs: Import, value: Any) -> None:
     elif isinstance(type_, GlobalType):
         if type_.content in SCALARS:
             try:
-                converted(f"imports gives {where}, which", value, type_.content)
+                converted(f"{giver} {where}, which", value, type_.content)
             except BadArguments as error:
                 raise BadImport(f"{error}; the import is a {type_}") from None
         elif type_.content == _SOME_OBJECT:

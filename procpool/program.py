@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from .binary import STORAGE, ExternType, GlobalType, Import, Interface, MemoryType, TableType, TagType, described
+from .checks import shown
 from .printable import printable
 
 #: the two names of an import, of its module and its own, as `Import.names`; or those of a linked module and of its export
@@ -131,6 +133,15 @@ class Program:
     def exported(self, names: Names) -> ExternType:
         """The type of an export of a linked module."""
         return self.linked[names[0]].interface.exports[names[1]]
+
+
+def absent(types: Mapping[str, Any], kind: type[object], what: str, name: object) -> str:
+    """What is said of a memory, table or global that is not there: with those that only more of a name would tell apart."""
+    near = [known for known, type_ in types.items() if isinstance(type_, kind) and known.endswith(f".{name}")]
+    if not near:
+        return f"the module exports no {what} {shown(name)}, and imports none of that name"
+    meant = " or ".join(map(repr, near))
+    return f"the module exports no {what} {shown(name)}, and imports none that this alone names; did you mean {meant}?"
 
 
 def whom(by: str | None) -> str:

@@ -175,6 +175,29 @@ def test_missing_imports_that_a_function_serves() -> None:
     assert [needed.name for needed in asked] == ["f", "memory", "proc_exit", "g", "t"]
 
 
+def test_what_a_function_serves_is_said_to_come_from_it() -> None:
+    for module, words in (
+        ('(module (import "env" "f" (func)))', r"gives None (NoneType) for env.f, expected a function () -> ()"),
+        ('(module (import "env" "g" (global i32)))', "gives env.g, which is None (NoneType), expected an i32"),
+    ):
+        with pytest.raises(BadImport, match=f"^on_missing_import {re.escape(words)}"):
+            ProcessWasmPool(module, on_missing_import=lambda needed: None)
+
+
+def test_a_name_that_several_imports_have_is_answered_with_their_full_names() -> None:
+    module = '(module (import "x" "m" (memory 1)) (import "y" "m" (memory 2)) (import "z" "m" (global i32)))'
+    words = re.escape("no memory 'm' (str), and imports none that this alone names; did you mean 'x.m' or 'y.m'?")
+    with ProcessWasmPool(module, workers=1, on_missing_import="trap") as pool:
+        with pytest.raises(LookupError, match=words):
+            pool.submit(lambda instance: instance.memory_named("m")).result()
+        with pool.instance() as lease:
+            with pytest.raises(LookupError, match=words):
+                lease.memory_named("m")
+            assert len(lease.memory_named("y.m")) == 2 * 65536
+            with pytest.raises(LookupError, match="imports none of that name"):
+                lease.memory_named("n")
+
+
 def test_a_tag_has_no_stand_in() -> None:
     with pytest.raises(MissingImport, match="nothing can stand in for"):
         ProcessWasmPool('(module (import "env" "t" (tag (param i32))))', on_missing_import="zero")

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .. import wire
 from ..binary import SCALARS, GlobalType, MemoryType, once_each
 from ..bytes_function import BytesFunction, CallTable
-from ..checks import boolean, cannot_travel, count, shown
+from ..checks import boolean, cannot_travel, count
 from ..codec import converted
 from ..deadline import Deadline
 from ..errors import CallTimeout, LeaseEnded, PoolClosed, WorkerCrashed
 from ..job_context import capture, deadline_of
+from ..program import absent
 from ..wire import values
 from .direct import DirectCalls
 from .dispatcher import Dispatcher
@@ -163,7 +164,7 @@ class Lease:
             LookupError: the module has no such memory.
         """
         if not isinstance(name, str) or not isinstance(self._types.get(name), MemoryType):
-            raise LookupError(f"the module exports no memory {shown(name)}, and imports none of that name")
+            raise LookupError(absent(self._types, MemoryType, "memory", name))
         return Memory(self, name)
 
     def grow(self, pages: int, name: str = "memory") -> int:

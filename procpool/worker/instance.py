@@ -12,6 +12,7 @@ import wasmtime
 from ..binary import ExternType, FuncType, GlobalType, MemoryType, TableType
 from ..checks import count, shown
 from ..codec import Codec
+from ..program import absent
 from . import ffi
 from .holder import InstanceHolder
 
@@ -179,7 +180,7 @@ def _found(
         store, found = instances.extern(name)
         if found is not None:
             return type_, store, found
-    raise LookupError(f"the module exports no {what} {shown(name)}, and imports none of that name")
+    raise LookupError(absent(types, kind, what, name))
 
 
 class _InstanceGlobals(MutableMapping[str, Any]):
