@@ -239,6 +239,20 @@ def test_an_input_that_cannot_be_read_is_told_and_the_others_run(odd: str, told:
     assert (done.returncode, done.stdout) == (1, b"") and told in done.stderr.decode()
 
 
+def test_an_input_for_which_there_is_not_enough_memory_is_told_and_the_others_run(tree: Path) -> None:
+    os.truncate(tree / "a/1.txt", 1 << 30)  # of which the disk keeps nothing
+    command = [sys.executable, "-m", "procpool", "run", "--workers", "1"]
+    inputs = [str(tree / name) for name in ("a/2.txt", "a/1.txt", "b/1.txt")]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -d 1000000; exec "$@"', "", *command, "--each", *inputs, "--", str(COMMAND), "upper"],
+        capture_output=True,
+        timeout=DEADLINE,
+        cwd=FIXTURES.parent,
+    )
+    assert (done.returncode, done.stdout) == (1, b"TEXT OF A/2.TXTTEXT OF B/1.TXT")
+    assert done.stderr.startswith(f"procpool: {inputs[1]}: there is not enough memory\n".encode())
+
+
 def test_an_input_may_be_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(pipe := tmp_path / "pipe")
     with subprocess.Popen(["bash", "-c", 'echo text > "$0"', str(pipe)]):

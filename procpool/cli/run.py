@@ -189,13 +189,13 @@ def _outcomes(
     pool: ProcessWasmPool, inputs: Sequence[str], timeout: float | None
 ) -> Iterator[CompletedRun | BaseException]:
     """What becomes of the run for each input, in order."""
-    read = deque[OSError | BadRequest | None]()  # why an input cannot be read, for each without an outcome
+    read = deque[OSError | MemoryError | BadRequest | None]()  # why an input cannot be read, for each without an outcome
 
     def contents() -> Iterator[bytes]:
         for name in inputs:
             try:
                 content = _content(name)
-            except (OSError, BadRequest) as error:  # raised here, it would end the map
+            except (OSError, MemoryError, BadRequest) as error:  # raised here, it would end the map
                 read.append(error)
             else:
                 read.append(None)
@@ -214,6 +214,7 @@ def _content(name: str) -> bytes:
 
     Raises:
         OSError: it cannot be read.
+        MemoryError: it is too large for this machine.
         BadRequest: it may have no end.
     """
     with open(name, "rb") as file:
