@@ -284,16 +284,21 @@ def _check(needs: Import, value: Any, giver: str) -> None:
     elif isinstance(type_, MemoryType):
         if not isinstance(value, MemoryType):
             refuse(f"a procpool.MemoryType, of which each instance gets one; the import is a {type_}")
-        same = (value.shared, value.is_64, value.page_size) == (type_.shared, type_.is_64, type_.page_size)
-        if not same or not _within(value, type_, (2**64 if type_.is_64 else 2**32) // type_.page_size):
+        same = (value.shared, value.page_size) == (type_.shared, type_.page_size)
+        if (
+            not same
+            or value.is_64 > type_.is_64
+            or not _within(value, type_, (2**64 if type_.is_64 else 2**32) // type_.page_size)
+        ):
             refuse(f"one that fits the import's {type_}")
     elif isinstance(type_, TableType):
         if not isinstance(value, TableType):
             refuse(f"a procpool.TableType, of which each instance gets one; the import is a {type_}")
-        value = replace(value, element=canonical(value.element))
+        if value.is_64 > type_.is_64:
+            refuse(f"one that fits the import's {type_}")
+        value = replace(value, element=canonical(value.element), is_64=type_.is_64)
         plain = simple(type_)
-        same = (value.element, value.is_64) == (type_.element, type_.is_64)
-        if not same or not (_within(value, type_, 2**32 - 1) if plain else value == type_):
+        if value.element != type_.element or not (_within(value, type_, 2**32 - 1) if plain else value == type_):
             refuse(f"one that {'fits' if plain else 'is'} the import's {type_}")
 
 

@@ -137,7 +137,8 @@ class Program:
 
 def absent(types: Mapping[str, Any], kind: type[object], what: str, name: object) -> str:
     """What is said of a memory, table or global that is not there: with those that only more of a name would tell apart."""
-    near = [known for known, type_ in types.items() if isinstance(type_, kind) and known.endswith(f".{name}")]
+    end = f".{name}" if isinstance(name, str) else None
+    near = [known for known, type_ in types.items() if isinstance(type_, kind) and end and known.endswith(end)]
     if not near:
         return f"the module exports no {what} {shown(name)}, and imports none of that name"
     meant = " or ".join(map(repr, near))

@@ -308,13 +308,18 @@ def grown(instance: Any) -> int:
     [
         '(import "env" "memory" (memory 1))',
         '(import "env" "memory" (memory i64 1 4))',
+        '(import "env" "memory" (memory i64 1 4 shared))',
         '(memory (export "memory") 1 4 shared)',
         '(memory (export "memory") i64 1)',
     ],
 )
 def test_memories_that_are_imported_shared_or_large_can_be_reached(memory: str) -> None:
     module = f'(module {memory} (data (i{"64" if "i64" in memory else "32"}.const 0) "abc"))'
-    given = {"env": {"memory": MemoryType(1, 4 if "4)" in memory else None)}} if "import" in memory else None
+    given = (
+        {"env": {"memory": MemoryType(1, 4 if " 4" in memory else None, "shared" in memory)}}
+        if "import" in memory
+        else None
+    )
     with ProcessWasmPool(module, workers=1, imports=given) as pool:
         assert pool.submit(first_bytes).result(DEADLINE) == b"abc"
         with pool.instance() as lease:

@@ -115,7 +115,7 @@ class ThreadGroup:
                         f"the module's shared memory begins with {least * kind.page_size} bytes, beyond memory_limit"
                     )
             made = wasmtime.MemoryType(
-                wasmtime.Limits(least, most), kind.is_64, shared=True, page_size_log2=kind.page_size.bit_length() - 1
+                wasmtime.Limits(least, most), shared.type.is_64, shared=True, page_size_log2=kind.page_size.bit_length() - 1
             )
             shared.memory = wasmtime.SharedMemory(self._instantiator.engine, made)
             for member in self._assembly.members:
