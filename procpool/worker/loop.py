@@ -225,10 +225,10 @@ class Loop:
             instances.discard()
         return answer
 
-    def _stopped(self, item: int = 0) -> bytes | None:
-        """The reply for what was stopped from here; None if that item was not meant, or its caller had it stopped."""
+    def _stopped(self) -> bytes | None:
+        """The reply for what was stopped from here; None if its caller had it stopped."""
         why, self._running.why = self._running.why, None
-        return None if why is None or why[0] != item else failure(why[1])
+        return None if why is None else failure(why)
 
     def _run_other(self, kind: int, payload: bytes) -> bytes:
         """The reply to a job that is no call of an export."""
@@ -267,8 +267,7 @@ class Loop:
         first, end, cells = self._batch_head(export, payload)
         self._arena.buffer = cells // wire.CELLS
         # One item at a time where each needs something of its own: fuel, an instance, or a number to be interrupted by.
-        stoppable = flags & wire.ITEM_BY_ITEM or self._printed is not None
-        singly = self._instances.fuelled or self._may_outgrow or bool(stoppable and self._exactly_once)
+        singly = self._instances.fuelled or self._may_outgrow or bool(flags & wire.ITEM_BY_ITEM and self._exactly_once)
         while first < end:
             failed = b""
             running = (number, first) if singly else number
@@ -282,7 +281,7 @@ class Loop:
                 driver.params[:] = _SLOT.pack(first) + _SLOT.pack(stop) + payload[2 * _SLOT.size :]
                 driver.run()
                 (first,) = _SLOT.unpack(driver.results)
-                if first < stop:  # told to stop
+                if first < stop and not self._arena.release():  # it is the parent who had it stop
                     end = first
             except BaseException as error:
                 first = max(first, self._arena.item())  # it never got to an item if the driver cannot be made
@@ -291,7 +290,7 @@ class Loop:
             if self._printed is not None:
                 self._printed()  # so that it does not count as the next item's
             if interrupted:
-                stopped = self._stopped(first)
+                stopped = self._stopped()
                 if failed:
                     failed = stopped or wire.reply(wire.INTERRUPTED)
             if interrupted or failed:
