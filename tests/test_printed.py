@@ -12,7 +12,7 @@ import pytest
 import wasmtime
 from conftest import DEADLINE, eventually
 
-from procpool import CallTimeout, OutputLimit, ProcessWasmPool, WasiConfig, WasmTrap, wire
+from procpool import CallTimeout, GuestExit, OutputLimit, ProcessWasmPool, WasiConfig, WasmTrap, wire
 from procpool.binary import FuncType
 from procpool.worker.driver import driver_text
 from procpool.worker.holder import Function, InstanceHolder
@@ -293,6 +293,67 @@ def test_a_driver_that_is_told_to_stop_begins_no_further_item(cell: int) -> None
     assert isinstance(run, wasmtime.Func)
     assert run(store, 0, 10, 0) == 4
     assert told == [0, 1, 2, 3]
+
+
+#: Prints 2,000 bytes at once, and succeeds, traps or exits.
+BURSTS = """(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (func $burst
+    (i32.store (i32.const 0) (i32.const 16)) (i32.store (i32.const 4) (i32.const 2000))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))))
+  (func (export "succeed") (result i32) (call $burst) (i32.const 1))
+  (func (export "trap") (result i32) (call $burst) unreachable)
+  (func (export "exit") (result i32) (call $burst) (call $exit (i32.const 3)) (i32.const 1)))"""
+
+
+@pytest.mark.parametrize("isolation", ["pooled", "fresh"])
+@pytest.mark.parametrize("how", ["call", "map"])
+def test_what_has_ended_before_it_could_be_stopped_ends_as_it_has(isolation: Literal["pooled", "fresh"], how: str) -> None:
+    wasi = WasiConfig(stdout=lambda line: None, max_output=1000)
+    with ProcessWasmPool(BURSTS, workers=1, wasi=wasi, isolation=isolation) as pool:
+
+        def outcome(name: str) -> object:
+            try:
+                return pool.call(name) if how == "call" else next(iter(pool.starmap(name, [()])))
+            except (WasmTrap, GuestExit, OutputLimit) as error:
+                return error.code if isinstance(error, (WasmTrap, GuestExit)) else type(error)
+
+        for name, expected in ("succeed", 1), ("trap", "UNREACHABLE"), ("exit", 3):
+            outcomes = Counter(outcome(name) for _ in range(50))
+            # A guest that loses its processor right after it has printed can be stopped before its end.
+            assert set(outcomes) <= {expected, OutputLimit} and outcomes[expected] > 25
+
+
+#: Its threads print until they are ended, as fast as they can; each instance begins with the line "F".
+CHATTY = """(module
+  (import "env" "memory" (memory 1 1 shared))
+  (import "wasi" "thread-spawn" (func $spawn (param i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (export "memory" (memory 0))
+  (data (i32.const 1024) "T") (data (i32.const 2048) "F\\n")
+  (func $put (param $at i32) (param $size i32)
+    (i32.store (i32.sub (local.get $at) (i32.const 16)) (local.get $at))
+    (i32.store (i32.sub (local.get $at) (i32.const 12)) (local.get $size))
+    (drop (call $write
+      (i32.const 1) (i32.sub (local.get $at) (i32.const 16)) (i32.const 1) (i32.sub (local.get $at) (i32.const 8)))))
+  (func (export "wasi_thread_start") (param i32 i32)
+    (loop (call $put (i32.const 1024) (i32.const 1)) (i32.atomic.store (i32.const 4096) (i32.const 1)) (br 0)))
+  (func (export "begin")
+    (call $put (i32.const 2048) (i32.const 2))
+    (drop (call $spawn (i32.const 0)))
+    (loop (br_if 0 (i32.eqz (i32.atomic.load (i32.const 4096)))))))"""
+
+
+def test_what_threads_print_until_they_have_ended_is_no_part_of_the_next_instances_line() -> None:
+    lines: list[str] = []
+    with ProcessWasmPool(CHATTY, workers=1, isolation="fresh", wasi=WasiConfig(stdout=lines.append)) as pool:
+        for _ in range(100):
+            with pool.instance() as lease:
+                lease.call("begin")
+    assert lines.count("F") == 100
+    assert {line.strip("T") for line in lines} == {"F", ""}
 
 
 def test_a_line_function_that_raises_harms_no_job(caplog: pytest.LogCaptureFixture) -> None:

@@ -179,24 +179,25 @@ class Streams:
         """Send all that was printed, if no command runs."""
         if self._reads:
             with self._lock:  # also if there is nothing: what the thread has taken has been sent then
-                if self._poll.poll(0):
-                    self._drain()
+                self._drain()
                 self._stopped = False
 
     def end_lines(self) -> None:
-        """What was printed by now belongs to an instance, or a lease, that ends: what comes begins a new line."""
+        """What was printed by now belongs to an instance, or a lease, that has ended: what comes begins a new line."""
         if self._reads:
             with self._lock:
-                if self._poll.poll(0):
-                    self._drain()
+                self._drain()
                 for stream in self._unended:
                     self._replies.flush(wire.reply(wire.PRINTED, bytes((stream,))))
                 self._unended.clear()
 
     def _drain(self) -> None:
-        for stream in self._reads:
-            while self._read(stream):
-                pass
+        """Take all there is.  The guest has ended, or not begun, so no job can be stopped for it any more."""
+        self._seen = None, 0  # also if there is nothing: the next item of a batch begins under the same number
+        if self._poll.poll(0):
+            for stream in self._reads:
+                while self._read(stream):
+                    pass
 
     def _so_far(self) -> tuple[bytes | None, bytes | None]:
         out, err = (self._captured.get(stream) for stream in (_OUT, _ERR))
@@ -211,12 +212,12 @@ class Streams:
         while True:
             for fd, _ in poll.poll():
                 with self._lock:
+                    if not self._active:
+                        self._look_who_prints()
                     self._read(streams[fd])
 
     def _read(self, stream: int) -> bool:
         """Take one chunk; false if there is none."""
-        if not self._active:
-            self._look_who_prints()
         try:
             chunk = os.read(self._reads[stream], 65536)
         except BlockingIOError:
@@ -255,7 +256,7 @@ class Streams:
             (self._unended.discard if chunk.endswith(b"\n") else self._unended.add)(stream)
 
     def _stop_seen(self) -> bool:
-        """Stop the job that was seen, at the item that was, if it is still there; whether it was."""
+        """Stop the job that was seen, if any, at the item that was, if it is still there; whether it was."""
         job, _ = self._seen
         if job is None or self._runs() != self._seen:
             return False
