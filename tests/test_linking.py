@@ -321,6 +321,27 @@ def test_an_import_may_be_linked_under_another_name() -> None:
         assert (pool.call("twice", 4), pool.call("lib.next"), pool.call("next")) == (8, 1, 2)
 
 
+@pytest.mark.parametrize(
+    ("renames", "words"),
+    [
+        ([("env", "lib")], "rename_imports must be a mapping, got"),
+        ({"env": ["lib", "add"]}, "rename_imports['env'] is ['lib', 'add'] (list), expected a module's name, or a tuple"),
+        ({"env": 5}, "rename_imports['env'] is 5 (int)"),
+        ({"env": ("lib", "add", "x")}, "rename_imports['env'] is ('lib', 'add', 'x')"),
+        ({("env", "add"): ("lib", 5)}, "rename_imports[('env', 'add')] is ('lib', 5)"),
+        ({("env", "add"): {"env": "lib"}}, "rename_imports[('env', 'add')] is {'env': 'lib'}"),
+        ({5: "lib"}, "rename_imports has the key 5 (int), expected a module's name, or a tuple"),
+        ({"lib": {"env": 5}}, "rename_imports['lib']['env'] is 5"),
+        ({"lib": {"env": {"env": "lib"}}}, "rename_imports['lib']['env'] is {'env': 'lib'}"),
+        ({"lib": {None: "env"}}, "rename_imports['lib'] has the key None"),
+    ],
+)
+def test_a_renaming_that_is_none_is_refused_by_its_entry(renames: Any, words: str) -> None:
+    for refuse in (ProcessWasmPool, procpool.inspect):
+        with pytest.raises(TypeError, match=re.escape(words)):
+            refuse("(module)", modules=LINKED, rename_imports=renames)  # type: ignore[operator]
+
+
 def test_a_linked_module_may_have_an_empty_name() -> None:
     main = """(module (import "" "f" (func $f (result i32))) (import "" "" (func $none (result i32)))
       (import "env" "g" (func $g (result i32)))

@@ -407,6 +407,40 @@ def test_what_is_wrong_with_one_of_several_types_is_said_of_that_one() -> None:
         ProcessWasmPool(TWICE, imports={"e": {"d": 5}})
 
 
+def test_what_to_paste_for_several_types_can_be_given() -> None:
+    function, memories = '"e" "f" (func (result i32))', '(import "m" "m" (memory 1 9)) (import "m" "m" (memory 2 7))'
+    several = f'(module (import {function}) (import "e" "f" (global i32)) (import "e" "f" (func)) {memories})'
+    with pytest.raises(MissingImport) as refused:
+        ProcessWasmPool(several)
+    text = str(refused.value)
+    assert "# 'f', a function () -> (i32), and a global i32, and a function () -> (): nothing is all of these" in text
+    assert "on_missing_import=function" in text
+    exec(text[text.index("imports={") :], {"MemoryType": MemoryType}, pasted := {})  # type: ignore[var-annotated]
+    assert pasted["imports"] == {"e": {}, "m": {"m": MemoryType(2, 7)}}
+
+    def serve(needed: Import) -> Any:
+        return int if isinstance(needed.type, FuncType) else 5
+
+    with ProcessWasmPool(several, workers=1, imports=pasted["imports"], on_missing_import=serve) as pool:
+        assert len(pool.imports) == 5
+
+
+FD_WRITE = "(param i32 i32 i32 i32) (result i32)"
+
+
+@pytest.mark.parametrize("types", [("(param i32)", FD_WRITE), (FD_WRITE, "(param i32)")])
+def test_a_function_of_wasis_that_is_wanted_as_several_types_is_refused(types: tuple[str, str]) -> None:
+    names = '"wasi_snapshot_preview1" "fd_write"'
+    functions = "".join(f"(import {names} (func {type_}))" for type_ in types)
+    module = f'(module {functions} (memory (export "memory") 1))'
+    words = "imports wasi_snapshot_preview1.fd_write as functions of several types"
+    with pytest.raises(BadImport, match=re.escape(words)):
+        ProcessWasmPool(module, workers=1, wasi=WasiConfig(), on_missing_import="zero")
+    given = {"wasi_snapshot_preview1": {"fd_write": lambda *args: 0}}
+    with ProcessWasmPool(module, workers=1, wasi=WasiConfig(), imports=given) as pool:
+        assert len(pool.imports) == 2
+
+
 def test_a_name_of_a_function_may_be_that_of_a_memory_too() -> None:
     module = """(module (import "e" "d" (func $f (result i32))) (import "e" "d" (memory 1)) (import "e" "d" (memory 2))
       (import "e" "d\\00\\31" (func $g (result i32)))
