@@ -26,6 +26,8 @@ PAGE = 65536  #: bytes in a page of linear memory, unless the module says otherw
 
 #: Instead of a type, behind an empty name: many imports of one module, each with its type; or of one type as well.
 _SAME_MODULE, _SAME_TYPE = 0x7F, 0x7E
+#: Begins the name of a module whose imports were told apart.
+_MOVED = "procpool, moved by "
 _NUMERIC = {0x7F: "i32", 0x7E: "i64", 0x7D: "f32", 0x7C: "f64", 0x7B: "v128", 0x78: "i8", 0x77: "i16"}
 _HEAP = {
     0x74: "noexn",
@@ -503,17 +505,32 @@ class _Spaces:
 def told_apart(wasm: bytes, imports: Sequence[Import]) -> bytes:
     """A module in which each import of a name that comes with several types has a name of its own: `Import.names`.
 
-    wasmtime's linker has one definition for a name.
+    wasmtime's linker has one definition for a name.  The module's own name says how far its code has moved, as what
+    wasmtime tells of a frame has no other trace of which module it is in; see `moved`.
 
     Args:
         imports: what the module's interface says.
     """
     if not any(needed.nth for needed in imports):
         return wasm
-    parts = [(section, wasm[start:end]) for section, start, end in sections(wasm)]
-    return wasm[:8] + b"".join(
-        _section(section, _renamed(content, imports) if section == 2 else content) for section, content in parts
-    )
+    before = 8  # the end of the section before
+    for section, start, end in sections(wasm):
+        if section == 2:
+            renamed = _section(2, _renamed(wasm[start:end], imports))
+            name = _name(f"{_MOVED}{len(renamed) - (end - before)}")
+            named = _section(0, _name("name") + b"\0" + unsigned(len(name)) + name)
+            return wasm[:before] + renamed + wasm[end:] + named
+        before = end
+    raise AssertionError("imports come from an import section")
+
+
+def moved(module: str | None) -> int:
+    """How many bytes the code of a compiled module lies behind its place in what the user gave, by the module's name.
+
+    Whoever gives a module such a name has the offsets of its own frames wrong, and nothing else.
+    """
+    found = re.fullmatch(rf"{_MOVED}(-?[0-9]{{1,10}})", module or "")
+    return 0 if found is None else int(found[1])
 
 
 def _renamed(section: bytes, imports: Sequence[Import]) -> bytes:

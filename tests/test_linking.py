@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wasmtime
 from conftest import DEADLINE
 
 import procpool
@@ -319,6 +320,28 @@ def test_an_import_may_be_linked_under_another_name() -> None:
     main = PROGRAM.replace('"lib"', '"env"')
     with ProcessWasmPool(main, workers=1, modules=LINKED, rename_imports={"env": "lib"}) as pool:
         assert (pool.call("twice", 4), pool.call("lib.next"), pool.call("next")) == (8, 1, 2)
+
+
+@pytest.mark.parametrize("second", ["f", "g"])
+def test_a_frame_says_where_it_is_in_the_module_that_was_given(second: str) -> None:
+    linked = f"""(module $own (import "env" "f" (func $f)) (import "env" "{second}" (func $g (param i32)))
+      (func $inner (export "inner") (call $g (i32.const 7)) (call $f) unreachable))"""
+    main = """(module (import "lib" "inner" (func $inner))
+      (import "env" "longer" (func)) (import "env" "longer" (func $f (param i32))) (import "env" "longer" (func (param i64)))
+      (func $outer (export "outer") (call $f (i32.const 7)) (call $inner) unreachable))"""
+    parts = [bytes(wasmtime.wat2wasm(text)) for text in (linked, main)]
+    given = {"env": dict.fromkeys(("f", "g", "longer") if second == "g" else ("f", "longer"), lambda *args: None)}
+    with (
+        ProcessWasmPool(parts[1], workers=1, modules={"lib": parts[0]}, imports=given) as pool,
+        pytest.raises(WasmTrap) as raised,
+    ):
+        pool.call("outer")
+    # Behind what is called first: where the innermost is stopped, and where the other one's call is.
+    expected = [wasm.rindex(b"\x10\x00\x00\x0b") + at for wasm, at in zip(parts, (2, 0), strict=True)]
+    assert [(frame.function, frame.offset) for frame in raised.value.frames] == [
+        ("inner", expected[0]),
+        ("outer", expected[1]),
+    ]
 
 
 @pytest.mark.parametrize(

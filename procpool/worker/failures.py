@@ -7,6 +7,7 @@ import textwrap
 import wasmtime
 
 from .. import wire
+from ..binary import moved
 from ..errors import GuestExit, WasmException, WasmFrame, WasmTrap
 from .driver import NAME as DRIVER
 from .ffi import Thrown, backtrace
@@ -71,7 +72,7 @@ def _trap(error: BaseException) -> WasmTrap | None:
         return None
     # The user knows nothing of our driver, which is outermost in a map.
     frames = tuple(
-        WasmFrame(frame.func_name, frame.func_index, frame.module_offset)
+        WasmFrame(frame.func_name, frame.func_index, frame.module_offset - moved(frame.module_name))
         for frame in backtrace(error)
         if frame.module_name != DRIVER
     )
