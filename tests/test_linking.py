@@ -370,7 +370,8 @@ def test_a_linked_module_may_have_an_empty_name() -> None:
       (import "env" "g" (func $g (result i32)))
       (func (export "f") (result i32) (i32.add (call $g) (i32.add (call $f) (call $none)))))"""
     library = """(module (import "env" "g" (func $g (result i32)))
-      (func (export "f") (result i32) (call $g)) (func (export "") (result i32) (i32.const 10)))"""
+      (func (export "f") (result i32) (call $g)) (func (export "") (result i32) (i32.const 10))
+      (func (export "twice") (param i32) (result i32) (i32.mul (local.get 0) (i32.const 2))))"""
     with pytest.raises(MissingImport, match=r"env\.g, a function \(\) -> \(i32\), for the linked module ''"):
         ProcessWasmPool(main, modules={"": library})
     with pytest.raises(InvalidModule, match=re.escape("modules['']: ")):
@@ -381,7 +382,7 @@ def test_a_linked_module_may_have_an_empty_name() -> None:
 
     with ProcessWasmPool(main, workers=1, modules={"": library}, on_missing_import=serve) as pool:
         assert (pool.call("f"), pool.call(".f"), pool.call(".")) == (111, 1, 10)
-        assert list(pool.map("f", *[[]])) == [] and pool.function(".f")() == 1
+        assert list(pool.map(".twice", range(3))) == [0, 2, 4] and pool.function(".f")() == 1
 
 
 def test_an_import_of_one_linked_module_alone_may_be_renamed() -> None:

@@ -24,6 +24,7 @@ from procpool import (
     TableType,
     UnknownExport,
     WasiConfig,
+    WasmException,
     WasmTrap,
     state,
 )
@@ -197,6 +198,15 @@ def test_what_goes_wrong_in_a_step_of_a_later_instance_says_so_too() -> None:
     ):
         for _ in range(4):
             pool.call("fine")
+
+
+def test_what_a_step_throws_says_which_it_was_however_it_is_shown() -> None:
+    how: dict[str, Any] = {"imports": {"env": {"f": int}}, "wasi": WasiConfig(), "prewarm": 0, "start": ["throw"]}
+    with ProcessWasmPool(ENDS, workers=1, **how) as pool, pytest.raises(WasmException) as raised:
+        pool.call("fine")
+    error = raised.value
+    assert error.message == "start[0], throw(): threw the exception 'oops' with the payload (7)"
+    assert error.args == (error.message,) and repr(error) == f"WasmException({error.message!r})"
 
 
 def test_a_start_function_that_fails_says_that_an_instance_was_being_made() -> None:
