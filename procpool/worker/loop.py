@@ -215,7 +215,7 @@ class Loop:
         except BaseException as error:
             if kind in (wire.CALL, wire.SUBMIT):
                 self._check(export, payload)
-            answer, own = failure(error), by_itself(error)
+            answer, own = failure(error, instances.stages.take(error)), by_itself(error)
             if kind == wire.ACCESS and not (instances.calls.failed or of_guest(error)):
                 answer = wire.reply(wire.KEPT, answer[wire.REPLY.size :])
             elif instances.calls.failed or not isinstance(error, GuestError):
@@ -255,6 +255,7 @@ class Loop:
     def _tidy(self, kind: int, flags: int) -> None:
         """After a call that went well: whether the instance may serve the next one."""
         instances = self._instances
+        instances.stages.forget()  # a callable may have caught what it was not to make of the instance
         if kind == wire.ACCESS or flags & wire.LEASED:
             return  # its holder decides
         if self._fresh or instances.calls.failed or instances.outgrown():
@@ -290,7 +291,7 @@ class Loop:
                     end = first
             except BaseException as error:
                 first = max(first, self._arena.item())  # it never got to an item if the driver cannot be made
-                failed, own = failure(error), by_itself(error)
+                failed, own = failure(error, self._instances.stages.take(error)), by_itself(error)
             interrupted = not self._running.finish(running)
             if self._printed is not None:
                 self._printed()  # so that it does not count as the next item's
