@@ -18,7 +18,7 @@ from .engine import EngineSettings, compiling_engine
 from .module import refusal, to_wasm, write
 
 #: Part of the name of what is kept: changes with the format.
-FORMAT = b"procpool 3"
+FORMAT = b"procpool 4"
 #: The last bytes: length of the code, of the outline and of the binary; hash of the source; hash of outline and all these.
 _END = struct.Struct("<QQQ32s32s")
 

@@ -11,7 +11,8 @@ Format: https://webassembly.github.io/spec/core/binary/ (and the GC proposal for
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -25,6 +26,8 @@ PAGE = 65536  #: bytes in a page of linear memory, unless the module says otherw
 
 #: Instead of a type, behind an empty name: many imports of one module, each with its type; or of one type as well.
 _SAME_MODULE, _SAME_TYPE = 0x7F, 0x7E
+#: Begins the name of a module whose imports were told apart.
+_MOVED = "procpool, moved by "
 _NUMERIC = {0x7F: "i32", 0x7E: "i64", 0x7D: "f32", 0x7C: "f64", 0x7B: "v128", 0x78: "i8", 0x77: "i16"}
 _HEAP = {
     0x74: "noexn",
@@ -121,6 +124,11 @@ class TagType:
 ExternType = FuncType | MemoryType | TableType | GlobalType | TagType
 
 
+def known_as(name: str, nth: int) -> str:
+    """The name that the ``nth`` type of a name has for itself; see `told_apart`."""
+    return f"{name}\0{nth}" if nth else name
+
+
 @dataclass(frozen=True)
 class Import:
     """Something a module needs from outside, by its two names."""
@@ -134,8 +142,8 @@ class Import:
 
     @property
     def names(self) -> tuple[str, str]:
-        """Its two names in the compiled module; see `told_apart`."""
-        return self.module, f"{self.name}\0{self.nth}" if self.nth else self.name
+        """Its two names in the compiled module."""
+        return self.module, known_as(self.name, self.nth)
 
 
 @dataclass
@@ -226,7 +234,8 @@ class _Reader:
     def unsigned(self) -> int:
         result = shift = 0
         while True:
-            byte = self.byte()
+            byte = self.data[self.at]
+            self.at += 1
             result |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return result
@@ -280,21 +289,23 @@ class _Reader:
         self.byte()  # the attribute, always an exception
         return self.unsigned()
 
-    def imports(self) -> Iterator[tuple[str, str, bytes]]:
-        """The entries of an import section: the two names of each, and what it is."""
+    def imports(self, read: Callable[[_Reader], T]) -> Iterator[tuple[str, str, T]]:
+        """The entries of an import section: the two names of each, and what it is, as ``read`` reads that."""
         for _ in range(self.unsigned()):
             module, name = self.name(), self.name()
             form = self.data[self.at]
             if name or form not in (_SAME_MODULE, _SAME_TYPE):
-                yield module, name, self._description()
+                yield module, name, read(self)
                 continue
-            self.byte()
-            same = self._description() if form == _SAME_TYPE else None
+            self.at += 1
+            same = self.at
+            if form == _SAME_TYPE:
+                self.description()
             for _ in range(self.unsigned()):
                 name = self.name()
-                yield module, name, same or self._description()
+                yield module, name, read(_Reader(self.data, same, self.end) if form == _SAME_TYPE else self)
 
-    def _description(self) -> bytes:
+    def description(self) -> bytes:
         """What one import is: its kind, and its type or the index of that."""
         start = self.at
         kind = self.byte()
@@ -363,6 +374,34 @@ def read_interface(wasm: bytes) -> Interface:
     return found.interface
 
 
+class _Numbers:
+    """The numbers of imports, `Import.nth`, given out in the order of the module.
+
+    Those that hold values keep their names: where there are several of one name, they share it.
+
+    Args:
+        imports: all that there are: their two names, and what `of` takes of each.
+    """
+
+    def __init__(self, imports: Sequence[tuple[str, str, tuple[ExternType, int | None]]]) -> None:
+        self._often = Counter((module, name) for module, name, _ in imports)
+        self._next = {(module, name): 1 for module, name, (type_, _) in imports if isinstance(type_, STORAGE)}
+        self._given: dict[object, int] = {}
+
+    def of(self, names: tuple[str, str], type_: ExternType, untold: int | None) -> int:
+        """The number of an import with these names, whose type is of that index if its signature does not tell it."""
+        if self._often[names] == 1 or isinstance(type_, STORAGE):
+            return 0
+        told = names, type_, untold
+        if told not in self._given:
+            nth = self._next.get(names, 0)
+            while nth and (names[0], known_as(names[1], nth)) in self._often:  # the module has an import of that name
+                nth += 1
+            self._next[names] = nth + 1  # never from the start again: whoever wrote the module may have taken many
+            self._given[told] = nth
+        return self._given[told]
+
+
 class _Spaces:
     """What a module has of each kind, by index, as far as it has been read; and what of that it shows."""
 
@@ -419,42 +458,30 @@ class _Spaces:
         declared.count = len(self._types)
 
     def _read_imports(self, reader: _Reader) -> None:
-        entries = [(module, name, *self._imported(what)) for module, name, what in reader.imports()]
-        taken = {(module, name) for module, name, _, _ in entries}
-        # Those that hold values keep their names: where there are several of one name, they share it.
-        told: dict[tuple[str, str], dict[object, int]] = {
-            (module, name): {None: 0} for module, name, type_, _ in entries if isinstance(type_, STORAGE)
-        }
-        for module, name, type_, untold in entries:
-            others = told.setdefault((module, name), {})
-            as_what = None if isinstance(type_, STORAGE) else (type_, untold)
-            if as_what not in others:
-                nth = len(others)
-                while nth and Import(module, name, type_, nth=nth).names in taken:
-                    nth += 1
-                taken.add(Import(module, name, type_, nth=nth).names)
-                others[as_what] = nth
-            needed = Import(module, name, type_, nth=others[as_what])
+        entries = list(reader.imports(self._imported))
+        numbers = _Numbers(entries)
+        for module, name, (type_, untold) in entries:
+            needed = Import(module, name, type_, None, numbers.of((module, name), type_, untold))
             self.interface.imports.append(needed)
             if untold is not None:
                 self.interface.declared.imports.add(needed.names)
 
-    def _imported(self, what: bytes) -> tuple[ExternType, int | None]:
+    def _imported(self, reader: _Reader) -> tuple[ExternType, int | None]:
         """The type of an import, which is in the space of its kind now; and its index, if it is a function's that needs it.
 
         Each memory, table or global has a type object of its own; see `once_each`.
         """
-        reader = _Reader(what, 1, len(what))
-        if what[0] == 0:
+        kind = reader.byte()
+        if kind == 0:
             index = reader.unsigned()
             self._funcs.append(index)
             return self._func(index), index if index in self._untold else None
         type_: ExternType
-        if what[0] == 1:
+        if kind == 1:
             self._tables.append(type_ := reader.table())
-        elif what[0] == 2:
+        elif kind == 2:
             self._memories.append(type_ := reader.memory())
-        elif what[0] == 3:
+        elif kind == 3:
             self._globals.append(type_ := reader.global_())
         else:
             self._tags.append(type_ := TagType(self._func(reader.tag())))
@@ -484,22 +511,37 @@ class _Spaces:
 def told_apart(wasm: bytes, imports: Sequence[Import]) -> bytes:
     """A module in which each import of a name that comes with several types has a name of its own: `Import.names`.
 
-    wasmtime's linker has one definition for a name.
+    wasmtime's linker has one definition for a name.  The module's own name says how far its code has moved, as what
+    wasmtime tells of a frame has no other trace of which module it is in; see `moved`.
 
     Args:
         imports: what the module's interface says.
     """
     if not any(needed.nth for needed in imports):
         return wasm
-    parts = [(section, wasm[start:end]) for section, start, end in sections(wasm)]
-    return wasm[:8] + b"".join(
-        _section(section, _renamed(content, imports) if section == 2 else content) for section, content in parts
-    )
+    before = 8  # the end of the section before
+    for section, start, end in sections(wasm):
+        if section == 2:
+            renamed = _section(2, _renamed(wasm[start:end], imports))
+            name = _name(f"{_MOVED}{len(renamed) - (end - before)}")
+            named = _section(0, _name("name") + b"\0" + unsigned(len(name)) + name)
+            return wasm[:before] + renamed + wasm[end:] + named
+        before = end
+    raise AssertionError("imports come from an import section")
+
+
+def moved(module: str | None) -> int:
+    """How many bytes the code of a compiled module lies behind its place in what the user gave, by the module's name.
+
+    Whoever gives a module such a name has the offsets of its own frames wrong, and nothing else.
+    """
+    found = re.fullmatch(rf"{_MOVED}(-?[0-9]{{1,10}})", module or "")
+    return 0 if found is None else int(found[1])
 
 
 def _renamed(section: bytes, imports: Sequence[Import]) -> bytes:
     """An import section with other names."""
-    what = [description for _, _, description in _Reader(section, 0, len(section)).imports()]
+    what = [description for _, _, description in _Reader(section, 0, len(section)).imports(_Reader.description)]
     entries = (b"".join(map(_name, needed.names)) + each for needed, each in zip(imports, what, strict=True))
     return unsigned(len(what)) + b"".join(entries)
 

@@ -6,6 +6,7 @@ as its cause; it is not wrapped in one of these.  All of them can be pickled.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -52,6 +53,14 @@ def _rebuild(cls: type[ProcpoolError], args: tuple[Any, ...], state: dict[str, A
     error.args = args
     error.__dict__.update(state)
     return error
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """As the exception's own ``add_note`` does, which 3.10 lacks; but once, and it never fails."""
+    with contextlib.suppress(Exception):  # it may have no room for more, or be of a class that minds
+        notes = getattr(error, "__notes__", [])
+        if note not in notes:
+            error.__notes__ = [*notes, note]  # type: ignore[attr-defined]
 
 
 class InvalidModule(ProcpoolError, ValueError):
@@ -161,8 +170,9 @@ class GuestError(ProcpoolError):
 class GuestExit(ProcpoolError):
     """Raised when the guest ended itself with an exit code other than the success of a command."""
 
-    def __init__(self, code: int):
-        super().__init__(f"the guest exited with code {code}")
+    def __init__(self, code: int, stage: str | None = None):
+        """For what exits while an instance is made, ``stage`` says what that was."""
+        super().__init__(f"{'' if stage is None else f'{stage}: '}the guest exited with code {code}")
         self.code = code  #: the exit code
 
 

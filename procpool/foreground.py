@@ -11,13 +11,13 @@ import wasmtime
 from . import wire
 from .compilation import Announce, compile_module, unheard
 from .engine import EngineSettings, Feature, checked_features, loading_engine
-from .errors import GuestExit, MissingImport, WasmTrap
+from .errors import GuestExit, MissingImport, WasmTrap, add_note
 from .imports import OnMissing, resolve
 from .module import ModuleSource
 from .program import single
 from .wasi import WasiConfig, check_command, check_threads
 from .worker.channels import Running
-from .worker.failures import as_trap
+from .worker.failures import as_trap, raised_by
 from .worker.instantiator import Instantiator
 from .worker.streams import surroundings
 from .worker.wasi_run import run_start
@@ -77,11 +77,11 @@ class ForegroundCommand:
             end: called once with its exit code, or the trap it ended in, to end the process.  Threads of the command may be
                 left that nothing else can end, as they sit in host calls; then it may be one of them that calls.
         """
-        self._instantiator.on_stuck = lambda error: end(_outcome(error))
+        self._instantiator.on_stuck = lambda error: end(self._outcome(error))
         try:
             outcome: int | WasmTrap = run_start(self._instantiator, self._wasi, self._spec.max_threads)
         except Exception as error:
-            outcome = _outcome(error)
+            outcome = self._outcome(error)
         end(outcome)
 
     def _wasi(self) -> wasmtime.WasiConfig:
@@ -91,14 +91,16 @@ class ForegroundCommand:
         config.inherit_stderr()
         return config
 
-
-def _outcome(error: BaseException) -> int | WasmTrap:
-    """What a thread's exception means for the program."""
-    if isinstance(error, GuestExit):
-        return error.code
-    if isinstance(error, MissingImport):  # a stand-in was called
-        return WasmTrap(str(error))
-    trap = as_trap(error)
-    if trap is None:
+    def _outcome(self, error: BaseException) -> int | WasmTrap:
+        """What a thread's exception means for the program."""
+        if isinstance(error, GuestExit):
+            return error.code
+        if isinstance(error, MissingImport):  # a stand-in was called
+            return WasmTrap(str(error))
+        stage = self._instantiator.stages.of(error)
+        trap = as_trap(error, stage)
+        if trap is not None:
+            return trap
+        if stage is not None:
+            add_note(error, raised_by(stage))
         raise error
-    return trap

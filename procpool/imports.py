@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import reduce
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
@@ -27,6 +28,7 @@ from .binary import (
     simple,
     with_article,
 )
+from .checks import shown
 from .codec import converted
 from .errors import BadArguments, BadImport, MissingImport
 from .printable import printable
@@ -80,7 +82,7 @@ def resolve(
 
     Raises:
         MissingImport: nothing was given for some; names them all and their types.
-        BadImport: something does not fit its type, or is given for no import.
+        BadImport: something does not fit its type, or is given for no import; or WASI's is wanted as several types.
     """
     unused = {(module, name) for module, names in given.items() for name in names}
     found: Found = {}
@@ -95,6 +97,11 @@ def resolve(
             unused.discard(key)
         except KeyError:
             if wasi and _provided(needs):
+                if needs.nth:
+                    raise BadImport(
+                        f"{whom(needs.by)} imports {needs.module}.{needs.name} as functions of several types, one of them"
+                        f" {needs.type}, and WASI's has one type; give one that serves them all in imports"
+                    ) from None
                 continue
             if otherwise is None:
                 missing.append(needs)
@@ -195,16 +202,26 @@ def _missing(missing: Sequence[Import], renames: Renames, linked: Mapping[str, I
             hint += f" (is {module!r} meant to be {near[0]!r} of modules?)"
     body = "".join(
         f"    {module!r}: {{\n"
-        + "".join(f"        {name!r}: {_skeleton(types)}\n" for name, types in entries.items())
+        + "".join(f"        {_skeleton(name, types)}\n" for name, types in entries.items())
         + "    },\n"
         for module, entries in wanted.items()
     )
     return f"{head}\nGive it as below{hint}; {stand_ins}.\nimports={{\n{body}}}" if wanted else head
 
 
-def _skeleton(types: Sequence[ExternType]) -> str:
+def _skeleton(name: str, types: Sequence[ExternType]) -> str:
     """What to paste for a name, which may be imported as several types."""
+    if len({type(each) for each in types}) > 1:
+        told = ", and a ".join(map(described, dict.fromkeys(types)))
+        return f"# {name!r}, a {told}: nothing is all of these, and on_missing_import=function is asked for each"
+    return f"{name!r}: {_value(types)}"
+
+
+def _value(types: Sequence[ExternType]) -> str:
+    """The same for types of one kind."""
     type_, *others = dict.fromkeys(types)
+    if isinstance(type_, STORAGE):
+        type_ = reduce(lambda first, second: joint(first, second) or first, others, type_)  # `_together` has found one
     if isinstance(type_, FuncType):
         params = ", ".join(chr(ord("a") + n) if len(type_.params) <= 26 else f"a{n}" for n in range(len(type_.params)))
         results = [_example(kind) for kind in type_.results]
@@ -240,10 +257,33 @@ def _can_be_given(type_: ExternType) -> bool:
 
 def _provided(needs: Import) -> bool:
     """Whether WASI and wasi-threads provide an import."""
-    if needs.nth:
-        return False
     shared = isinstance(needs.type, MemoryType) and needs.type.shared
     return needs.module in MODULES or (needs.module, needs.name) == THREAD_SPAWN or shared
+
+
+def checked_renames(given: object) -> Renames:
+    """What says under which other names imports are looked for, if that is what it is.
+
+    Raises:
+        TypeError: an entry can be none; names it, and what is expected.
+    """
+    if not isinstance(given, Mapping):
+        raise TypeError(f"rename_imports must be a mapping, got {shown(given)}")
+    for key, to in given.items():
+        if isinstance(key, str) and isinstance(to, Mapping):
+            for inner, its in to.items():
+                _check_renaming(f"rename_imports[{key!r}]", inner, its)
+        else:
+            _check_renaming("rename_imports", key, to)
+    return given
+
+
+def _check_renaming(where: str, key: object, to: object) -> None:
+    for what, each in ((f"{where} has the key", key), (f"{where}[{key!r}] is", to)):
+        if not isinstance(each, str) and not (
+            isinstance(each, tuple) and len(each) == 2 and all(isinstance(name, str) for name in each)
+        ):
+            raise TypeError(f"{what} {shown(each)}, expected a module's name, or a tuple of that and an import's own name")
 
 
 def renamed(by: str | None, needs: Import, renames: Renames) -> tuple[str, str]:

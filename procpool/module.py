@@ -20,7 +20,7 @@ from .binary import ExternType, FuncType, Import, Interface, read_interface
 from .checks import shown
 from .engine import EngineSettings, Feature, checked_features, hint_for, loading_engine
 from .errors import InvalidModule
-from .imports import Renames
+from .imports import Renames, checked_renames
 from .linking import link
 from .printable import printable
 
@@ -73,9 +73,10 @@ def inspect(
         InvalidModule: wasmtime refuses it; the message says where and why.
         BadImport: the modules cannot be linked.
         OSError: the file cannot be read.
-        TypeError: ``source`` is neither bytes, nor text, nor a path.
+        TypeError: ``source`` is neither bytes, nor text, nor a path; or ``rename_imports`` has an entry that can be none.
     """
     size = 0
+    renames = checked_renames(rename_imports or {})
     engine = loading_engine(EngineSettings(features=checked_features(features)))
 
     def interface(source: ModuleSource) -> Interface:
@@ -90,7 +91,7 @@ def inspect(
 
     found = {name: naming(name, interface, each) for name, each in by_name(source, modules).items()}
     linked = {name: each for name, each in found.items() if name is not None}
-    program = link(found[None], linked, rename_imports or {})
+    program = link(found[None], linked, renames)
     return Inspection(program.needed, MappingProxyType(program.exports), size)
 
 

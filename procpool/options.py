@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from . import wire
 from .checks import boolean, choice, count, is_int, positive, seconds, shown
 from .engine import EngineSettings, checked_features
-from .imports import OnMissing
+from .imports import OnMissing, checked_renames
 from .wasi import WasiConfig
 
 #: The most workers a pool can have: rows of the shared board, 64 bytes each.
@@ -132,6 +132,7 @@ class PoolOptions:
             raise TypeError(f"wasi must be a WasiConfig, got {shown(self.wasi)}")
         for name in ("imports", "rename_imports", "rlimits", "modules"):
             self._freeze(name, MappingProxyType(dict(_mapping(name, getattr(self, name)))))
+        checked_renames(self.rename_imports)
         for module, names in self.imports.items():
             _mapping(f"imports[{module!r}]", names)
         self._freeze("features", checked_features(self.features))

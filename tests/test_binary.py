@@ -6,7 +6,7 @@ import pytest
 import wasmtime
 from conftest import FIXTURES, KERNELS, SHAPES
 
-from procpool import FuncType, GlobalType, MemoryType, TableType, TagType
+from procpool import FuncType, GlobalType, MemoryType, TableType, TagType, binary
 from procpool.binary import Interface, outline, read_interface
 
 
@@ -106,3 +106,28 @@ def test_an_outline_says_the_same_in_less(wasm: bytes) -> None:
     assert read_interface(told) == read_interface(wasm)
     assert outline(told) == told
     assert len(told) < len(wasm) or len(wasm) < 200
+
+
+def _names_looked_at(types: int, taken: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many names are made up for a name of so many types, where the module has taken the first so many itself."""
+    own = "".join(f'(import "m" "f\\00{nth}" (func))' for nth in range(1, taken + 1))
+    kinds = (" ".join("i32" if nth >> bit & 1 else "i64" for bit in range(10)) for nth in range(types))
+    wasm = bytes(wasmtime.wat2wasm(f"""(module {own} {"".join(f'(import "m" "f" (func (param {k})))' for k in kinds)})"""))
+    looked: list[int] = []
+
+    def counted(name: str, nth: int) -> str:
+        looked.append(nth)
+        return plain(name, nth)
+
+    with monkeypatch.context() as patched:
+        plain = binary.known_as
+        patched.setattr(binary, "known_as", counted)
+        imports = read_interface(wasm).imports
+    assert len({needed.names for needed in imports}) == types + taken
+    assert [needed.nth for needed in imports[taken:]] == [0, *range(taken + 1, taken + types)]
+    return len(looked)
+
+
+def test_names_are_told_apart_in_one_pass_whatever_names_a_module_has_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _names_looked_at(20, 30, monkeypatch) == 20 - 1 + 30
+    assert _names_looked_at(400, 600, monkeypatch) == 400 - 1 + 600

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wasmtime
 from conftest import DEADLINE
 
 import procpool
@@ -321,12 +322,56 @@ def test_an_import_may_be_linked_under_another_name() -> None:
         assert (pool.call("twice", 4), pool.call("lib.next"), pool.call("next")) == (8, 1, 2)
 
 
+@pytest.mark.parametrize("second", ["f", "g"])
+def test_a_frame_says_where_it_is_in_the_module_that_was_given(second: str) -> None:
+    linked = f"""(module $own (import "env" "f" (func $f)) (import "env" "{second}" (func $g (param i32)))
+      (func $inner (export "inner") (call $g (i32.const 7)) (call $f) unreachable))"""
+    main = """(module (import "lib" "inner" (func $inner))
+      (import "env" "longer" (func)) (import "env" "longer" (func $f (param i32))) (import "env" "longer" (func (param i64)))
+      (func $outer (export "outer") (call $f (i32.const 7)) (call $inner) unreachable))"""
+    parts = [bytes(wasmtime.wat2wasm(text)) for text in (linked, main)]
+    given = {"env": dict.fromkeys(("f", "g", "longer") if second == "g" else ("f", "longer"), lambda *args: None)}
+    with (
+        ProcessWasmPool(parts[1], workers=1, modules={"lib": parts[0]}, imports=given) as pool,
+        pytest.raises(WasmTrap) as raised,
+    ):
+        pool.call("outer")
+    # Behind what is called first: where the innermost is stopped, and where the other one's call is.
+    expected = [wasm.rindex(b"\x10\x00\x00\x0b") + at for wasm, at in zip(parts, (2, 0), strict=True)]
+    assert [(frame.function, frame.offset) for frame in raised.value.frames] == [
+        ("inner", expected[0]),
+        ("outer", expected[1]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("renames", "words"),
+    [
+        ([("env", "lib")], "rename_imports must be a mapping, got"),
+        ({"env": ["lib", "add"]}, "rename_imports['env'] is ['lib', 'add'] (list), expected a module's name, or a tuple"),
+        ({"env": 5}, "rename_imports['env'] is 5 (int)"),
+        ({"env": ("lib", "add", "x")}, "rename_imports['env'] is ('lib', 'add', 'x')"),
+        ({("env", "add"): ("lib", 5)}, "rename_imports[('env', 'add')] is ('lib', 5)"),
+        ({("env", "add"): {"env": "lib"}}, "rename_imports[('env', 'add')] is {'env': 'lib'}"),
+        ({5: "lib"}, "rename_imports has the key 5 (int), expected a module's name, or a tuple"),
+        ({"lib": {"env": 5}}, "rename_imports['lib']['env'] is 5"),
+        ({"lib": {"env": {"env": "lib"}}}, "rename_imports['lib']['env'] is {'env': 'lib'}"),
+        ({"lib": {None: "env"}}, "rename_imports['lib'] has the key None"),
+    ],
+)
+def test_a_renaming_that_is_none_is_refused_by_its_entry(renames: Any, words: str) -> None:
+    for refuse in (ProcessWasmPool, procpool.inspect):
+        with pytest.raises(TypeError, match=re.escape(words)):
+            refuse("(module)", modules=LINKED, rename_imports=renames)  # type: ignore[operator]
+
+
 def test_a_linked_module_may_have_an_empty_name() -> None:
     main = """(module (import "" "f" (func $f (result i32))) (import "" "" (func $none (result i32)))
       (import "env" "g" (func $g (result i32)))
       (func (export "f") (result i32) (i32.add (call $g) (i32.add (call $f) (call $none)))))"""
     library = """(module (import "env" "g" (func $g (result i32)))
-      (func (export "f") (result i32) (call $g)) (func (export "") (result i32) (i32.const 10)))"""
+      (func (export "f") (result i32) (call $g)) (func (export "") (result i32) (i32.const 10))
+      (func (export "twice") (param i32) (result i32) (i32.mul (local.get 0) (i32.const 2))))"""
     with pytest.raises(MissingImport, match=r"env\.g, a function \(\) -> \(i32\), for the linked module ''"):
         ProcessWasmPool(main, modules={"": library})
     with pytest.raises(InvalidModule, match=re.escape("modules['']: ")):
@@ -337,7 +382,7 @@ def test_a_linked_module_may_have_an_empty_name() -> None:
 
     with ProcessWasmPool(main, workers=1, modules={"": library}, on_missing_import=serve) as pool:
         assert (pool.call("f"), pool.call(".f"), pool.call(".")) == (111, 1, 10)
-        assert list(pool.map("f", *[[]])) == [] and pool.function(".f")() == 1
+        assert list(pool.map(".twice", range(3))) == [0, 2, 4] and pool.function(".f")() == 1
 
 
 def test_an_import_of_one_linked_module_alone_may_be_renamed() -> None:

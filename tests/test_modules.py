@@ -14,6 +14,7 @@ from procpool import (
     BadArguments,
     BadImport,
     FuncType,
+    GuestExit,
     Import,
     InvalidModule,
     MemoryType,
@@ -23,7 +24,9 @@ from procpool import (
     TableType,
     UnknownExport,
     WasiConfig,
+    WasmException,
     WasmTrap,
+    state,
 )
 
 NEEDY = """(module
@@ -264,6 +267,7 @@ ENDS = """(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (para
         (("exit", 3), StartupError, "start[1], exit(3): the guest exited with code 3"),
         (lambda instance: instance.call("trap", 1, 2), StartupError, "<lambda>: wasm `unreachable` instruction"),
         ("host", ZeroDivisionError, "raised by start[1], host()"),
+        (lambda instance: instance.call("trap", "x", 2), StartupError, "so an int (raised by start[1], <lambda>)"),
         (lambda instance: 1 // 0, ZeroDivisionError, "raised by start[1], "),
     ],
 )
@@ -292,6 +296,15 @@ def test_what_goes_wrong_in_a_step_of_a_later_instance_says_so_too() -> None:
             pool.call("fine")
 
 
+def test_what_a_step_throws_says_which_it_was_however_it_is_shown() -> None:
+    how: dict[str, Any] = {"imports": {"env": {"f": int}}, "wasi": WasiConfig(), "prewarm": 0, "start": ["throw"]}
+    with ProcessWasmPool(ENDS, workers=1, **how) as pool, pytest.raises(WasmException) as raised:
+        pool.call("fine")
+    error = raised.value
+    assert error.message == "start[0], throw(): threw the exception 'oops' with the payload (7)"
+    assert error.args == (error.message,) and repr(error) == f"WasmException({error.message!r})"
+
+
 def test_a_start_function_that_fails_says_that_an_instance_was_being_made() -> None:
     with pytest.raises(StartupError, match=r"making an instance of the module: wasm `unreachable` instruction"):
         ProcessWasmPool("(module (func $f unreachable) (start $f))", workers=1)
@@ -300,6 +313,66 @@ def test_a_start_function_that_fails_says_that_an_instance_was_being_made() -> N
         ProcessWasmPool(module, workers=1, imports={"env": {"f": lambda: {}["x"]}})
     notes = ["raised by the host function for env.f", "raised by making an instance of the module"]
     assert raised.value.__notes__ == notes  # type: ignore[attr-defined]
+
+
+class Again:
+    """Raises one and the same object whenever it is called, but for the times that it is told not to."""
+
+    def __init__(self, error: Exception, *well: int) -> None:
+        self.error = error
+        self.well = well
+        self.calls = 0
+
+    def __call__(self) -> int:
+        self.calls += 1
+        if self.calls in self.well:
+            return 0
+        raise self.error
+
+
+@pytest.mark.parametrize("start", ["start", "step"])
+def test_an_exception_that_is_raised_again_does_not_keep_the_stage_it_has_ended(start: str) -> None:
+    module = f"""(module (import "env" "f" (func $f (result i32))) (func $set (drop (call $f)))
+      {"(start $set)" if start == "start" else '(export "set" (func $set))'} (export "f" (func $f)) (func (export "fine")))"""
+    stage = "making an instance of the module" if start == "start" else "start[0], set()"
+    how: dict[str, Any] = {"workers": 1, "start": ["set"] if start == "step" else []}
+    for error in (KeyError("again"), GuestExit(9)):
+        # Two instances cannot be made, and a third is; a call ends it for the same reason, and so the fourth is in vain.
+        with ProcessWasmPool(module, imports={"env": {"f": Again(error, 1, 5)}}, **how) as pool:
+            told = []
+            for export in ("f", "fine", "fine", "f", "fine"):
+                with pytest.raises(type(error)) as raised:
+                    pool.call(export)
+                told.append(raised.value)
+        made, *failing, called, last = told
+        if isinstance(error, GuestExit):
+            assert [str(each) for each in (made, called)] == ["the guest exited with code 9"] * 2
+            assert [str(each) for each in (*failing, last)] == [f"{stage}: the guest exited with code 9"] * 3
+            assert all(each.__cause__ is None and vars(each) == {"code": 9} for each in told)
+        else:
+            plain = ["raised by the host function for env.f"]
+            assert [each.__notes__ for each in (made, called)] == [plain] * 2
+            assert [each.__notes__ for each in (*failing, last)] == [[*plain, f"raised by {stage}"]] * 3
+
+
+def catch(instance: Any) -> None:
+    try:
+        instance.call("fine")
+    except KeyError as error:
+        state.caught = error
+
+
+def bring_back(instance: Any) -> None:
+    raise state.caught
+
+
+def test_what_a_callable_has_caught_does_not_keep_its_stage_either() -> None:
+    module = '(module (import "env" "f" (func $f)) (func $set (call $f)) (start $set) (func (export "fine")))'
+    with ProcessWasmPool(module, workers=1, prewarm=0, imports={"env": {"f": Again(KeyError("caught"))}}) as pool:
+        pool.submit(catch).result()
+        with pytest.raises(KeyError) as raised:
+            pool.submit(bring_back).result()
+    assert raised.value.__notes__ == ["raised by the host function for env.f"]  # type: ignore[attr-defined]
 
 
 def fails(instance: Any) -> None:
@@ -438,6 +511,40 @@ def test_what_is_wrong_with_one_of_several_types_is_said_of_that_one() -> None:
             pool.call("one", 1)
     with pytest.raises(BadImport, match=r"for e\.d, expected a function \(\) -> \(i32\)"):
         ProcessWasmPool(TWICE, imports={"e": {"d": 5}})
+
+
+def test_what_to_paste_for_several_types_can_be_given() -> None:
+    function, memories = '"e" "f" (func (result i32))', '(import "m" "m" (memory 1 9)) (import "m" "m" (memory 2 7))'
+    several = f'(module (import {function}) (import "e" "f" (global i32)) (import "e" "f" (func)) {memories})'
+    with pytest.raises(MissingImport) as refused:
+        ProcessWasmPool(several)
+    text = str(refused.value)
+    assert "# 'f', a function () -> (i32), and a global i32, and a function () -> (): nothing is all of these" in text
+    assert "on_missing_import=function" in text
+    exec(text[text.index("imports={") :], {"MemoryType": MemoryType}, pasted := {})  # type: ignore[var-annotated]
+    assert pasted["imports"] == {"e": {}, "m": {"m": MemoryType(2, 7)}}
+
+    def serve(needed: Import) -> Any:
+        return int if isinstance(needed.type, FuncType) else 5
+
+    with ProcessWasmPool(several, workers=1, imports=pasted["imports"], on_missing_import=serve) as pool:
+        assert len(pool.imports) == 5
+
+
+FD_WRITE = "(param i32 i32 i32 i32) (result i32)"
+
+
+@pytest.mark.parametrize("types", [("(param i32)", FD_WRITE), (FD_WRITE, "(param i32)")])
+def test_a_function_of_wasis_that_is_wanted_as_several_types_is_refused(types: tuple[str, str]) -> None:
+    names = '"wasi_snapshot_preview1" "fd_write"'
+    functions = "".join(f"(import {names} (func {type_}))" for type_ in types)
+    module = f'(module {functions} (memory (export "memory") 1))'
+    words = "imports wasi_snapshot_preview1.fd_write as functions of several types"
+    with pytest.raises(BadImport, match=re.escape(words)):
+        ProcessWasmPool(module, workers=1, wasi=WasiConfig(), on_missing_import="zero")
+    given = {"wasi_snapshot_preview1": {"fd_write": lambda *args: 0}}
+    with ProcessWasmPool(module, workers=1, wasi=WasiConfig(), imports=given) as pool:
+        assert len(pool.imports) == 2
 
 
 def test_a_name_of_a_function_may_be_that_of_a_memory_too() -> None:

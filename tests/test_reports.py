@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import json
 import logging
 import pickle
 import sys
@@ -61,7 +60,7 @@ def test_an_exception_is_received_in_two_steps() -> None:
 @pytest.mark.parametrize("what", ["exit", "interrupt", "no exception"])
 def test_whatever_unpickling_does_an_exception_comes_of_it(what: str) -> None:
     ran.clear()
-    report = wire.Raised("Traceback: it was thus", pickle.dumps(Hostile(what)))
+    report = wire.Raised("Traceback: it was thus", "", pickle.dumps(Hostile(what)))
     assert ran == []
     found: list[BaseException] = []
     thread = threading.Thread(target=lambda: found.append(report.load()))
@@ -74,12 +73,12 @@ def test_whatever_unpickling_does_an_exception_comes_of_it(what: str) -> None:
 
 def test_ctrl_c_is_not_swallowed() -> None:
     with pytest.raises(KeyboardInterrupt):
-        wire.Raised("", pickle.dumps(Hostile("interrupt"))).load()
+        wire.Raised("", "", pickle.dumps(Hostile("interrupt"))).load()
 
 
 @pytest.mark.parametrize("data", [b"", b"nonsense", b"cno_such_module\nThing\n.", pickle.dumps(Untouchable())])
 def test_what_cannot_be_rebuilt_comes_as_its_text(data: bytes) -> None:
-    error = wire.Raised("the text", data).load()
+    error = wire.Raised("the text", "", data).load()
     assert type(error) is RemoteError and "the text" in str(error)
 
 
@@ -122,7 +121,10 @@ def test_a_text_that_is_no_unicode() -> None:
         (wire.UNFIT, b"\xff\xff\xff\xff"),
         (wire.EXIT, b""),
         (wire.EXIT, b'"3"'),
-        (wire.EXIT, b"true"),
+        (wire.EXIT, b"7"),
+        (wire.EXIT, b"[true, null]"),
+        (wire.EXIT, b"[7, 8]"),
+        (wire.RAISED, b"\x01\0\0\0\x03\0\0\0abc"),
         (wire.TRAP, b"\xff"),
         (wire.TRAP, b"[1, 2, 3]"),
         (wire.TRAP, b'["m", null, 3]'),
@@ -148,7 +150,7 @@ def test_any_payload_is_taken_or_refused(status: int, payload: bytes) -> None:
 def test_what_needs_no_code_is_ready() -> None:
     trap = wire.report_of(wire.TRAP, wire.trap_to_bytes(WasmTrap("m" * (1 << 20), "CODE", None)), "f")
     assert isinstance(trap, WasmTrap) and trap.export == "f" and trap.code == "CODE" and len(trap.message) < 1 << 17
-    status = wire.report_of(wire.EXIT, json.dumps(7).encode(), None)
+    status = wire.report_of(wire.EXIT, wire.exit_to_bytes(7, None), None)
     assert isinstance(status, GuestExit) and status.code == 7
 
 

@@ -324,7 +324,7 @@ class Population:
         lane.port.process.cannot_start()
         self.unfit = report
         # Without loading it: that would run the user's code here.
-        self._start_failed(RemoteError(_last_line(report.text)) if isinstance(report, wire.Raised) else report)
+        self._start_failed(RemoteError(_last_line(report)) if isinstance(report, wire.Raised) else report)
 
     # -- deaths --------------------------------------------------------------------------------------------------------
 
@@ -525,8 +525,9 @@ class Population:
         return due
 
 
-def _last_line(traceback: str) -> str:
-    """The line of a traceback that says what was raised; its message may have more lines."""
-    lines = [line for line in traceback.splitlines() if line and not line.startswith(" ")]
+def _last_line(report: wire.Raised) -> str:
+    """The line of a traceback that says what was raised; its message may have more.  And the note, if there is one."""
+    lines = [line for line in report.text.splitlines() if line and not line.startswith(" ")]
     named = [line for line in lines if line.partition(":")[0].replace(".", "_").isidentifier()]
-    return (named or lines or [traceback])[-1]
+    line = (named or lines or [report.text])[-1]
+    return f"{line} ({report.note})" if report.note else line

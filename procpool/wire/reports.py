@@ -18,7 +18,7 @@ from typing import Any
 
 import cloudpickle
 
-from ..errors import GuestExit, RemoteError, WasmException, WasmFrame, WasmTrap
+from ..errors import GuestExit, RemoteError, WasmException, WasmFrame, WasmTrap, add_note
 from .frames import EXIT, KEPT, RAISED, TRAP, UNFIT
 from .values import NeedsCode, loads_plain
 
@@ -28,7 +28,7 @@ MOST_TEXT = 64 << 10
 MOST_PICKLE = 16 << 20
 _MOST_DEEP = 8  # containers within containers of a log record that are taken as they are
 
-_TEXT = struct.Struct("<I")  # length of the text; the pickle follows it
+_TEXTS = struct.Struct("<II")  # lengths of the text and of the note; they and the pickle follow
 
 #: What stands for a v128 in JSON: an object with its digits under this name.
 _VECTOR = "v128"
@@ -49,8 +49,12 @@ def trap_to_bytes(trap: WasmTrap) -> bytes:
     return json.dumps(told, default=lambda vector: {_VECTOR: vector.hex()}).encode()
 
 
-def exception_to_bytes(error: BaseException) -> bytes:
-    """An exception, and its traceback's text, shortened.
+def exit_to_bytes(code: int, stage: str | None) -> bytes:
+    return json.dumps([code, stage and shortened(stage)]).encode()
+
+
+def exception_to_bytes(error: BaseException, note: str = "") -> bytes:
+    """An exception, its traceback's text, shortened, and a note that it is to have from now on, and not here.
 
     One that cannot be pickled, or not rebuilt from its pickle, or is larger than MOST_PICKLE, is sent as its text alone.
     """
@@ -61,6 +65,8 @@ def exception_to_bytes(error: BaseException) -> bytes:
     except BaseException:  # it has a say in how it is shown
         text = f"{type(error).__name__}, which cannot be shown\n"
     text = shortened(text)
+    if note:
+        text += f"{note}\n"
     try:
         data: bytes = cloudpickle.dumps(error)  # classes from the program's __main__ travel by value
         if len(data) > MOST_PICKLE:
@@ -70,17 +76,18 @@ def exception_to_bytes(error: BaseException) -> bytes:
             pickle.loads(data)
     except BaseException:  # SystemExit too: it would end this worker in place of the job
         data = b""
-    encoded = text.encode(errors="backslashreplace")
-    return _TEXT.pack(len(encoded)) + encoded + data
+    texts = [each.encode(errors="backslashreplace") for each in (text, shortened(note))]
+    return _TEXTS.pack(*map(len, texts)) + b"".join(texts) + data
 
 
 class Raised:
     """A Python exception in a worker, as it arrived."""
 
-    __slots__ = ("_pickle", "text")
+    __slots__ = ("_pickle", "note", "text")
 
-    def __init__(self, text: str, data: bytes) -> None:
-        self.text: str = text  #: of its traceback
+    def __init__(self, text: str, note: str, data: bytes) -> None:
+        self.text: str = text  #: of its traceback, with the note
+        self.note: str = note  #: that it gets when it is loaded; empty for none
         self._pickle = data
 
     def load(self) -> BaseException:
@@ -97,6 +104,8 @@ class Raised:
             error = pickle.loads(self._pickle)
             if issubclass(type(error), BaseException):  # isinstance would ask its __class__, which may be anything
                 error.__cause__ = RemoteError(self.text)
+                if self.note:
+                    add_note(error, self.note)
                 return error  # type: ignore[no-any-return]
             problem = f"it unpickles to something of the type {type(error).__name__}"
         except BaseException as why:
@@ -137,20 +146,23 @@ def report_of(status: int, payload: bytes, export: str | None) -> Report:
         ValueError: no sound worker sends such a reply.
     """
     if status in (RAISED, KEPT, UNFIT):
-        start = _TEXT.size
+        start = _TEXTS.size
         if len(payload) < start:
             raise ValueError(f"an exception in {len(payload)} bytes")
-        (size,) = _TEXT.unpack_from(payload)
-        if start + size > len(payload):
-            raise ValueError(f"an exception whose text of {size} bytes goes beyond its {len(payload)} bytes")
-        return Raised(payload[start : start + size].decode(errors="replace"), payload[start + size :])
+        text, note = _TEXTS.unpack_from(payload)
+        if start + text + note > len(payload):
+            raise ValueError(f"an exception whose texts of {text} and {note} bytes go beyond its {len(payload)} bytes")
+        note_at, data_at = start + text, start + text + note
+        told, noted = (part.decode(errors="replace") for part in (payload[start:note_at], payload[note_at:data_at]))
+        return Raised(told, noted, payload[data_at:])
     if status not in (TRAP, EXIT):
         raise ValueError(f"a worker sent the unknown status {status}")
     try:
         told = json.loads(payload)
         if status == EXIT:
-            if type(told) is int:
-                return GuestExit(told)
+            code, stage = told
+            if type(code) is int and (stage is None or type(stage) is str):
+                return GuestExit(code, stage)
         else:
             message, code, frames, thrown = told
             trace = tuple(WasmFrame(*frame) for frame in frames)
@@ -161,6 +173,7 @@ def report_of(status: int, payload: bytes, export: str | None) -> Report:
                     exception = WasmException(tag, values, export, trace)
                     if type(message) is str:
                         exception.message = message
+                        exception.args = (message,)
                     return exception
             elif type(message) is str and (code is None or type(code) is str):
                 return WasmTrap(message, code, export, trace)

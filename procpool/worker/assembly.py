@@ -13,7 +13,7 @@ from ..program import INITIALIZE, Names, Part, mismatch, whom
 from . import ffi
 from .host import HostCalls, HostFunction
 from .made import Made, Own, make
-from .stages import ended, step
+from .stages import Stages
 
 #: What wasmtime's complaint about an import begins with.
 _INCOMPATIBLE = "incompatible import type for"
@@ -44,6 +44,7 @@ class Assembly:
         engine: that the modules were loaded with.
         modules: with each part of the program, in the program's order.
         calls: where exceptions of host functions are kept.
+        stages: where it is kept what ended the making of an instance.
     """
 
     def __init__(
@@ -51,9 +52,11 @@ class Assembly:
         engine: wasmtime.Engine,
         modules: Iterable[tuple[Part, wasmtime.Module]],
         calls: HostCalls,
+        stages: Stages,
     ) -> None:
         self.members: list[Member] = []
         self._calls = calls
+        self._stages = stages
         self._callbacks: list[Any] = []  # what the linkers refer to by address
         self._made: dict[Names, Made] = {}
         self._taking: dict[Names, list[tuple[wasmtime.Linker, Names]]] = {}  # who imports each of these, as what
@@ -103,7 +106,7 @@ class Assembly:
                     self._quick = self.members[0].linker.instantiate_pre(self.members[0].module).instantiate
                 return self._quick(store)
             except BaseException as error:
-                ended(error, _making(self.members[0]))
+                self._stages.ended(error, _making(self.members[0]))
                 raise
         for source, each in self._made.items():
             own.imports[source] = new = make(store, each)
@@ -117,12 +120,12 @@ class Assembly:
                 misfit = self._misfit(member, error)
                 if misfit is not None:
                     raise misfit from None
-                ended(error, _making(member))
+                self._stages.ended(error, _making(member))
                 raise
             if member.part.name is not None:
                 own.linked[member.part.name] = instance
                 if first and member.part.interface.exports.get(INITIALIZE) == FuncType():
-                    with step(f"{INITIALIZE}() of {whom(member.part.name)}", self._calls):
+                    with self._stages.step(f"{INITIALIZE}() of {whom(member.part.name)}", self._calls):
                         ffi.bind(store, instance, INITIALIZE, FuncType(), ffi.Slots(1), self._calls)()
         return instance
 

@@ -7,10 +7,13 @@ import textwrap
 import wasmtime
 
 from .. import wire
+from ..binary import moved
 from ..errors import GuestExit, WasmException, WasmFrame, WasmTrap
 from .driver import NAME as DRIVER
 from .ffi import Thrown, backtrace
-from .stages import ended, stage_of
+
+#: The guest has ended itself, by a WASI function of wasmtime's or by one of ours.
+_EXITS = (wasmtime.ExitTrap, GuestExit)
 
 #: What wasmtime puts before an error that a host function of its own gave, and before the error itself.
 _BACKTRACE, _CAUSE = "error while executing at wasm backtrace:", "\n\nCaused by:\n"
@@ -23,41 +26,48 @@ _WASI_NEEDS = (
 )
 
 
-def failure(error: BaseException) -> bytes:
-    """The reply for a job that ended in an exception."""
-    error = _as_exit(error)
-    if isinstance(error, GuestExit) and stage_of(error) is None:
-        return wire.reply(wire.EXIT, str(error.code).encode())
-    trap = as_trap(error)
+def failure(error: BaseException, stage: str | None = None) -> bytes:
+    """The reply for a job that ended in an exception.
+
+    Args:
+        stage: of making an instance, if that is what it ended.
+    """
+    if isinstance(error, _EXITS):
+        return wire.reply(wire.EXIT, wire.exit_to_bytes(error.code, stage))
+    trap = as_trap(error, stage)
     if trap is not None:
         return wire.reply(wire.TRAP, wire.trap_to_bytes(trap))
-    return wire.reply(wire.RAISED, wire.exception_to_bytes(error))
+    return wire.reply(wire.RAISED, wire.exception_to_bytes(error, raised_by(stage)))
 
 
 def of_guest(error: BaseException) -> bool:
     """Whether it is a failure of the guest, or was raised because of one: the instance is not to be used any more."""
-    kinds = (wasmtime.Trap, wasmtime.WasmtimeError, wasmtime.ExitTrap, GuestExit)
+    kinds = (wasmtime.Trap, wasmtime.WasmtimeError, *_EXITS)
     return isinstance(error, kinds) or isinstance(error.__cause__, kinds)
 
 
-def unfit(error: BaseException) -> bytes:
-    """The announcement of a worker that cannot make an instance."""
-    error = _as_exit(error)
-    return wire.reply(wire.UNFIT, wire.exception_to_bytes(as_trap(error) or error))
+def by_itself(error: BaseException) -> bool:
+    """Whether it is an end of the guest's own, and no interrupt has to do with it."""
+    if isinstance(error, wasmtime.Trap):
+        return error.trap_code not in (None, wasmtime.TrapCode.INTERRUPT)
+    return isinstance(error, (wasmtime.ExitTrap, GuestExit))
 
 
-def _as_exit(error: BaseException) -> BaseException:
-    """wasmtime's exception for an exit as ours; any other as it is."""
-    if not isinstance(error, wasmtime.ExitTrap):
-        return error
-    stage = stage_of(error)
-    return GuestExit(error.code) if stage is None else ended(GuestExit(error.code), stage)
+def unfit(error: BaseException, stage: str | None) -> bytes:
+    """The announcement of a worker that cannot make an instance; the arguments are those of `failure`."""
+    own = GuestExit(error.code, stage) if isinstance(error, _EXITS) else as_trap(error, stage)
+    told = wire.exception_to_bytes(error, raised_by(stage)) if own is None else wire.exception_to_bytes(own)
+    return wire.reply(wire.UNFIT, told)
 
 
-def as_trap(error: BaseException) -> WasmTrap | None:
-    """wasmtime's errors as ours; None for any other."""
+def raised_by(stage: str | None) -> str:
+    """The note of an exception that has ended a stage; empty if it has ended none."""
+    return "" if stage is None else f"raised by {stage}"
+
+
+def as_trap(error: BaseException, stage: str | None) -> WasmTrap | None:
+    """wasmtime's errors as ours, which says what stage it ended; None for any other."""
     found = _trap(error)
-    stage = stage_of(error)
     if found is not None and stage is not None:
         found.message = f"{stage}: {found.message}"
         found.args = (found.message,)
@@ -69,7 +79,7 @@ def _trap(error: BaseException) -> WasmTrap | None:
         return None
     # The user knows nothing of our driver, which is outermost in a map.
     frames = tuple(
-        WasmFrame(frame.func_name, frame.func_index, frame.module_offset)
+        WasmFrame(frame.func_name, frame.func_index, frame.module_offset - moved(frame.module_name))
         for frame in backtrace(error)
         if frame.module_name != DRIVER
     )

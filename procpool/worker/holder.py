@@ -19,7 +19,7 @@ from .driver import Drivers, signature_of_driver
 from .host import HostCalls
 from .instantiator import Instantiator
 from .made import Own
-from .stages import step
+from .stages import Stages
 from .streams import Streams
 from .threads import ThreadGroup
 
@@ -64,6 +64,7 @@ class InstanceHolder:
         self._arena = arena
         self._drivers = {part.name: Drivers(instantiator.engine, part.interface.declared) for part in program.parts}
         self.calls: HostCalls = instantiator.calls
+        self.stages: Stages = instantiator.stages
         self.threaded: bool = instantiator.threaded
         self._memory: wasmtime.Memory | None = None
         self._store: wasmtime.Store | None = None
@@ -98,7 +99,7 @@ class InstanceHolder:
             self._instance, self._group = self._instantiator.instantiate(self._store, wasi, most, self._own)
             self._exceptions = self._instantiator.exceptions(self._store, self._instance, self._own)
             for each in self._start:
-                with step(each.name, self.calls):
+                with self.stages.step(each.name, self.calls):
                     self._run(each.do)
         except BaseException:
             self.discard()
@@ -251,7 +252,6 @@ class InstanceHolder:
 
     def discard(self) -> None:
         """Throw the instance away: the next use makes a new one."""
-        self._streams.end_lines()
         self.bound.clear()
         self._bound_drivers.clear()
         self._own.clear()
@@ -263,6 +263,7 @@ class InstanceHolder:
         self._sized.clear()
         if store is not None:
             store.close()
+        self._streams.end_lines()  # also those of its threads, which may print until they have ended
 
     def discard_ended(self) -> None:
         """Throw the instance away if a thread of it has failed, and no call for it: the next one is not to blame."""

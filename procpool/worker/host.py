@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import struct
 import threading
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 from ..binary import SCALARS, FuncType, Import
 from ..checks import shown
 from ..codec import Codec
-from ..errors import BadArguments
+from ..errors import BadArguments, add_note
 
 #: The Python type that a result usually has, and how it lies in its slot.
 QUICK: dict[str, tuple[type, str]] = {"i32": (int, "<i"), "i64": (int, "<q"), "f32": (float, "<f"), "f64": (float, "<d")}
@@ -43,14 +42,6 @@ class HostCalls:
         """The exception that made the guest trap, if one did."""
         self.failed = True
         return self._raised.pop(threading.get_ident(), self.ended)
-
-
-def add_note(error: BaseException, note: str) -> None:
-    """As the exception's own ``add_note`` does, which 3.10 lacks; but once, and it never fails."""
-    with contextlib.suppress(Exception):  # it may have no room for more, or be of a class that minds
-        notes = getattr(error, "__notes__", [])
-        if note not in notes:
-            error.__notes__ = [*notes, note]  # type: ignore[attr-defined]
 
 
 class HostFunction:

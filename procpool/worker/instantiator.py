@@ -19,7 +19,7 @@ from .assembly import Assembly
 from .channels import Running
 from .host import HostCalls
 from .made import Own
-from .stages import ended, stage_of
+from .stages import Stages
 from .threads import ThreadGroup
 
 #: A table element takes a pointer.
@@ -47,6 +47,7 @@ class Instantiator:
         self._tags = program.tags
         self._places = program.places
         self.calls: HostCalls = HostCalls()
+        self.stages: Stages = Stages()
         self.surface: Any = None  #: what host functions get that want the calling instance
         self.groups: set[ThreadGroup] = set()  #: of threads that live
         self.threads: set[int] = set()  #: identifiers of those that groups have started
@@ -130,6 +131,7 @@ class Instantiator:
             wasmtime.Trap, wasmtime.WasmtimeError: it cannot be made, or its start function trapped.
             Whatever a host function raised that the start function called.
         """
+        self.stages.forget()
         self.calls.failed = False
         self.calls.making = True
         try:
@@ -144,9 +146,11 @@ class Instantiator:
                 self._assembly = self.new_assembly()
             return self._assembly.instantiate(store, own), None
         except BaseException as error:
-            cause, stage = self.calls.take(), stage_of(error)
+            cause, stage = self.calls.take(), self.stages.of(error)
             if cause is not None:
-                raise (cause if stage is None else ended(cause, stage)) from None
+                if stage is not None:
+                    self.stages.ended(cause, stage)
+                raise cause from None
             ffi.Exceptions(store).mark(error)
             raise
         finally:
@@ -154,7 +158,7 @@ class Instantiator:
 
     def new_assembly(self) -> Assembly:
         """The modules with WASI and the host functions."""
-        assembly = Assembly(self.engine, zip(self.program.parts, self.modules, strict=True), self.calls)
+        assembly = Assembly(self.engine, zip(self.program.parts, self.modules, strict=True), self.calls, self.stages)
         for member in assembly.members:
             if self.environment.wasi is not None:
                 member.linker.define_wasi()

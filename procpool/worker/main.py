@@ -114,6 +114,7 @@ def run_worker(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> NoReturn:
 def _work(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> int:
     settings = blueprint.settings
     rows = range(slot * settings.instances, (slot + 1) * settings.instances)
+    rooms: list[Room] = []  # none, if it is the initializer that raises
     channels = [fds[at : at + 3] for at in range(0, len(fds), 3)]
     replies = [Replies(socket.socket(fileno=control)) for _, _, control in channels]
     forward_logs(replies[0], settings.guest.log_levels)
@@ -136,7 +137,8 @@ def _work(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> int:
     except _Scarce:
         raise
     except BaseException as error:
-        replies[0].flush(unfit(error))
+        stage = next(filter(None, (room.instances.stages.of(error) for room in rooms)), None)
+        replies[0].flush(unfit(error, stage))
         return 0
     threads = [threading.Thread(target=_serve, args=(room, settings), daemon=True) for room in rooms[1:]]
     for thread in threads:

@@ -8,38 +8,51 @@ from collections.abc import Iterator
 import wasmtime
 
 from ..errors import GuestExit
-from .host import HostCalls, add_note
+from .host import HostCalls
 
 
-@contextlib.contextmanager
-def step(name: str, calls: HostCalls) -> Iterator[None]:
-    """Run code of the guest's, or of the user's, in a new instance.  What exits with success has succeeded.
+class Stages:
+    """Which stage each exception has ended, until the job that it fails is answered.
 
-    Raises:
-        Whatever the code raises, told by `ended`; a GuestExit if it exits with another code.
+    That is known here and not by the exception, which may be an object that the user's code raises again elsewhere.
+    Threads of a group make instances too, and their exceptions are told by the main one.
     """
-    try:
-        yield
-    except (wasmtime.ExitTrap, GuestExit) as error:
-        if error.code:
-            raise ended(GuestExit(error.code), name) from None
-        calls.failed = False
-    except BaseException as error:
-        ended(error, name)
-        raise
 
+    def __init__(self) -> None:
+        self._ended: list[tuple[BaseException, str]] = []
 
-def ended(error: BaseException, stage: str) -> BaseException:
-    """That exception, which says from now on which stage it ended."""
-    if isinstance(error, GuestExit):
-        error.args = (f"{stage}: {error}",)
-    if isinstance(error, (wasmtime.Trap, wasmtime.WasmtimeError, GuestExit)):
-        error.stage = stage  # type: ignore[union-attr]
-    else:
-        add_note(error, f"raised by {stage}")
-    return error
+    @contextlib.contextmanager
+    def step(self, name: str, calls: HostCalls) -> Iterator[None]:
+        """Run code of the guest's, or of the user's, in a new instance.  What exits with success has succeeded.
 
+        Raises:
+            Whatever the code raises.
+        """
+        try:
+            yield
+        except (wasmtime.ExitTrap, GuestExit) as error:
+            if error.code:
+                self.ended(error, name)
+                raise
+            calls.failed = False
+        except BaseException as error:
+            self.ended(error, name)
+            raise
 
-def stage_of(error: BaseException) -> str | None:
-    """Which stage an error of the guest's has ended; None if it was none."""
-    return getattr(error, "stage", None)
+    def ended(self, error: BaseException, stage: str) -> None:
+        """That exception has ended that stage."""
+        self._ended.append((error, stage))
+
+    def of(self, error: BaseException) -> str | None:
+        """Which stage an exception has ended; None if it was none."""
+        return next((stage for ended, stage in self._ended if ended is error), None)
+
+    def take(self, error: BaseException) -> str | None:
+        """The same, for the last time."""
+        stage = self.of(error)
+        self.forget()
+        return stage
+
+    def forget(self) -> None:
+        """The job is answered: whatever is raised from now on is of another."""
+        self._ended.clear()

@@ -68,7 +68,7 @@ class CommandRunner:
         try:
             code = self._run(spec)
         except BaseException as error:
-            trap = _trap_bytes(error)
+            trap = self._trap(error)
             if trap is None:
                 raise
         finally:
@@ -77,20 +77,26 @@ class CommandRunner:
             self._answering.acquire()
             self._answering.release()
             self.printed = self._streams.end()
+        self._instantiator.stages.forget()
         return self._payloads.result((code, trap, self._streams.excess(), *self.printed), taken)
 
     def _answer_instead(self, taken: int, error: BaseException) -> None:
         """In a thread of the command, which has ended it: the main thread sits in a host call, so answer for it."""
         self._answering.acquire()
         printed = self._streams.end()
-        code, trap = error.code if isinstance(error, GuestExit) else None, _trap_bytes(error)
+        code, trap = error.code if isinstance(error, GuestExit) else None, self._trap(error)
         if code is None and trap is None:
-            self._replies.flush(failure(error))
+            self._replies.flush(failure(error, self._instantiator.stages.of(error)))
         else:
             self._replies.flush(
                 wire.reply(wire.VALUE, self._payloads.result((code, trap, self._streams.excess(), *printed), taken))
             )
         os._exit(0)
+
+    def _trap(self, error: BaseException) -> bytes | None:
+        """A trap as it travels; None for any other exception."""
+        found = as_trap(error, self._instantiator.stages.of(error))
+        return None if found is None else wire.trap_to_bytes(found)
 
     @property
     def doomed(self) -> bool:
@@ -160,9 +166,3 @@ def run_start(
             group.close()
         if store is not None and not instantiator.doomed:
             store.close()
-
-
-def _trap_bytes(error: BaseException) -> bytes | None:
-    """A trap as it travels; None for any other exception."""
-    found = as_trap(error)
-    return None if found is None else wire.trap_to_bytes(found)
