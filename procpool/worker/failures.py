@@ -10,7 +10,7 @@ from .. import wire
 from ..errors import GuestExit, WasmException, WasmFrame, WasmTrap
 from .driver import NAME as DRIVER
 from .ffi import Thrown, backtrace
-from .stages import ended, stage_of
+from .stages import as_raised, ended, stage_of
 
 #: What wasmtime puts before an error that a host function of its own gave, and before the error itself.
 _BACKTRACE, _CAUSE = "error while executing at wasm backtrace:", "\n\nCaused by:\n"
@@ -36,7 +36,7 @@ def failure(error: BaseException) -> bytes:
 
 def of_guest(error: BaseException) -> bool:
     """Whether it is a failure of the guest, or was raised because of one: the instance is not to be used any more."""
-    kinds = (wasmtime.Trap, wasmtime.WasmtimeError, wasmtime.ExitTrap, GuestExit)
+    kinds = (wasmtime.Trap, wasmtime.WasmtimeError, wasmtime.ExitTrap, GuestExit, WasmTrap)
     return isinstance(error, kinds) or isinstance(error.__cause__, kinds)
 
 
@@ -44,6 +44,15 @@ def unfit(error: BaseException) -> bytes:
     """The announcement of a worker that cannot make an instance."""
     error = _as_exit(error)
     return wire.reply(wire.UNFIT, wire.exception_to_bytes(as_trap(error) or error))
+
+
+def seen_beside(error: wasmtime.Trap | wasmtime.WasmtimeError, export: str | None = None) -> BaseException:
+    """wasmtime's exception as Python code beside the instance sees it; to be raised from that, see `as_raised`."""
+    trap = None if isinstance(error, wasmtime.ExitTrap) else as_trap(error)
+    if trap is None:
+        return _as_exit(error)
+    trap.export = export
+    return trap
 
 
 def _as_exit(error: BaseException) -> BaseException:
@@ -56,7 +65,7 @@ def _as_exit(error: BaseException) -> BaseException:
 
 def as_trap(error: BaseException) -> WasmTrap | None:
     """wasmtime's errors as ours; None for any other."""
-    found = _trap(error)
+    found = _trap(as_raised(error))
     stage = stage_of(error)
     if found is not None and stage is not None:
         found.message = f"{stage}: {found.message}"

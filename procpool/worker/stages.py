@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import wasmtime
 
-from ..errors import GuestExit
+from ..errors import GuestExit, WasmTrap
 from .host import HostCalls, add_note
 
 
@@ -33,8 +33,9 @@ def ended(error: BaseException, stage: str) -> BaseException:
     """That exception, which says from now on which stage it ended."""
     if isinstance(error, GuestExit):
         error.args = (f"{stage}: {error}",)
-    if isinstance(error, (wasmtime.Trap, wasmtime.WasmtimeError, GuestExit)):
-        error.stage = stage  # type: ignore[union-attr]
+    raised = as_raised(error)
+    if isinstance(raised, (wasmtime.Trap, wasmtime.WasmtimeError, GuestExit)):
+        raised.stage = stage  # type: ignore[union-attr]
     else:
         add_note(error, f"raised by {stage}")
     return error
@@ -42,4 +43,10 @@ def ended(error: BaseException, stage: str) -> BaseException:
 
 def stage_of(error: BaseException) -> str | None:
     """Which stage an error of the guest's has ended; None if it was none."""
-    return getattr(error, "stage", None)
+    return getattr(as_raised(error), "stage", None)
+
+
+def as_raised(error: BaseException) -> BaseException:
+    """wasmtime's exception, of one that Python code beside the instance may have caught; any other as it is."""
+    cause = error.__cause__
+    return cause if isinstance(error, WasmTrap) and isinstance(cause, (wasmtime.Trap, wasmtime.WasmtimeError)) else error
