@@ -239,6 +239,20 @@ def test_memory_of_a_lease(nothing_left: None) -> None:
         assert lease.call("tick") == 1, "mistakes do not end it"
 
 
+def test_all_bytes_of_a_leased_memory_are_not_fetched_one_by_one(nothing_left: None, monkeypatch: Any) -> None:
+    with ProcessWasmPool(HOST, workers=1, imports=IMPORTS) as pool, pool.instance() as lease:
+        lease.grow(15)
+        lease.memory[:] = big = os.urandom(16 * 65536)
+        exchanges = []
+        monkeypatch.setattr(lease, "_ask", lambda *args, ask=lease._ask: (exchanges.append(args), ask(*args))[1])
+        assert bytes(lease.memory) == bytearray(lease.memory) == bytes(list(lease.memory)) == big
+        assert len(exchanges) < 100
+        assert big[70000] in lease.memory and -1 not in lease.memory
+        assert len(exchanges) < 200
+    with ProcessWasmPool('(module (memory (export "memory") 0))', workers=1) as pool, pool.instance() as lease:
+        assert bytes(lease.memory) == b"" and list(lease.memory) == []
+
+
 def test_transfers_larger_than_the_window(nothing_left: None) -> None:
     wat = '(module (memory (export "memory") 400))'
     with ProcessWasmPool(wat, workers=1) as pool, pool.instance() as lease:
