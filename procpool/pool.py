@@ -19,7 +19,7 @@ import cloudpickle
 
 from . import wire
 from .binary import ExternType, FuncType, Import
-from .bytes_function import BytesFunction
+from .bytes_function import BytesFunction, bytes_function
 from .checks import boolean, cannot_travel, choice, is_int, shown
 from .codec import Codec
 from .columns import ColumnCodec
@@ -584,7 +584,7 @@ class ProcessWasmPool(Executor):
         return self._submit(self._call_job(self._bytes_function(export, convention), args, deadline), deadline)
 
     def _bytes_function(self, export: str, convention: MappingType[str, Any]) -> BytesFunction:
-        return BytesFunction(self._function(export).name, **convention)
+        return bytes_function(self._function(export).name, convention)
 
     # -- commands ------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import wire
 from ..binary import SCALARS, GlobalType, MemoryType, once_each
-from ..bytes_function import BytesFunction, CallTable
+from ..bytes_function import CallTable, bytes_function
 from ..checks import boolean, cannot_travel, count, shown
 from ..codec import converted
 from ..deadline import Deadline
@@ -133,7 +133,7 @@ class Lease:
             As :meth:`call`; and as `ProcessWasmPool.call_bytes`, and then the lease goes on.
         """
         self._functions[export]  # or tells why not
-        function = BytesFunction(export, **convention)
+        function = bytes_function(export, convention)
         self._bytes_calls.of(function)  # likewise
         deadline = deadline_of(timeout, self._timeout)
         context = capture(self._visible, deadline=deadline.limit)

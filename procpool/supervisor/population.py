@@ -528,5 +528,6 @@ class Population:
 def _last_line(traceback: str) -> str:
     """The line of a traceback that says what was raised; its message may have more lines."""
     lines = [line for line in traceback.splitlines() if line and not line.startswith(" ")]
-    named = [line for line in lines if line.partition(":")[0].replace(".", "_").isidentifier()]
+    # The class may be one made in a function.
+    named = [line for line in lines if line.partition(":")[0].replace("<locals>", "").replace(".", "_").isidentifier()]
     return (named or lines or [traceback])[-1]

@@ -66,10 +66,14 @@ def _as_exit(error: BaseException) -> BaseException:
 def as_trap(error: BaseException) -> WasmTrap | None:
     """wasmtime's errors as ours; None for any other."""
     found = _trap(as_raised(error))
+    if found is None:
+        return None
+    if isinstance(error, WasmTrap):  # who has seen it may have said more
+        found.message = error.message
     stage = stage_of(error)
-    if found is not None and stage is not None:
+    if stage is not None and not found.message.startswith(f"{stage}: "):
         found.message = f"{stage}: {found.message}"
-        found.args = (found.message,)
+    found.args = (found.message,)
     return found
 
 

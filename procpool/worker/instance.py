@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import wasmtime
 
 from ..binary import ExternType, FuncType, GlobalType, MemoryType, TableType
-from ..checks import count, shown
+from ..checks import count, is_int, shown
 from ..codec import Codec
 from . import ffi
 from .failures import seen_beside
@@ -137,8 +137,10 @@ class Instance:
 
         Raises:
             LookupError: the module has no such table, or the table no such element.
-            TypeError: Python cannot hold references of its type.
+            TypeError: Python cannot hold references of its type, or the index is no int.
         """
+        if not is_int(index):
+            raise TypeError(f"an index of the table {table!r} is an int from 0, got {shown(index)}")
         return ffi.get_element(*self._table(table), index)
 
     def append(self, table: str, *values: Any) -> int:
