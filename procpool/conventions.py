@@ -48,7 +48,7 @@ class Convention:
     ``*`` stands for the only function whose name and signature fit it.
 
     Raises:
-        ValueError: ``align`` is no power of two.
+        ValueError: ``align`` is no power of two, or ``encoding`` none that Python knows for text.
     """
 
     name: str
@@ -78,6 +78,11 @@ class Convention:
 
     def __post_init__(self) -> None:
         check_align(self.align)
+        try:
+            "".encode(self.encoding)
+        except (LookupError, ValueError, TypeError):
+            known = "one that Python knows for text, such as 'utf-8' or 'latin-1'"
+            raise ValueError(f"encoding must be {known}; got {shown(self.encoding)}") from None
 
     def __str__(self) -> str:
         return self.name

@@ -8,9 +8,10 @@ its instance is thrown away, and its allocator may be in any state.
 
 from __future__ import annotations
 
+import codecs
 import struct
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .binary import SCALARS, FuncType
 from .checks import shown
@@ -132,13 +133,13 @@ class _Crossing:
                 raise BadArguments(f"{self._call.export}: an array of Python objects has no bytes to give")
             data: Any = view.cast("B") if view.nbytes and view.c_contiguous else view.tobytes()
             return (self._object, data, 1) if by.text == "object" else (self._sized_block, data, 2)
-        # A lone surrogate is half of a character: UTF-16 as programs use it knows it, UTF-8 does not.
         try:
-            data = arg.encode(by.encoding, "strict" if by.encoding == "utf-8" else "surrogatepass")
+            data = arg.encode(by.encoding, _surrogates(by.encoding))
         except UnicodeEncodeError as error:
+            half = "is half of one, and " if "\ud800" <= arg[error.start] <= "\udfff" else ""
             raise BadArguments(
-                f"{self._call.export}: argument {position} is {shown(arg)}, whose character {error.start} is half of one,"
-                f" and cannot be had in {by.encoding}; replace it, or give bytes (text.encode(errors=...))"
+                f"{self._call.export}: argument {position} is {shown(arg)}, whose character {error.start} {half}"
+                f"cannot be had in {by.encoding}; replace it, or give bytes (text.encode(errors=...))"
             ) from None
         if by.text == "object":
             return lambda data: (self._new(data, _STRING),), data, 1
@@ -266,7 +267,7 @@ class _Crossing:
             return data
         encoding = self._by.encoding
         try:
-            return data.decode(encoding, "strict" if encoding == "utf-8" else "surrogatepass")
+            return data.decode(encoding, _surrogates(encoding))
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{self._call.export} returned {shown(data)}, which is no text: {error}; result=bytes gives it"
@@ -373,6 +374,11 @@ class _Crossing:
                 f"what was allocated for {self._call.export} could not be given back: {error}\nIs {self._by.name!r} the"
                 f" convention it follows, and {self._by.free!r} what frees?"
             ) from error
+
+
+def _surrogates(encoding: str) -> Literal["surrogatepass", "strict"]:
+    """What becomes of lone surrogates, halves of a character: UTF-16 as programs use it knows them, nothing else does."""
+    return "surrogatepass" if codecs.lookup(encoding).name.startswith("utf-16") else "strict"
 
 
 def _as_it_is(arg: Any) -> tuple[Any, ...]:

@@ -72,7 +72,8 @@ class WasiConfig:
         preopens: guest path -> host directory, readable only; or -> (host directory, ``"ro"`` or ``"rw"``).
         max_output: bytes that a command may print to each stream that is captured or given to a function, and a call, or
             an item of a map, to both; a guest that prints more is stopped.  An item of a map may print as much as fits into
-            two pipes (128 KiB) more before it is, so that none is stopped for what the one before has printed.
+            two pipes (128 KiB) more before it is, so that none is stopped for what the one before has printed.  What ends
+            by itself before it could be stopped ends as it has.
         max_threads: live threads of a module with wasi-threads, the main one not counted; a further spawn fails.
     """
 

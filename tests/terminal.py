@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
+import psutil
+
 #: Seconds that a program may keep its user waiting, on a machine that has much else to do.
 PATIENCE = 60.0
 CTRL_C, CTRL_D, CTRL_Z, CTRL_BACKSLASH = "\x03", "\x04", "\x1a", "\x1c"
@@ -60,6 +62,19 @@ class Terminal:
         while os.tcgetpgrp(self._master) == self.process.pid:
             assert monotonic() < deadline, f"no job in the foreground, with {self.seen!r} on the screen"
             self._look(monotonic() + 0.02)
+
+    def put_away(self) -> None:
+        """Wait until all processes of the job that a shell has told to be stopped are.
+
+        It tells so when the first is.  Another that was reading may not have got round to it, and takes what is typed next.
+        """
+        deadline = monotonic() + PATIENCE
+        shell = psutil.Process(self.process.pid)
+        jobs = {child.pid for child in shell.children()}  # each leads its group
+        for process in shell.children(recursive=True):
+            while os.getpgid(process.pid) in jobs and process.status() != psutil.STATUS_STOPPED:
+                assert monotonic() < deadline, f"{process} goes on"
+                self._look(monotonic() + 0.02)
 
     def ended(self) -> int:
         """Wait for the program to end; its exit code, or minus the signal."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +15,7 @@ from command_line import procpool
 from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, SHAPES
 
 from procpool.cli import main
+from procpool.cli.inputs import MOST_UNREADABLE
 from procpool.cli.rows import LONGEST_LINE
 
 K, M, S = str(KERNELS), str(MISBEHAVE), str(SHAPES)
@@ -331,7 +334,7 @@ def test_an_endless_line_is_refused_and_takes_no_memory(source: str) -> None:
     )
 
 
-def test_endless_rows_that_all_fail_are_told_as_they_come() -> None:
+def test_endless_rows_that_all_fail_are_told_by_the_thousand() -> None:
     """With no row that can be read, the map has nothing to give; what is to be said must not wait for that."""
     command = [sys.executable, "-m", "procpool", "map", K, "add", "--keep-going", "--json", "--workers", "1"]
     with (
@@ -346,3 +349,20 @@ def test_endless_rows_that_all_fail_are_told_as_they_come() -> None:
         assert process.wait(DEADLINE) == 0
     assert [row["row"] for row in told] == list(range(1, 20_001))
     assert {tuple(row["args"]) for row in told} == {("odd",)}
+
+
+def test_many_rows_that_cannot_be_read_are_told_while_the_next_is_waited_for() -> None:
+    command = [sys.executable, "-m", "procpool", "map", K, "add", "--keep-going", "--json", "--workers", "1"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=FIXTURES.parent) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write("1,2\n" + "odd\n" * MOST_UNREADABLE)
+        process.stdin.flush()
+        printed = b""
+        while printed.count(b"\n") <= MOST_UNREADABLE:
+            assert select.select([process.stdout], [], [], DEADLINE)[0], f"nothing more behind {printed[-200:]!r}"
+            printed += os.read(process.stdout.fileno(), 65536)
+        told = [json.loads(line)["row"] for line in printed.splitlines()]
+        assert told == list(range(1, MOST_UNREADABLE + 2)) and MOST_UNREADABLE == 1000, "as the documentation says"
+        process.communicate("", DEADLINE)
+        assert process.returncode == 3

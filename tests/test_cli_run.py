@@ -239,6 +239,20 @@ def test_an_input_that_cannot_be_read_is_told_and_the_others_run(odd: str, told:
     assert (done.returncode, done.stdout) == (1, b"") and told in done.stderr.decode()
 
 
+def test_an_input_for_which_there_is_not_enough_memory_is_told_and_the_others_run(tree: Path) -> None:
+    os.truncate(tree / "a/1.txt", 1 << 30)  # of which the disk keeps nothing
+    command = [sys.executable, "-m", "procpool", "run", "--workers", "1"]
+    inputs = [str(tree / name) for name in ("a/2.txt", "a/1.txt", "b/1.txt")]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -d 1000000; exec "$@"', "", *command, "--each", *inputs, "--", str(COMMAND), "upper"],
+        capture_output=True,
+        timeout=DEADLINE,
+        cwd=FIXTURES.parent,
+    )
+    assert (done.returncode, done.stdout) == (1, b"TEXT OF A/2.TXTTEXT OF B/1.TXT")
+    assert done.stderr.startswith(f"procpool: {inputs[1]}: there is not enough memory\n".encode())
+
+
 def test_an_input_may_be_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(pipe := tmp_path / "pipe")
     with subprocess.Popen(["bash", "-c", 'echo text > "$0"', str(pipe)]):
@@ -246,18 +260,62 @@ def test_an_input_may_be_a_pipe(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, b"TEXT\n")
 
 
-def test_an_output_that_is_no_file_is_written_to_and_named(tree: Path) -> None:
+@pytest.fixture
+def full(tree: Path) -> Path:
+    """The place of an output, which cannot be written."""
     (tree / "out").mkdir()
-    full, pipe = tree / "out/1.txt", tree / "out/2.txt"
+    full = tree / "out/1.txt"
     if os.geteuid():
         full.symlink_to("/dev/full")
     else:  # who could replace that one
         os.mknod(full, stat.S_IFCHR | 0o600, os.stat("/dev/full").st_rdev)
-    done = each(tree, ["a/1.txt"])
-    assert done.returncode == 2 and b"out/1.txt: No space left on device" in done.stderr
-    assert full.is_char_device()
-    os.mkfifo(pipe)
+    return full
+
+
+def test_an_output_that_cannot_be_written_is_told_and_the_others_are(tree: Path, full: Path) -> None:
+    done = each(tree, ["a/1.txt", "a/2.txt"])
+    assert done.returncode == 1 and b"procpool: out/1.txt: No space left on device\n" in done.stderr
+    assert full.is_char_device() and files(tree / "out") == {"2.txt": "TEXT OF A/2.TXT"}
+
+
+def test_an_output_whose_reader_has_gone_is_told_and_the_others_are_written(tree: Path) -> None:
+    (tree / "a/1.txt").write_text("text " * 200_000)  # more than a pipe holds
+    (tree / "out").mkdir()
+    os.mkfifo(pipe := tree / "out/1.txt")
+    with subprocess.Popen(["head", "-c", "1", str(pipe)], stdout=subprocess.PIPE) as reader:
+        done = each(tree, ["a/1.txt", "a/2.txt"])
+        assert reader.communicate(timeout=DEADLINE)[0] == b"T"
+    assert done.returncode == 1 and b"procpool: out/1.txt: Broken pipe\n" in done.stderr
+    assert files(tree / "out") == {"2.txt": "TEXT OF A/2.TXT"}
+
+
+@pytest.mark.parametrize("place", ["out", "out/c"])
+def test_a_place_for_outputs_that_is_no_directory_is_told_before_anything_runs(place: str, tree: Path) -> None:
+    (tree / "out").write_text("taken")
+    done = each(tree, ["a/1.txt", "a/2.txt"], place, "exit", "3")
+    assert done.returncode == 2 and done.stderr.decode().startswith(f"procpool: {place}: ")
+    assert done.stderr.count(b"\n") == 1 and (tree / "out").read_text() == "taken"
+
+
+def test_an_output_that_is_no_file_is_written_to(tree: Path) -> None:
+    (tree / "out").mkdir()
+    os.mkfifo(pipe := tree / "out/1.txt")
     with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
-        assert each(tree, ["a/2.txt"], "out").returncode == 0
-        assert reader.communicate(timeout=DEADLINE)[0] == b"TEXT OF A/2.TXT"
+        assert each(tree, ["a/1.txt"]).returncode == 0
+        assert reader.communicate(timeout=DEADLINE)[0] == b"TEXT OF A/1.TXT"
     assert pipe.is_fifo()
+
+
+def test_an_output_may_stand_for_a_pipe_that_has_no_path(tree: Path) -> None:
+    (tree / "out").mkdir()
+    (tree / "out/1.txt").symlink_to("/dev/stdout")
+    done = each(tree, ["a/1.txt"])
+    assert (done.returncode, done.stdout) == (0, b"TEXT OF A/1.TXT"), done.stderr
+    assert os.readlink(tree / "out/1.txt") == "/dev/stdout" and len(os.listdir(tree / "out")) == 1
+
+
+def test_an_output_that_is_a_link_to_itself_is_replaced(tree: Path) -> None:
+    (tree / "out").mkdir()
+    (tree / "out/1.txt").symlink_to("1.txt")
+    assert each(tree, ["a/1.txt"]).returncode == 0
+    assert files(tree / "out") == {"1.txt": "TEXT OF A/1.TXT"}

@@ -71,18 +71,25 @@ def test_rows_from_the_keyboard() -> None:
     assert "55" in lines and "6765" in lines
 
 
-def test_what_is_typed_is_answered_at_once() -> None:
-    """Each row's result is there before the next row is typed."""
+@pytest.mark.parametrize(
+    ("options", "dialogue", "code"),
+    [
+        ([], [(b"10\n", b"55\r\n"), (b"20\n", b"6765\r\n"), (b"7\n", b"13\r\n")], 0),
+        (["--json", "--keep-going"], [(b"10\n", b'"result": 55'), (b"odd\n", b'"error"'), (b"odder\n", b'"error"')], 3),
+    ],
+)
+def test_what_is_typed_is_answered_at_once(options: list[str], dialogue: list[tuple[bytes, bytes]], code: int) -> None:
+    """What becomes of each row is there before the next row is typed."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "procpool", "map", K, "fib", "--workers", "2"],
+        [sys.executable, "-m", "procpool", "map", K, "fib", "--workers", "2", *options],
         stdin=slave,
         stdout=slave,
         stderr=subprocess.PIPE,
         cwd=FIXTURES.parent,
     )
     os.close(slave)
-    for typed, answer in ((b"10\n", b"55\r\n"), (b"20\n", b"6765\r\n"), (b"7\n", b"13\r\n")):
+    for typed, answer in dialogue:
         os.write(master, typed)
         seen = b""
         while answer not in seen:
@@ -91,7 +98,8 @@ def test_what_is_typed_is_answered_at_once() -> None:
     os.write(master, b"\x04")
     _, err = process.communicate(timeout=2 * DEADLINE)
     os.close(master)
-    assert process.returncode == 0 and b"3 calls in " in err
+    calls = b"1 call in " if code else b"3 calls in "
+    assert process.returncode == code and calls in err
 
 
 def test_bench_shows_how_far_it_is() -> None:

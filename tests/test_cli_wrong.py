@@ -187,7 +187,8 @@ def test_memory_limit(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_no_worker_can_be_started(args: tuple[str, ...], told: str) -> None:
-    assert procpool(*args) == (1, "", f"procpool: no worker can be started: {told}\n")
+    started = "no worker can be started: making an instance of the module"
+    assert procpool(*args) == (1, "", f"procpool: {started}: {told}\n")
 
 
 @pytest.mark.parametrize(

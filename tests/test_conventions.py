@@ -540,3 +540,24 @@ def test_an_unknown_keyword_of_a_call_with_bytes_is_told_with_those_that_there_a
                 TypeError, match=r"a call with bytes has no keyword 'retruns'; it has returns, alloc, .*timeout"
             ):
                 call("sha256", b"x", retruns=3)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "told"),
+    [
+        ("latin-1", "5 €", "is '5 €' .*, whose character 2 cannot be had in latin-1; replace it"),
+        ("ascii", "caf\xe9", "whose character 3 cannot be had in ascii; replace it"),
+        ("latin-1", "5 \ud800", "whose character 2 is half of one, and cannot be had in latin-1; replace it"),
+        ("UTF8", "5 \ud800", "whose character 2 is half of one, and cannot be had in UTF8; replace it"),
+    ],
+)
+def test_a_character_that_an_encoding_has_not_is_told(encoding: str, text: str, told: str, pools: Pools) -> None:
+    convention = replace(Convention.named("wasm-bindgen").found(pools("bindgen").exports), encoding=encoding)
+    with pytest.raises(BadArguments, match=told):
+        pools("bindgen").call_bytes("total", text, convention=convention)
+
+
+@pytest.mark.parametrize("encoding", ["latin1x", "hex", "utf-8\0", None])
+def test_an_encoding_that_python_does_not_know_for_text_is_refused(encoding: Any) -> None:
+    with pytest.raises(ValueError, match=r"encoding must be one that Python knows for text, .*; got"):
+        replace(Convention.named("c"), encoding=encoding)

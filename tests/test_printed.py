@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+import struct
 import threading
-from typing import Literal
+from collections import Counter
+from typing import Any, Literal
 
 import pytest
+import wasmtime
 from conftest import DEADLINE, eventually
 
-from procpool import CallTimeout, OutputLimit, ProcessWasmPool, WasiConfig, WasmTrap
+from procpool import CallTimeout, GuestExit, OutputLimit, ProcessWasmPool, WasiConfig, WasmTrap, wire
+from procpool.binary import FuncType
+from procpool.worker.driver import driver_text
+from procpool.worker.holder import Function, InstanceHolder
 from procpool.worker.instance import Instance
 
 #: Prints a line with a digit to a stream; or part of one; or without end.
@@ -26,7 +32,7 @@ PRINTER = """(module
   (func (export "print") (param $digit i32) (result i32)
     (call $put (i32.const 1) (local.get $digit) (i32.const 7)) (local.get $digit))
   (func (export "print_or_flood") (param $digit i32) (result i32)
-    (loop (call $put (i32.const 1) (i32.const 1) (i32.const 7)) (br_if 0 (i32.gt_s (local.get $digit) (i32.const 9))))
+    (loop (call $put (i32.const 1) (local.get $digit) (i32.const 7)) (br_if 0 (i32.gt_s (local.get $digit) (i32.const 9))))
     (local.get $digit))
   (func (export "complain") (param $digit i32) (call $put (i32.const 2) (local.get $digit) (i32.const 7)))
   (func (export "begin") (param $digit i32) (call $put (i32.const 1) (local.get $digit) (i32.const 6)))
@@ -213,6 +219,141 @@ def test_what_the_first_items_of_a_map_print_does_not_count_as_a_later_ones() ->
     with ProcessWasmPool(PRINTER, workers=1, wasi=wasi) as pool:
         for _ in range(20):
             assert len(list(pool.map("print_or_work", [0, 0, 0, 1], chunksize=4))) == 4
+
+
+def watch_drivers(instance: Instance, held: int = 0) -> None:
+    """Count how often the worker enters a driver from here on, and hold the first batches that it does."""
+    holder: Any = InstanceHolder
+    plain = holder.driver
+    holder.entered = 0
+
+    def driver(self: InstanceHolder, index: int) -> Function:
+        if holder.entered < held:
+            self._arena.hold()
+        holder.entered += 1
+        found: Function = plain(self, index)
+        return found
+
+    holder.driver = driver
+
+
+def drivers_entered(instance: Instance) -> int:
+    holder: Any = InstanceHolder
+    return int(holder.entered)
+
+
+def test_a_map_of_a_module_that_can_print_loops_in_wasm() -> None:
+    lines: list[str] = []
+    digits = [n % 9 for n in range(3000)]
+    with ProcessWasmPool(PRINTER, workers=1, wasi=WasiConfig(stdout=lines.append)) as pool:
+        pool.submit(watch_drivers).result()
+        assert list(pool.map("print", digits, chunksize=3000)) == digits
+        assert pool.submit(drivers_entered).result() == 1
+    assert lines == [BEGUN, *(f"line {n}" for n in digits)]
+
+
+def test_a_batch_that_is_held_goes_on() -> None:
+    lines: list[str] = []
+    digits = [n % 9 for n in range(100)]
+    with ProcessWasmPool(PRINTER, workers=1, wasi=WasiConfig(stdout=lines.append)) as pool:
+        pool.submit(watch_drivers, 3).result()
+        assert list(pool.map("print", digits, chunksize=100)) == digits
+        assert pool.submit(drivers_entered).result() == 4
+    assert lines == [BEGUN, *(f"line {n}" for n in digits)]
+
+
+def test_no_item_runs_twice_where_others_are_stopped() -> None:
+    lines: list[str] = []
+    digits = [10 if n % 40 == 20 else n % 7 + 2 for n in range(200)]
+    with ProcessWasmPool(PRINTER, workers=1, wasi=WasiConfig(stdout=lines.append, max_output=1000)) as pool:
+        outcomes = list(pool.map("print_or_flood", digits, chunksize=200, return_exceptions=True))
+    assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, OutputLimit)] == [20, 60, 100, 140, 180]
+    printed = Counter(lines)
+    assert [printed[f"line {n}"] for n in range(2, 9)] == [digits.count(n) for n in range(2, 9)]
+
+
+@pytest.mark.parametrize("cell", [wire.STOP, wire.HOLD])
+def test_a_driver_that_is_told_to_stop_begins_no_further_item(cell: int) -> None:
+    engine = wasmtime.Engine()
+    store = wasmtime.Store(engine)
+    memory = wasmtime.Memory(
+        store, wasmtime.MemoryType(wasmtime.Limits(wire.ARENA_BYTES // 65536, wire.ARENA_BYTES // 65536))
+    )
+    told: list[int] = []
+
+    def export() -> None:
+        (item,) = struct.unpack("<I", memory.read(store, wire.INDEX, wire.INDEX + 4))
+        told.append(item)
+        if item == 3:
+            memory.write(store, struct.pack("<I", 1), cell)
+
+    function = wasmtime.Func(store, wasmtime.FuncType([], []), export)
+    module = wasmtime.Module(engine, driver_text(FuncType((), ())))
+    run = wasmtime.Instance(store, module, [function, memory]).exports(store)["run"]
+    assert isinstance(run, wasmtime.Func)
+    assert run(store, 0, 10, 0) == 4
+    assert told == [0, 1, 2, 3]
+
+
+#: Prints 2,000 bytes at once, and succeeds, traps or exits.
+BURSTS = """(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (func $burst
+    (i32.store (i32.const 0) (i32.const 16)) (i32.store (i32.const 4) (i32.const 2000))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))))
+  (func (export "succeed") (result i32) (call $burst) (i32.const 1))
+  (func (export "trap") (result i32) (call $burst) unreachable)
+  (func (export "exit") (result i32) (call $burst) (call $exit (i32.const 3)) (i32.const 1)))"""
+
+
+@pytest.mark.parametrize("isolation", ["pooled", "fresh"])
+@pytest.mark.parametrize("how", ["call", "map"])
+def test_what_has_ended_before_it_could_be_stopped_ends_as_it_has(isolation: Literal["pooled", "fresh"], how: str) -> None:
+    wasi = WasiConfig(stdout=lambda line: None, max_output=1000)
+    with ProcessWasmPool(BURSTS, workers=1, wasi=wasi, isolation=isolation) as pool:
+
+        def outcome(name: str) -> object:
+            try:
+                return pool.call(name) if how == "call" else next(iter(pool.starmap(name, [()])))
+            except (WasmTrap, GuestExit, OutputLimit) as error:
+                return error.code if isinstance(error, (WasmTrap, GuestExit)) else type(error)
+
+        for name, expected in ("succeed", 1), ("trap", "UNREACHABLE"), ("exit", 3):
+            outcomes = Counter(outcome(name) for _ in range(50))
+            # A guest that loses its processor right after it has printed can be stopped before its end.
+            assert set(outcomes) <= {expected, OutputLimit} and outcomes[expected] > 25
+
+
+#: Its threads print until they are ended, as fast as they can; each instance begins with the line "F".
+CHATTY = """(module
+  (import "env" "memory" (memory 1 1 shared))
+  (import "wasi" "thread-spawn" (func $spawn (param i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (export "memory" (memory 0))
+  (data (i32.const 1024) "T") (data (i32.const 2048) "F\\n")
+  (func $put (param $at i32) (param $size i32)
+    (i32.store (i32.sub (local.get $at) (i32.const 16)) (local.get $at))
+    (i32.store (i32.sub (local.get $at) (i32.const 12)) (local.get $size))
+    (drop (call $write
+      (i32.const 1) (i32.sub (local.get $at) (i32.const 16)) (i32.const 1) (i32.sub (local.get $at) (i32.const 8)))))
+  (func (export "wasi_thread_start") (param i32 i32)
+    (loop (call $put (i32.const 1024) (i32.const 1)) (i32.atomic.store (i32.const 4096) (i32.const 1)) (br 0)))
+  (func (export "begin")
+    (call $put (i32.const 2048) (i32.const 2))
+    (drop (call $spawn (i32.const 0)))
+    (loop (br_if 0 (i32.eqz (i32.atomic.load (i32.const 4096)))))))"""
+
+
+def test_what_threads_print_until_they_have_ended_is_no_part_of_the_next_instances_line() -> None:
+    lines: list[str] = []
+    with ProcessWasmPool(CHATTY, workers=1, isolation="fresh", wasi=WasiConfig(stdout=lines.append)) as pool:
+        for _ in range(100):
+            with pool.instance() as lease:
+                lease.call("begin")
+    assert lines.count("F") == 100
+    assert {line.strip("T") for line in lines} == {"F", ""}
 
 
 def test_a_line_function_that_raises_harms_no_job(caplog: pytest.LogCaptureFixture) -> None:

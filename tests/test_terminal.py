@@ -175,6 +175,7 @@ def test_ctrl_z_and_fg(shell: Terminal, doing: str) -> None:
     shell.expect("20 22 \\+ " + doing.strip() + "\r\n" + ("" if doing else "> "))
     shell.type(CTRL_Z)
     shell.expect("Stopped.*PROMPT ")
+    shell.put_away()
     assert shell.modes() == modes
     shell.type("fg\n")
     shell.expect("repl.wasm'?\r\n")
@@ -353,8 +354,10 @@ def test_ctrl_z_in_a_command_of_a_pool(program: Path, shell: Terminal) -> None:
     for _ in range(2):
         shell.type(CTRL_Z)
         shell.expect("Stopped.*PROMPT ")
+        shell.put_away()
         shell.type("fg\n")
         shell.expect("program.py'?\r\n")
+        shell.handed_over()
         shell.type("20 22 + .\n")
         shell.expect("\r\n42\r\n> ")
     shell.type(CTRL_D)
@@ -437,7 +440,9 @@ def test_cpython(shell: Terminal) -> None:
     shell.expect("\r\nwho\\? ")
     shell.type(CTRL_Z)
     shell.expect("Stopped.*PROMPT ")
+    shell.put_away()
     shell.type("fg\n")
+    shell.handed_over()
     shell.type("me\n")
     shell.expect(">>> ")
     shell.type("name\n")

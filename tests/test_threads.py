@@ -225,6 +225,7 @@ CHECKING = """(module
   (import "env" "memory" (memory 1 1 shared))
   (import "env" "check" (func $check (param i32)))
   (export "memory" (memory 0))
+  (global (export "main") (mut i32) (i32.const 0))
   (func (export "wasi_thread_start") (param i32 i32) (call $check (local.get 1)))
   (func $wait (drop (memory.atomic.wait32 (i32.const 64) (i32.const 0) (i64.const -1))))
   (func (export "spawn") (param i32) (result i32) (call $spawn (local.get 0)))
@@ -274,7 +275,7 @@ def test_a_host_function_in_a_thread_gets_what_the_threads_share_and_nothing_of_
         if what == 2:
             instance.call("spawn", 0)
         else:
-            instance.globals["none"]
+            instance.globals["main"]
 
     with ProcessWasmPool(CHECKING, workers=1, imports={"env": {"check": check}}, wasi=WasiConfig()) as pool:
         with pytest.raises(GuestExit, match=str(ord("e"))):

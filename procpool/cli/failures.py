@@ -37,6 +37,8 @@ def told(error: BaseException) -> str:
     """What to tell the user about ``error``."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{printable(str(error.filename))}: {error.strerror}"
+    if isinstance(error, MemoryError) and not str(error):
+        return "there is not enough memory"
     text = _CLASS.sub("", str(error))
     text = _FEATURE.sub(r"--feature \1", text)
     for python, flag in _FLAGS.items():

@@ -63,7 +63,7 @@ class FileRows:
     Args:
         go_on: whether to read on behind a row that cannot be read.
         before_reading: called before a row is read, which may take long.
-        buffersize: how many rows to read ahead of their outcomes, as in `map`.
+        buffersize: how many rows to read ahead of their outcomes, as in `map`; of those that cannot be read, too.
     """
 
     total: int | None = None
@@ -81,6 +81,7 @@ class FileRows:
         self._go_on = go_on
         self._before_reading = before_reading
         self._buffersize = buffersize
+        self._most_unreadable = buffersize or MOST_UNREADABLE
         self._open: deque[Row] = deque()  # read, and without an outcome
         self._ended = False
         self._broken: BadRequest | OSError | None = None
@@ -109,7 +110,7 @@ class FileRows:
         would take ever more memory.
         """
         unreadable = 0
-        while unreadable < MOST_UNREADABLE:
+        while unreadable < self._most_unreadable:
             self._before_reading()
             try:
                 row = next(self._rows, None)

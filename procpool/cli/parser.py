@@ -12,7 +12,7 @@ from ..printable import printable
 EXIT_CODES = """\
 exit codes:
   0    all is well
-  1    the guest failed: it trapped, ran out of time or fuel, or took its worker down; or the results cannot be printed
+  1    the guest failed: it trapped, ran out of time or fuel, or took its worker down; or results cannot be written
   2    the request was wrong: an option, the module, the export, an argument or a row
   3    with --keep-going: some rows failed, and all the others are done
   130  interrupted by Ctrl-C

@@ -173,11 +173,12 @@ def _run_each(module: str, wasi: WasiConfig, options: argparse.Namespace) -> int
     with Compiling() as compiling:
         pool = ProcessWasmPool(module, options.workers, wasi=wasi, on_event=compiling.hear, **_guest(options))
     with pool, progress as advance:
+        if options.output_dir is not None:  # before anything runs for nothing
+            options.output_dir.mkdir(parents=True, exist_ok=True)
         for name, output, done in zip(inputs, outputs, _outcomes(pool, inputs, options.timeout), strict=True):
             advance(1)
-            failed += isinstance(done, BaseException) or done.returncode != 0
             with progress.aside():
-                _tell(name, output, done)
+                failed += not _tell(name, output, done)
         workers = len(pool.stats().workers)
     seconds = perf_counter() - started
     print(f"{plural(len(inputs), 'run')} in {in_words(seconds)} on {plural(workers, 'worker')}", file=sys.stderr)
@@ -188,13 +189,13 @@ def _outcomes(
     pool: ProcessWasmPool, inputs: Sequence[str], timeout: float | None
 ) -> Iterator[CompletedRun | BaseException]:
     """What becomes of the run for each input, in order."""
-    read = deque[OSError | BadRequest | None]()  # why an input cannot be read, for each without an outcome
+    read = deque[OSError | MemoryError | BadRequest | None]()  # why an input cannot be read, for each without an outcome
 
     def contents() -> Iterator[bytes]:
         for name in inputs:
             try:
                 content = _content(name)
-            except (OSError, BadRequest) as error:  # raised here, it would end the map
+            except (OSError, MemoryError, BadRequest) as error:  # raised here, it would end the map
                 read.append(error)
             else:
                 read.append(None)
@@ -213,6 +214,7 @@ def _content(name: str) -> bytes:
 
     Raises:
         OSError: it cannot be read.
+        MemoryError: it is too large for this machine.
         BadRequest: it may have no end.
     """
     with open(name, "rb") as file:
@@ -224,21 +226,30 @@ def _content(name: str) -> bytes:
     return content
 
 
-def _tell(name: str, output: Path | None, done: CompletedRun | BaseException) -> None:
-    """Put what one run has printed where it belongs, and say how it failed."""
+def _tell(name: str, output: Path | None, done: CompletedRun | BaseException) -> bool:
+    """Put what one run has printed where it belongs, and say what went wrong.
+
+    Returns:
+        Whether nothing did.
+    """
     if isinstance(done, BaseException):
         text = told(done)
         complain(text if isinstance(done, OSError) and done.filename == name else f"{name}: {text}", GUEST_FAILED)
-        return
+        return False
     sys.stderr.buffer.write(done.stderr)
     sys.stderr.flush()
     if output is None:
         put(done.stdout)
     elif not done.returncode:
-        _replace(output.resolve(), done.stdout)
+        try:
+            _replace(output, done.stdout)
+        except OSError as error:  # raised, it would end the other runs
+            complain(error, GUEST_FAILED)
+            return False
     if done.returncode:
         kept = f"; {output} is left as it was" if output is not None and output.exists() else ""
         complain(f"{name}: exited with code {done.returncode}{kept}", GUEST_FAILED)
+    return not done.returncode
 
 
 def _replace(output: Path, content: bytes) -> None:
@@ -248,12 +259,12 @@ def _replace(output: Path, content: bytes) -> None:
         OSError: it cannot be written; names it.
     """
     try:
-        if output.exists() and not output.is_file():
+        if output.exists() and not output.is_file():  # as it is named: there may be no path to what /dev/stdout stands for
             output.write_bytes(content)
         else:
-            _replace_file(output, content)
+            _replace_file(_real(output), content)
     except OSError as error:
-        error.filename = error.filename or str(output)
+        error.filename = str(output)
         raise
 
 
@@ -279,14 +290,17 @@ def _outputs(inputs: Sequence[str], directory: Path) -> list[Path]:
     paths = [Path(os.path.abspath(name)) for name in inputs]
     common = os.path.commonpath([path.parent for path in paths])
     outputs = [directory / path.relative_to(common) for path in paths]
-    taken = {path.resolve(): name for path, name in zip(paths, inputs, strict=True)}
+    taken = {_real(path): name for path, name in zip(paths, inputs, strict=True)}
     seen: set[Path] = set()
     for name, output in zip(inputs, outputs, strict=True):
         if output in seen:
             raise BadRequest(f"run: --each {name}: given twice, and both outputs would be written to {output}")
         seen.add(output)
-        if output.resolve() in taken:
-            raise BadRequest(
-                f"run: --each {taken[output.resolve()]}: the output would be written over it; choose another DIR"
-            )
+        if (real := _real(output)) in taken:
+            raise BadRequest(f"run: --each {taken[real]}: the output would be written over it; choose another DIR")
     return outputs
+
+
+def _real(path: Path) -> Path:
+    """Behind all links.  One that leads to itself is left as it is: `Path.resolve` raises what is no OSError."""
+    return Path(os.path.realpath(path))

@@ -28,15 +28,16 @@ def fence_of_cell(cell: int) -> tuple[int, int]:
 
 
 # -- the arena: per worker, memory that parent, worker and the wasm of a batch's driver see at once ---------------------
-#: The first page has a pair of 32-bit cells per buffer, each on a cache line of its own; then come the buffers.  Two of
-#: them, so that one is filled and emptied while the worker is busy with the other.
+#: The first page has the cells of each buffer, on a cache line by who writes them; then come the buffers.  Two of them, so
+#: that one is filled and emptied while the worker is busy with the other.
 ARENA_HEAD = 65536
 BUFFERS = 2
 BUFFER_BYTES = 4 << 20
 ARENA_BYTES = ARENA_HEAD + BUFFERS * BUFFER_BYTES
 CELLS = 128  #: bytes from one buffer's cells to the next's
 INDEX = 0  #: written by the driver: the item it is at.  Survives the worker.
-STOP = 64  #: written by the parent: stop before the next item
+STOP = 64  #: 32 bits, written by the parent: stop before the next item
+HOLD = 68  #: 32 bits, written by the worker: go back to Python before the next item.  The driver reads both at once.
 
 
 # -- payloads: per worker, memory for large arguments and results of Python callables, see values.py -------------------

@@ -90,9 +90,10 @@ class Access:
 
     def _end(self, discard: bool) -> None:
         """The lease ends."""
-        self._streams.end_lines()
         if discard or self._fresh or self._instances.calls.failed or self._instances.outgrown():
             self._instances.discard()
+        else:
+            self._streams.end_lines()
 
 
 def _within(size: int, start: int | None, stop: int | None, single: bool) -> tuple[int, int] | None:

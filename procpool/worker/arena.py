@@ -49,11 +49,31 @@ class Arena:
     def item(self) -> int:
         """The item that the running batch is at; 0 if none runs."""
         buffer = self.buffer  # another thread may ask when the batch ends
-        if buffer < 0:
-            return 0
-        if self._cells is None:  # mapped at the first batch: until then the parent may not have made the file so long
+        return 0 if buffer < 0 else self._mapped()[(buffer * wire.CELLS + wire.INDEX) // 4]
+
+    def hold(self) -> None:
+        """Another thread: have the driver begin no further item, if a batch runs; what `item` then says stays so.
+
+        It may come too late, even for the batch that was meant; then a later one is held for a moment, which does no harm.
+        """
+        buffer = self.buffer
+        if buffer >= 0:
+            self._mapped()[(buffer * wire.CELLS + wire.HOLD) // 4] = 1
+            # The driver may have looked just before, and its store of the item be on its way: that takes some nanoseconds,
+            # and this a system call.
+            os.sched_yield()
+
+    def release(self) -> bool:
+        """Let the driver begin items again; whether it was held."""
+        cell = (self.buffer * wire.CELLS + wire.HOLD) // 4
+        cells = self._mapped()
+        held, cells[cell] = cells[cell], 0
+        return bool(held)
+
+    def _mapped(self) -> memoryview:
+        if self._cells is None:  # at the first batch: until then the parent may not have made the file so long
             self._cells = memoryview(mmap.mmap(self._fd, wire.ARENA_HEAD, offset=self._offset)).cast("I")
-        return self._cells[(buffer * wire.CELLS + wire.INDEX) // 4]
+        return self._cells
 
     @property
     def transfer(self) -> memoryview:

@@ -53,9 +53,7 @@ class Running:
         self._raised = threading.Event()
         self._stopping = False
         self.interrupted: int = -1  #: number of the last job that was interrupted
-        #: why the job was stopped that has not ended by itself, if by `stop`, and the item that was meant: what runs of a
-        #: batch may have been the next one by then
-        self.why: tuple[int, BaseException] | None = None
+        self.why: BaseException | None = None  #: why the job was stopped that has not ended by itself, if by `stop`
         #: main thread, before the job; or (job, item) before the item of a batch
         self.begin: Callable[[Any], None] = self._numbers.setdefault
 
@@ -88,11 +86,14 @@ class Running:
         """Stop what runs on the engine, and leave the job to say why it has ended."""
         self._engine.increment_epoch()
 
-    def stop(self, number: Any, item: int, why: BaseException) -> bool:
-        """Another thread of this worker: stop the job at that item, and have it fail, if it is running; whether it was."""
+    def stop(self, number: Any, why: BaseException) -> bool:
+        """Another thread of this worker: stop the job, and have it fail, if it is running; whether it was.
+
+        Of a batch, that is the item that runs; whoever means a certain one holds the batch before (`Arena.hold`).
+        """
         if self._numbers.pop(number, self) is not None:
             return False
-        self.why = item, why
+        self.why = why
         self._stopping = True  # see `interrupt`
         self._engine.increment_epoch()
         self._raised.set()

@@ -44,9 +44,10 @@ def driver_text(signature: FuncType) -> str:
     {" ".join(f"(local $r{n} {kind})" for n, kind in enumerate(results))}
     (loop $next
       (if (i32.ge_u (local.get $i) (local.get $end)) (then (return (local.get $i))))
-      (if (i32.load offset={wire.STOP} (local.get $cells)) (then (return (local.get $i))))
-      ;; before the call: whatever becomes of it, this says which item it was
+      ;; before the call: whatever becomes of it, this says which item it was; and before the look at STOP and HOLD: who
+      ;; has set one of them, and then sees this item here, knows that no other begins
       (i32.store offset={wire.INDEX} (local.get $cells) (local.get $i))
+      (if (i64.ne (i64.load offset={wire.STOP} (local.get $cells)) (i64.const 0)) (then (return (local.get $i))))
       {loads}
       (call $export)
       {stores}

@@ -40,6 +40,13 @@ def of_guest(error: BaseException) -> bool:
     return isinstance(error, kinds) or isinstance(error.__cause__, kinds)
 
 
+def by_itself(error: BaseException) -> bool:
+    """Whether it is an end of the guest's own, and no interrupt has to do with it."""
+    if isinstance(error, wasmtime.Trap):
+        return error.trap_code not in (None, wasmtime.TrapCode.INTERRUPT)
+    return isinstance(error, (wasmtime.ExitTrap, GuestExit))
+
+
 def unfit(error: BaseException) -> bytes:
     """The announcement of a worker that cannot make an instance."""
     error = _as_exit(error)

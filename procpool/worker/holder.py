@@ -251,7 +251,6 @@ class InstanceHolder:
 
     def discard(self) -> None:
         """Throw the instance away: the next use makes a new one."""
-        self._streams.end_lines()
         self.bound.clear()
         self._bound_drivers.clear()
         self._own.clear()
@@ -263,6 +262,7 @@ class InstanceHolder:
         self._sized.clear()
         if store is not None:
             store.close()
+        self._streams.end_lines()  # also those of its threads, which may print until they have ended
 
     def discard_ended(self) -> None:
         """Throw the instance away if a thread of it has failed, and no call for it: the next one is not to blame."""

@@ -17,7 +17,7 @@ from ..job_context import Context, Travelled, serve_contexts
 from .access import Access
 from .arena import Arena
 from .channels import Replies, Running, Waiting
-from .failures import failure, of_guest
+from .failures import by_itself, failure, of_guest
 from .holder import InstanceHolder
 from .shipped import ShippedFunctions
 from .wasi_run import CommandRunner
@@ -196,6 +196,7 @@ class Loop:
     def _run(self, number: int, export: int, kind: int, flags: int, payload: bytes) -> bytes:
         """The reply to one call, of an export or of a Python function."""
         instances = self._instances
+        own: bool | None = None  # whether an exception is the guest's own
         self._running.begin(number)
         try:
             if kind in (wire.CALL, wire.SUBMIT):
@@ -214,21 +215,25 @@ class Loop:
         except BaseException as error:
             if kind in (wire.CALL, wire.SUBMIT):
                 self._check(export, payload)
-            answer = failure(error)
+            answer, own = failure(error), by_itself(error)
             if kind == wire.ACCESS and not (instances.calls.failed or of_guest(error)):
                 answer = wire.reply(wire.KEPT, answer[wire.REPLY.size :])
             elif instances.calls.failed or not isinstance(error, GuestError):
                 instances.discard()
         if not self._running.finish(number):
             printed = pickle.dumps(self._commands.printed) if kind == wire.RUN else b""
-            answer = self._stopped() or wire.reply(wire.INTERRUPTED, printed)
+            if (
+                own is None
+            ):  # a lease would go on with another instance, and a Python function may have caught the interrupt
+                own = kind in (wire.CALL, wire.SUBMIT) and not flags & wire.LEASED
+            answer = self._stopped(answer, own) or wire.reply(wire.INTERRUPTED, printed)
             instances.discard()
         return answer
 
-    def _stopped(self, item: int = 0) -> bytes | None:
-        """The reply for what was stopped from here; None if that item was not meant, or its caller had it stopped."""
+    def _stopped(self, answer: bytes, own: bool) -> bytes | None:
+        """The reply for what was stopped from here, ``answer`` if that is its own; None if its caller had it stopped."""
         why, self._running.why = self._running.why, None
-        return None if why is None or why[0] != item else failure(why[1])
+        return None if why is None else answer if own else failure(why)
 
     def _run_other(self, kind: int, payload: bytes) -> bytes:
         """The reply to a job that is no call of an export."""
@@ -267,10 +272,9 @@ class Loop:
         first, end, cells = self._batch_head(export, payload)
         self._arena.buffer = cells // wire.CELLS
         # One item at a time where each needs something of its own: fuel, an instance, or a number to be interrupted by.
-        stoppable = flags & wire.ITEM_BY_ITEM or self._printed is not None
-        singly = self._instances.fuelled or self._may_outgrow or bool(stoppable and self._exactly_once)
+        singly = self._instances.fuelled or self._may_outgrow or bool(flags & wire.ITEM_BY_ITEM and self._exactly_once)
         while first < end:
-            failed = b""
+            failed, own = b"", False
             running = (number, first) if singly else number
             self._running.begin(running)
             try:
@@ -282,16 +286,16 @@ class Loop:
                 driver.params[:] = _SLOT.pack(first) + _SLOT.pack(stop) + payload[2 * _SLOT.size :]
                 driver.run()
                 (first,) = _SLOT.unpack(driver.results)
-                if first < stop:  # told to stop
+                if first < stop and not self._arena.release():  # it is the parent who had it stop
                     end = first
             except BaseException as error:
                 first = max(first, self._arena.item())  # it never got to an item if the driver cannot be made
-                failed = failure(error)
+                failed, own = failure(error), by_itself(error)
             interrupted = not self._running.finish(running)
             if self._printed is not None:
                 self._printed()  # so that it does not count as the next item's
             if interrupted:
-                stopped = self._stopped(first)
+                stopped = self._stopped(failed, own)
                 if failed:
                     failed = stopped or wire.reply(wire.INTERRUPTED)
             if interrupted or failed:

@@ -180,24 +180,25 @@ class Streams:
         """Send all that was printed, if no command runs."""
         if self._reads:
             with self._lock:  # also if there is nothing: what the thread has taken has been sent then
-                if self._poll.poll(0):
-                    self._drain()
+                self._drain()
                 self._stopped = False
 
     def end_lines(self) -> None:
-        """What was printed by now belongs to an instance, or a lease, that ends: what comes begins a new line."""
+        """What was printed by now belongs to an instance, or a lease, that has ended: what comes begins a new line."""
         if self._reads:
             with self._lock:
-                if self._poll.poll(0):
-                    self._drain()
+                self._drain()
                 for stream in self._unended:
                     self._replies.flush(wire.reply(wire.PRINTED, bytes((stream,))))
                 self._unended.clear()
 
     def _drain(self) -> None:
-        for stream in self._reads:
-            while self._read(stream):
-                pass
+        """Take all there is.  The guest has ended, or not begun, so no job can be stopped for it any more."""
+        self._seen = None, 0  # also if there is nothing: the next item of a batch begins under the same number
+        if self._poll.poll(0):
+            for stream in self._reads:
+                while self._read(stream):
+                    pass
 
     def _so_far(self) -> tuple[bytes | None, bytes | None]:
         out, err = (self._captured.get(stream) for stream in (_OUT, _ERR))
@@ -212,12 +213,12 @@ class Streams:
         while True:
             for fd, _ in poll.poll():
                 with self._lock:
+                    if not self._active:
+                        self._look_who_prints()
                     self._read(streams[fd])
 
     def _read(self, stream: int) -> bool:
         """Take one chunk; false if there is none."""
-        if not self._active:
-            self._look_who_prints()
         try:
             chunk = os.read(self._reads[stream], 65536)
         except BlockingIOError:
@@ -247,17 +248,29 @@ class Streams:
         if stream not in self._sent or self._stopped:
             return
         self._came += len(chunk)
-        (job, item), beyond = self._seen, self._came - self._foreign - self._most
-        # An item of a batch may end right behind this look, and then the next one is hit: see `Running.why`.
-        if job is not None and beyond > 0 and (job, item) == (self._running.number, self._arena.item()):
-            most = f"max_output={self._most:,} bytes of its WasiConfig"
-            error = OutputLimit(f"the guest printed more than {most} in one call and was stopped")
-            self._stopped = self._running.stop(job, item, error)
-            if self._stopped:
-                chunk = chunk[:-beyond]
+        beyond = self._came - self._foreign - self._most
+        if beyond > 0 and self._stop_seen():
+            self._stopped = True
+            chunk = chunk[:-beyond]
         if chunk:
             self._replies.flush(wire.reply(wire.PRINTED, bytes((stream,)) + chunk))
             (self._unended.discard if chunk.endswith(b"\n") else self._unended.add)(stream)
+
+    def _stop_seen(self) -> bool:
+        """Stop the job that was seen, if any, at the item that was, if it is still there; whether it was."""
+        job, _ = self._seen
+        if job is None or self._runs() != self._seen:
+            return False
+        self._arena.hold()  # it may end in this very moment, and the next item must not be stopped for it
+        if self._runs() != self._seen:
+            return False
+        most = f"max_output={self._most:,} bytes of its WasiConfig"
+        return self._running.stop(job, OutputLimit(f"the guest printed more than {most} in one call and was stopped"))
+
+    def _runs(self) -> tuple[Any, int]:
+        """The job that runs, and its item."""
+        job = self._running.number
+        return job, job[1] if isinstance(job, tuple) else self._arena.item()
 
     def _look_who_prints(self) -> None:
         """Before a read: what was printed by then may be another item's, and is not held against this one.
@@ -265,10 +278,10 @@ class Streams:
         A guest waits for its writes, so what others have printed lies in the pipes.  When a job begins nothing does: it was
         passed on when the one before had ended.  So it was for an item that has a number of its own to be stopped by.
         """
-        job, item = self._running.number, self._arena.item()
-        if (job, item) != self._seen:
+        runs = job, item = self._runs()
+        if runs != self._seen:
             nothing = job != self._seen[0] and (not item or isinstance(job, tuple))
-            self._seen, self._came = (job, item), 0
+            self._seen, self._came = runs, 0
             self._foreign = 0 if nothing else sum(map(_bytes_in, self._reads.values()))
 
 

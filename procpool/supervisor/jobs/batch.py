@@ -143,7 +143,7 @@ class Segment(Job):
         elif lane.interrupted == (lane.number, index):
             self._item_ended(index, self._timeout_error())
         else:
-            # The item that was to be stopped, by us or by the worker, ended in that very moment; this one was hit instead.
+            # The item that was to be stopped ended in that very moment, and this one was hit instead.
             self._again.append(index)
 
     def _item_ended(self, index: int, report: wire.Report) -> None:
