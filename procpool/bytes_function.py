@@ -16,7 +16,7 @@ open how an export returns bytes, ``returns`` says:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from .binary import FuncType, MemoryType
@@ -165,6 +165,20 @@ class BytesFunction:
             Whatever calling the export raises.
         """
         return instance.bytes_calls.of(self)(instance, *args)
+
+
+def bytes_function(export: str, convention: Mapping[str, Any]) -> BytesFunction:
+    """What `call_bytes` and its like are to call, by their keywords.
+
+    Raises:
+        TypeError: a keyword is none of theirs.
+        ValueError: as `BytesFunction`.
+    """
+    keywords = [field.name for field in fields(BytesFunction)[1:]]
+    for name in convention:
+        if name not in keywords:
+            raise TypeError(f"a call with bytes has no keyword {name!r}; it has {', '.join(keywords)}, and timeout")
+    return BytesFunction(export, **convention)
 
 
 def _scope(export: str, exports: Mapping[str, Any]) -> str:

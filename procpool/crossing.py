@@ -17,7 +17,7 @@ from .binary import SCALARS, FuncType
 from .checks import shown
 from .codec import converted
 from .conventions import Convention
-from .errors import BadArguments, GuestError, ProcpoolError
+from .errors import BadArguments, GuestError, ProcpoolError, WasmTrap
 
 if TYPE_CHECKING:
     from .bytes_function import BytesCall
@@ -347,7 +347,13 @@ class _Crossing:
         signature = self._instance.types.get(export)
         if not isinstance(signature, FuncType):
             raise self._by.lacking(keyword, export, self._instance.types)
-        returned: int | None = self._enter(export, *args[: len(signature.params)])
+        passed = args[: len(signature.params)]
+        try:
+            returned: int | None = self._enter(export, *passed)
+        except WasmTrap as trap:  # it is the user's export that was called, and another that has failed
+            trap.message = f"{export}({', '.join(map(str, passed))}): {trap.message}"
+            trap.args, trap.export = (trap.message,), self._call.export
+            raise
         return (returned or 0) & _ADDRESS
 
     def _free(self, address: int, size: int) -> None:
@@ -362,7 +368,7 @@ class _Crossing:
             if self._by.collect is not None:
                 self._enter(self._by.collect)
         except Exception as error:
-            if isinstance(error, ProcpoolError):
+            if isinstance(error, ProcpoolError) and not isinstance(error, WasmTrap):
                 raise  # it says itself what to do
             raise ValueError(
                 f"what was allocated for {self._call.export} could not be given back: {error}\nIs {self._by.name!r} the"

@@ -253,7 +253,10 @@ class OutputLimit(ProcpoolError):
 
 
 class RemoteError(ProcpoolError):
-    """The text of a traceback in a worker; it stands as the ``__cause__`` of the exception that came back."""
+    """The text of a traceback in a worker; it stands as the ``__cause__`` of the exception that came back.
+
+    It is raised itself where that cannot come back: it cannot be pickled, or not be rebuilt from its pickle.
+    """
 
     def __str__(self) -> str:
         return f'\n"""\n{self.args[0]}"""'

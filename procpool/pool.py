@@ -19,7 +19,7 @@ import cloudpickle
 
 from . import wire
 from .binary import ExternType, FuncType, Import
-from .bytes_function import BytesFunction
+from .bytes_function import BytesFunction, bytes_function
 from .checks import boolean, cannot_travel, choice, is_int, shown
 from .codec import Codec
 from .columns import ColumnCodec
@@ -63,7 +63,18 @@ from .supervisor.jobs.shipped import ShippedCall, Shipper
 from .supervisor.launch import Inheritance, reserve_stdio
 from .supervisor.lease import Lease, Request
 from .supervisor.leasing import Leasing
-from .wasi import CAPTURE, INHERIT, CompletedRun, Preopens, Stdin, Stream, WasiConfig, check_command, check_threads
+from .wasi import (
+    CAPTURE,
+    INHERIT,
+    CompletedRun,
+    Preopens,
+    Stdin,
+    Stream,
+    WasiConfig,
+    check_command,
+    check_threads,
+    empty_files,
+)
 from .worktime import PoolReport, account
 
 if TYPE_CHECKING:
@@ -324,6 +335,8 @@ class ProcessWasmPool(Executor):
             )
             on_failure.pop_all()  # they are the inheritance's now
             on_failure.callback(inheritance.close)
+            if self._wasi is not None:
+                empty_files(stdout=self._wasi.stdout, stderr=self._wasi.stderr)
             self._dispatcher = Dispatcher(inheritance, options, delivery, journal)
             on_failure.pop_all()
         self._direct = DirectCalls(self._dispatcher, self._visible)
@@ -571,7 +584,7 @@ class ProcessWasmPool(Executor):
         return self._submit(self._call_job(self._bytes_function(export, convention), args, deadline), deadline)
 
     def _bytes_function(self, export: str, convention: MappingType[str, Any]) -> BytesFunction:
-        return BytesFunction(self._function(export).name, **convention)
+        return bytes_function(self._function(export).name, convention)
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
@@ -615,7 +628,9 @@ class ProcessWasmPool(Executor):
         """
         deadline = deadline_of(timeout, self._timeout)
         config = self._configure(args, stdin, env, cwd, preopens, stdout, stderr, max_output)
-        done: CompletedRun = _result(self._submit(self._command(config, text, check, deadline), deadline))
+        command = self._command(config, text, check, deadline)
+        empty_files(stdout=stdout, stderr=stderr)
+        done: CompletedRun = _result(self._submit(command, deadline))
         return done
 
     async def arun(
@@ -637,7 +652,9 @@ class ProcessWasmPool(Executor):
         loop = running_loop("functools.partial(pool.run, ...)")
         deadline = deadline_of(timeout, self._timeout)
         config = self._configure(args, stdin, env, cwd, preopens, stdout, stderr, max_output)
-        done: CompletedRun = await self._run(self._command(config, text, check, deadline), deadline, loop)
+        command = self._command(config, text, check, deadline)
+        empty_files(stdout=stdout, stderr=stderr)
+        done: CompletedRun = await self._run(command, deadline, loop)
         return done
 
     def submit_run(
@@ -658,7 +675,9 @@ class ProcessWasmPool(Executor):
         """:meth:`run` as a future; ``cancel()`` stops the command."""
         deadline = deadline_of(timeout, self._timeout)
         config = self._configure(args, stdin, env, cwd, preopens, stdout, stderr, max_output)
-        return self._submit(self._command(config, text, check, deadline), deadline)
+        command = self._command(config, text, check, deadline)
+        empty_files(stdout=stdout, stderr=stderr)
+        return self._submit(command, deadline)
 
     def _configure(
         self,
@@ -747,6 +766,7 @@ class ProcessWasmPool(Executor):
 
         shape = MapOptions.checked(buffersize=buffersize, return_exceptions=return_exceptions, progress=progress)
         given = Rows(runs)
+        empty_files(stdout=options.get("stdout"), stderr=options.get("stderr"))
         course = CallableMap(self._dispatcher, make, given.rows(), given.total, shape, self)
         self._maps.add(course)
         course.start()

@@ -67,6 +67,8 @@ class WasiConfig:
             Outside of ``run``, a line that the guest does not end goes on with the next call, and ends with the instance or
             the lease: C libraries hold back what is printed, and a call may end in the middle of a line.  When 64 MiB wait
             for either, what is printed is dropped until all that waits has been seen, and it is logged how many lines were.
+            A file is emptied, or made, when what it was given to begins: the pool, a run, or a map of runs.  All workers
+            and instances then write to its end.
         preopens: guest path -> host directory, readable only; or -> (host directory, ``"ro"`` or ``"rw"``).
         max_output: bytes that a command may print to each stream that is captured or given to a function, and a call, or
             an item of a map, to both; a guest that prints more is stopped.  An item of a map may print as much as fits into
@@ -171,6 +173,23 @@ def _stream(name: str, stream: Any) -> str | None:
             raise BadWasi(f"{name}: {path!r} cannot be written")
         return f"file:{path}"
     raise BadWasi(f"{name} must be 'capture', 'inherit', a path, a function or None, got {shown(stream)}")
+
+
+def empty_files(**streams: Stream) -> None:
+    """Empty, or make, the files among streams, before anybody writes to them.
+
+    Raises:
+        BadWasi: it cannot be done.
+    """
+    for name, stream in streams.items():
+        to = _stream(name, stream)
+        path = to[5:] if to is not None and to.startswith("file:") else ""
+        # Not of a pipe or a terminal: there is nothing to empty, and opening it might wait for somebody.
+        if path and (os.path.isfile(path) or not os.path.exists(path)):
+            try:
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666))
+            except OSError as error:
+                raise BadWasi(f"{name}: {path!r} cannot be written: {error.strerror}") from None
 
 
 def _preopen(guest: Any, host: Any) -> tuple[str, str, bool]:

@@ -506,6 +506,42 @@ def test_arrays_of_any_layout_go_in_as_their_items_and_those_of_objects_not_at_a
             pool.call_bytes("same", numpy.array([object()]), returns="packed")
 
 
+def test_a_trap_in_what_allocates_or_frees_says_which_it_was(nothing_left: None) -> None:
+    module = """(module (memory (export "memory") 1)
+      (func (export "malloc") (param $n i32) (result i32)
+        (if (i32.gt_u (local.get $n) (i32.const 5)) (then unreachable)) (i32.const 64))
+      (func (export "free") (param i32) (if (i32.eq (i32.load8_u (i32.const 64)) (i32.const 120)) (then unreachable)))
+      (func (export "len") (param i32 i32) (result i32) (local.get 1)))"""
+
+    def beside(instance: Any) -> tuple[Any, ...]:
+        try:
+            BytesFunction("len")(instance, b"123456")
+        except WasmTrap as trap:
+            return trap.export, trap.message, trap.code
+        return ()
+
+    with ProcessWasmPool(module, workers=1) as pool:
+        assert pool.call_bytes("len", b"abc") == 3
+        with pytest.raises(WasmTrap, match=r"^len: malloc\(6\): wasm `unreachable`") as caught:
+            pool.call_bytes("len", b"123456")
+        assert caught.value.code == "UNREACHABLE"
+        said = "malloc(6): wasm `unreachable` instruction executed"
+        assert pool.submit(beside).result(DEADLINE) == ("len", said, "UNREACHABLE")
+        with pytest.raises(ValueError, match="what was allocated for len could not be given back"):
+            pool.call_bytes("len", b"x")
+        assert pool.call_bytes("len", b"abc") == 3
+
+
+def test_an_unknown_keyword_of_a_call_with_bytes_is_told_with_those_that_there_are(pools: Pools) -> None:
+    pool = pools("sha256")
+    with pool.instance() as lease:
+        for call in (pool.call_bytes, pool.submit_bytes, lease.call_bytes):
+            with pytest.raises(
+                TypeError, match=r"a call with bytes has no keyword 'retruns'; it has returns, alloc, .*timeout"
+            ):
+                call("sha256", b"x", retruns=3)
+
+
 @pytest.mark.parametrize(
     ("encoding", "text", "told"),
     [

@@ -16,10 +16,14 @@ import procpool
 from procpool import (
     BadArguments,
     CallTimeout,
+    GuestExit,
     LeaseEnded,
     PoolClosed,
     ProcessWasmPool,
+    StartupError,
     UnknownExport,
+    WasiConfig,
+    WasmException,
     WasmTrap,
     WorkerCrashed,
 )
@@ -235,6 +239,20 @@ def test_memory_of_a_lease(nothing_left: None) -> None:
         assert lease.call("tick") == 1, "mistakes do not end it"
 
 
+def test_all_bytes_of_a_leased_memory_are_not_fetched_one_by_one(nothing_left: None, monkeypatch: Any) -> None:
+    with ProcessWasmPool(HOST, workers=1, imports=IMPORTS) as pool, pool.instance() as lease:
+        lease.grow(15)
+        lease.memory[:] = big = os.urandom(16 * 65536)
+        exchanges = []
+        monkeypatch.setattr(lease, "_ask", lambda *args, ask=lease._ask: (exchanges.append(args), ask(*args))[1])
+        assert bytes(lease.memory) == bytearray(lease.memory) == bytes(list(lease.memory)) == big
+        assert len(exchanges) < 100
+        assert big[70000] in lease.memory and -1 not in lease.memory
+        assert len(exchanges) < 200
+    with ProcessWasmPool('(module (memory (export "memory") 0))', workers=1) as pool, pool.instance() as lease:
+        assert bytes(lease.memory) == b"" and list(lease.memory) == []
+
+
 def test_transfers_larger_than_the_window(nothing_left: None) -> None:
     wat = '(module (memory (export "memory") 400))'
     with ProcessWasmPool(wat, workers=1) as pool, pool.instance() as lease:
@@ -437,3 +455,106 @@ def test_a_lease_of_a_module_without_imports(nothing_left: None) -> None:
     with ProcessWasmPool(MISBEHAVE, workers=1) as pool, pool.instance() as lease:
         assert lease.call("fine", 3) == 3
         assert [lease.call("soil") for _ in range(3)] == [1, 2, 3], "one instance, with its state"
+
+
+# -- what the guest fails with, beside it -------------------------------------------------------------------------------
+
+#: Traps; throws; exits; does any of it by way of a host function; counts its calls.
+FAILING = """(module
+  (import "env" "again" (func $again (param i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (tag $e (export "e") (param i32 f64))
+  (global $calls (mut i32) (i32.const 0))
+  (func $trap (export "trap") unreachable)
+  (func (export "throw") (throw $e (i32.const 7) (f64.const 0.5)))
+  (func (export "take") (param externref) unreachable)
+  (func (export "exit") (call $exit (i32.const 3)))
+  (func (export "nested") (param i32) (result i32) (call $again (local.get 0)))
+  (func (export "tick") (result i32)
+    (global.set $calls (i32.add (global.get $calls) (i32.const 1))) (global.get $calls)))"""
+
+
+def caught(instance: Any, export: str, *args: Any) -> Any:
+    try:
+        return instance.call(export, *args)
+    except WasmTrap as trap:
+        trap.__traceback__ = None
+        return trap
+    except GuestExit as left:
+        return left.code
+
+
+@procpool.wants_instance
+def again(instance: Any, catch: int) -> int:
+    if not catch:
+        instance.call("trap")
+    return int(isinstance(caught(instance, "trap"), WasmTrap))
+
+
+@pytest.fixture(scope="module")
+def failing() -> Any:
+    with ProcessWasmPool(FAILING, workers=1, imports={"env": {"again": again}}, wasi=WasiConfig()) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("args", [("trap",), ("take", None)])
+def test_a_trap_is_caught_beside_the_instance(failing: ProcessWasmPool, args: Any) -> None:
+    trap = failing.submit(caught, *args).result(DEADLINE)
+    assert (type(trap), trap.export, trap.code) == (WasmTrap, args[0], "UNREACHABLE")
+    assert [frame.function for frame in trap.frames] == [args[0] if args[0] == "trap" else None]
+    assert str(trap).startswith(f"{args[0]}: wasm `unreachable` instruction executed\n  at ")
+    assert failing.call("tick") == 1, "the instance has failed, and serves no other job"
+
+
+def test_an_exception_is_caught_beside_the_instance(failing: ProcessWasmPool) -> None:
+    thrown = failing.submit(caught, "throw").result(DEADLINE)
+    assert (type(thrown), thrown.export, thrown.tag, thrown.payload) == (WasmException, "throw", "e", (7, 0.5))
+    assert failing.call("tick") == 1
+    assert failing.submit(caught, "exit").result(DEADLINE) == 3
+    assert failing.call("tick") == 1
+
+
+def test_a_host_function_catches_what_the_guest_fails_with(failing: ProcessWasmPool) -> None:
+    assert failing.call("nested", 1) == 1
+    assert failing.call("tick") == 1
+    assert failing.submit(lambda instance: caught(instance, "nested", 0).export).result(DEADLINE) == "trap", "the innermost"
+    assert failing.call("tick") == 1
+
+
+def test_what_nobody_catches_beside_the_instance_comes_as_from_a_call(failing: ProcessWasmPool) -> None:
+    def call(instance: Any, export: str, *args: Any) -> None:
+        instance.call(export, *args)
+
+    def catch_and_raise(instance: Any) -> None:
+        try:
+            instance.call("trap")
+        except WasmTrap:
+            raise
+
+    for submit in (lambda: failing.submit(call, "trap"), lambda: failing.submit(catch_and_raise)):
+        with pytest.raises(WasmTrap) as trap:
+            submit().result(DEADLINE)
+        assert (trap.value.code, trap.value.frames[0].function, trap.value.__cause__) == ("UNREACHABLE", "trap", None)
+        assert trap.value.export not in (None, "trap"), "the callable that was submitted"
+        assert failing.call("tick") == 1
+    with pytest.raises(WasmTrap) as trap:
+        failing.call("nested", 0)
+    assert (trap.value.export, trap.value.code) == ("nested", "UNREACHABLE")
+    with pytest.raises(WasmException) as thrown:
+        failing.submit(call, "throw").result(DEADLINE)
+    assert (thrown.value.tag, thrown.value.payload) == ("e", (7, 0.5))
+    with pytest.raises(GuestExit) as left:
+        failing.submit(call, "exit").result(DEADLINE)
+    assert left.value.code == 3
+    assert failing.call("tick") == 1
+
+
+def test_a_start_function_catches_what_the_guest_fails_with(nothing_left: None) -> None:
+    def start(instance: Any) -> None:
+        procpool.state.caught = caught(instance, "trap")
+
+    with ProcessWasmPool(MISBEHAVE, workers=1, start=[start]) as pool:
+        assert pool.submit(lambda instance: procpool.state.caught.code).result(DEADLINE) == "UNREACHABLE"
+    with pytest.raises(StartupError, match=r"start\[0\], .*<lambda>: wasm `unreachable`"):
+        ProcessWasmPool(MISBEHAVE, workers=1, start=[lambda instance: instance.call("trap")])

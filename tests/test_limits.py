@@ -41,6 +41,14 @@ def test_fuel(nothing_left: None) -> None:
         assert outcomes[0] == pool.call("churn", 1, 10)
 
 
+def test_who_uses_up_its_time_is_killed_by_a_signal_that_says_so(nothing_left: None) -> None:
+    with ProcessWasmPool(MISBEHAVE, workers=1, rlimits={"CPU": 1}) as pool:
+        with pytest.raises(WorkerCrashed, match="SIGXCPU") as crash:
+            pool.call("spin", timeout=DEADLINE)
+        assert crash.value.signal == signal.SIGXCPU
+        assert pool.call("fine", 1) == 1
+
+
 def test_a_full_queue_raises(nothing_left: None) -> None:
     with ProcessWasmPool(MISBEHAVE, workers=1, max_pending=5, on_full="raise") as pool:
         pool.submit("spin", timeout=0.5)

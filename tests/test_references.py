@@ -64,6 +64,11 @@ def test_a_table_grows_by_values(nothing_left: None) -> None:
     def beside(instance: Any) -> Any:
         first = instance.append("table", "one", None)
         assert [instance.element("table", at) for at in range(3)] == [None, "one", None]
+        for beyond in (3, -1, 1 << 64):
+            with pytest.raises(LookupError, match=f"the table 'table' has no element {beyond}"):
+                instance.element("table", beyond)
+        with pytest.raises(TypeError, match=r"an index of the table 'table' is an int from 0, got 'x' \(str\)"):
+            instance.element("table", "x")
         for table, values, error in (
             ("table", ["four"], MemoryError),
             ("table", [], ValueError),

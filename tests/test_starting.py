@@ -18,7 +18,7 @@ import pytest
 from bounded import in_a_program
 from conftest import DEADLINE, KERNELS, MISBEHAVE, eventually, worker_pids
 
-from procpool import CallTimeout, PoolClosed, ProcessWasmPool, StartupError, WorkerCrashed
+from procpool import CallTimeout, PoolClosed, ProcessWasmPool, RemoteError, StartupError, WorkerCrashed
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not import what tests need
 LOOPS_AT_START = '(module (func $loop (loop $again (br $again))) (start $loop) (func (export "fine")))'
@@ -275,3 +275,17 @@ def template_gone(directory: str) -> None:
 
 def test_a_template_that_is_stopped(tmp_path: Path) -> None:
     in_a_program(template_gone, str(tmp_path))
+
+
+def _raise_a_class_of_its_own(instance: Any) -> None:
+    class Own(Exception):
+        def __init__(self, one: str, two: int) -> None:  # so it cannot be rebuilt from its args
+            super().__init__(one)
+
+    raise Own("what went wrong", 2)
+
+
+def test_what_a_start_raises_that_cannot_come_back_is_told(nothing_left: None) -> None:
+    with pytest.raises(StartupError, match=r"no worker can be started: .*Own: what went wrong") as failed:
+        ProcessWasmPool("(module)", workers=1, start=[_raise_a_class_of_its_own])
+    assert isinstance(failed.value.__cause__, RemoteError) and "in _raise_a_class" in str(failed.value.__cause__)

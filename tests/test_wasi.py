@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -389,10 +390,46 @@ def test_a_command_that_cannot_begin_leaves_no_descriptor(nothing_left: None, tm
                 with pool.instance():  # the only one: until it is given back, the command waits
                     run = threads.submit(pool.run, ["x"], stdin=b"abc", stdout=directory / "out", timeout=DEADLINE)
                     eventually(lambda: pool.stats().pending == 1, "the command to be queued")
-                    directory.rmdir()
+                    shutil.rmtree(directory)
                 with pytest.raises(WasmTrap, match="stdout"):
                     run.result(DEADLINE)
         assert pool.submit(_inputs).result(DEADLINE) == 0
+
+
+#: Prints a line; traps.
+PRINTS = """(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "\\64\\00\\00\\00\\06\\00\\00\\00") (data (i32.const 100) "hello\\n")
+  (func $print (export "print") (result i32) (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 96)))
+  (func (export "_start") (drop (call $print)))
+  (func (export "trap") unreachable))"""
+
+
+@pytest.mark.parametrize("how", [{"workers": 1}, {"workers": 2}, {"isolation": "fresh"}, {"instances": 2}])
+def test_a_file_gets_what_all_instances_print(how: Any, tmp_path: Path, nothing_left: None) -> None:
+    target = tmp_path / "out"
+    target.write_text("of an earlier program\n")
+    with ProcessWasmPool(PRINTS, wasi=WasiConfig(stdout=target), **{"workers": 1, **how}) as pool:
+        assert target.read_text() == "", "it is emptied when the pool begins"
+        for _ in range(5):
+            assert pool.call("print") == 0
+        assert [future.result(DEADLINE) for future in [pool.submit("print") for _ in range(10)]] == [0] * 10
+        with pytest.raises(WasmTrap):
+            pool.call("trap")
+        assert pool.call("print") == 0
+        assert pool.run(["x"]).returncode == 0, "a run that gives no file of its own"
+        assert target.read_text() == "hello\n" * 17
+
+
+def test_a_file_given_to_a_run_or_a_map_of_runs_is_emptied_once(tmp_path: Path, nothing_left: None) -> None:
+    target = tmp_path / "out"
+    with ProcessWasmPool(PRINTS, workers=2, wasi=WasiConfig()) as pool:
+        for _ in range(2):
+            assert pool.run(["x"], stdout=target, stderr=target).returncode == 0
+            assert target.read_text() == "hello\n"
+        assert all(done.returncode == 0 for done in pool.run_map([["x"]] * 8, stdout=target))
+        assert target.read_text() == "hello\n" * 8
 
 
 #: Prints a line.  Its memory is imported, as that of modules linked with --import-memory.

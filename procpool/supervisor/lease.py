@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import wire
 from ..binary import SCALARS, GlobalType, MemoryType, once_each
-from ..bytes_function import BytesFunction, CallTable
+from ..bytes_function import CallTable, bytes_function
 from ..checks import boolean, cannot_travel, count
 from ..codec import converted
 from ..deadline import Deadline
@@ -134,7 +134,7 @@ class Lease:
             As :meth:`call`; and as `ProcessWasmPool.call_bytes`, and then the lease goes on.
         """
         self._functions[export]  # or tells why not
-        function = BytesFunction(export, **convention)
+        function = bytes_function(export, convention)
         self._bytes_calls.of(function)  # likewise
         deadline = deadline_of(timeout, self._timeout)
         context = capture(self._visible, deadline=deadline.limit)
@@ -382,7 +382,7 @@ class Memory:
     """A memory of a leased instance: ``memory[a:b]`` reads bytes, ``memory[a:b] = data`` writes as many.
 
     Negative bounds count from the end, as a sequence's.  Others than a sequence's, bounds outside of the memory raise
-    IndexError, as they are addresses; and there are no steps.
+    IndexError, as they are addresses; and there are no steps.  ``bytes(memory)`` is all of it.
     Large slices move at the speed of memcpy, through memory shared with the worker.
     """
 
@@ -398,6 +398,18 @@ class Memory:
         start, stop, single = _bounds(where)
         data = self._lease._read(self._name, start, stop, single)
         return data[0] if single else bytes(data)
+
+    # By the sequence protocol, each byte would be an exchange with the worker.
+
+    def __bytes__(self) -> bytes:
+        return bytes(self._lease._read(self._name, None, None, False))
+
+    def __iter__(self) -> Iterator[int]:
+        at = 0
+        while at < (size := len(self)):
+            block = self._lease._read(self._name, at, min(at + TRANSFER, size), False)
+            yield from block
+            at += len(block)
 
     def __setitem__(self, where: slice | int, data: Any) -> None:
         start, stop, single = _bounds(where)

@@ -528,6 +528,7 @@ class Population:
 def _last_line(report: wire.Raised) -> str:
     """The line of a traceback that says what was raised; its message may have more.  And the note, if there is one."""
     lines = [line for line in report.text.splitlines() if line and not line.startswith(" ")]
-    named = [line for line in lines if line.partition(":")[0].replace(".", "_").isidentifier()]
+    # The class may be one made in a function.
+    named = [line for line in lines if line.partition(":")[0].replace("<locals>", "").replace(".", "_").isidentifier()]
     line = (named or lines or [report.text])[-1]
     return f"{line} ({report.note})" if report.note else line

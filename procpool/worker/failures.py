@@ -42,14 +42,15 @@ def failure(error: BaseException, stage: str | None = None) -> bytes:
 
 def of_guest(error: BaseException) -> bool:
     """Whether it is a failure of the guest, or was raised because of one: the instance is not to be used any more."""
-    kinds = (wasmtime.Trap, wasmtime.WasmtimeError, *_EXITS)
+    kinds = (wasmtime.Trap, wasmtime.WasmtimeError, WasmTrap, *_EXITS)
     return isinstance(error, kinds) or isinstance(error.__cause__, kinds)
 
 
 def by_itself(error: BaseException) -> bool:
     """Whether it is an end of the guest's own, and no interrupt has to do with it."""
-    if isinstance(error, wasmtime.Trap):
-        return error.trap_code not in (None, wasmtime.TrapCode.INTERRUPT)
+    raised = as_raised(error)
+    if isinstance(raised, wasmtime.Trap):
+        return raised.trap_code not in (None, wasmtime.TrapCode.INTERRUPT)
     return isinstance(error, (wasmtime.ExitTrap, GuestExit))
 
 
@@ -67,11 +68,32 @@ def raised_by(stage: str | None) -> str:
 
 def as_trap(error: BaseException, stage: str | None) -> WasmTrap | None:
     """wasmtime's errors as ours, which says what stage it ended; None for any other."""
-    found = _trap(error)
-    if found is not None and stage is not None:
+    found = _trap(as_raised(error))
+    if found is None:
+        return None
+    if isinstance(error, WasmTrap):  # who has seen it may have said more
+        found.message = error.message
+    if stage is not None and not found.message.startswith(f"{stage}: "):
         found.message = f"{stage}: {found.message}"
-        found.args = (found.message,)
+    found.args = (found.message,)
     return found
+
+
+def as_raised(error: BaseException) -> BaseException:
+    """wasmtime's exception, of one that Python code beside the instance may have caught; any other as it is."""
+    cause = error.__cause__
+    return cause if isinstance(error, WasmTrap) and isinstance(cause, (wasmtime.Trap, wasmtime.WasmtimeError)) else error
+
+
+def seen_beside(
+    error: wasmtime.Trap | wasmtime.WasmtimeError, stage: str | None, export: str | None = None
+) -> BaseException:
+    """wasmtime's exception as Python code beside the instance sees it; to be raised from that, see `as_raised`."""
+    trap = None if isinstance(error, wasmtime.ExitTrap) else as_trap(error, stage)
+    if trap is None:
+        return GuestExit(error.code, stage) if isinstance(error, wasmtime.ExitTrap) else error
+    trap.export = export
+    return trap
 
 
 def _trap(error: BaseException) -> WasmTrap | None:

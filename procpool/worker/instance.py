@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import wasmtime
 
 from ..binary import ExternType, FuncType, GlobalType, MemoryType, TableType
-from ..checks import count, shown
+from ..checks import count, is_int, shown
 from ..codec import Codec
 from ..program import absent
 from . import ffi
+from .failures import seen_beside
 from .holder import InstanceHolder
 
 if TYPE_CHECKING:
@@ -60,20 +61,24 @@ class Instance:
 
         Raises:
             LookupError: there is no such function.
-            BadArguments, WasmTrap: as ``pool.call``.
+            BadArguments, WasmTrap, WasmException, GuestExit: as ``pool.call``.  Whoever catches what the guest failed with
+                may go on; the instance serves no other job.
             Whatever a host function raised that it called.
         """
+        known = self._codecs.get(export)
         try:
-            index, codec = self._codecs[export]
-        except KeyError:
-            return self._instances.call_with_references(export, args)
-        function = self._instances.function(index)
-        function.params[:] = codec.pack(args)
-        if self._instances.fuelled:
-            with self._instances.fuelled_anew():
+            if known is None:
+                return self._instances.call_with_references(export, args)
+            index, codec = known
+            function = self._instances.function(index)
+            function.params[:] = codec.pack(args)
+            if self._instances.fuelled:
+                with self._instances.fuelled_anew():
+                    function.run()
+            else:
                 function.run()
-        else:
-            function.run()
+        except (wasmtime.Trap, wasmtime.WasmtimeError) as error:
+            raise seen_beside(error, self._instances.stages.of(error), export) from error
         return codec.unpack(function.results)
 
     def arity(self, export: str) -> int:
@@ -133,8 +138,10 @@ class Instance:
 
         Raises:
             LookupError: the module has no such table, or the table no such element.
-            TypeError: Python cannot hold references of its type.
+            TypeError: Python cannot hold references of its type, or the index is no int.
         """
+        if not is_int(index):
+            raise TypeError(f"an index of the table {table!r} is an int from 0, got {shown(index)}")
         return ffi.get_element(*self._table(table), index)
 
     def append(self, table: str, *values: Any) -> int:
@@ -174,10 +181,14 @@ def _found(
 
     Raises:
         LookupError: there is no such thing; or not yet, for a host function that the start function calls.
+        WasmTrap, GuestExit: the instance cannot be made.
     """
     type_ = types.get(name)
     if isinstance(type_, kind):
-        store, found = instances.extern(name)
+        try:
+            store, found = instances.extern(name)
+        except (wasmtime.Trap, wasmtime.WasmtimeError) as error:
+            raise seen_beside(error, instances.stages.of(error)) from error
         if found is not None:
             return type_, store, found
     raise LookupError(absent(types, kind, what, name))

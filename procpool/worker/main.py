@@ -80,6 +80,7 @@ def usual_signals() -> None:
     # A Python handler would not run while wasm does.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
@@ -153,7 +154,9 @@ def _work(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> int:
 def _limit_resources(limits: tuple[tuple[int, int], ...], stack: int | None) -> None:
     for kind, most in limits:
         _, hard = resource.getrlimit(kind)
-        resource.setrlimit(kind, (most, most) if hard == resource.RLIM_INFINITY else (min(most, hard), min(most, hard)))
+        # At its hard limit of time a process is killed, and nobody is told why; at the other one, by SIGXCPU.
+        last = most + 1 if kind == resource.RLIMIT_CPU and most >= 0 else most
+        resource.setrlimit(kind, (most, last) if hard == resource.RLIM_INFINITY else (min(most, hard), min(last, hard)))
     if stack is not None:
         # The main thread's stack grows up to the limit as it is now; other threads get theirs when they start.
         soft, hard = resource.getrlimit(resource.RLIMIT_STACK)

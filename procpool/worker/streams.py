@@ -8,6 +8,7 @@ it: it works while the guest runs, can stop one that prints too much, and passes
 from __future__ import annotations
 
 import array
+import contextlib
 import fcntl
 import functools
 import os
@@ -126,7 +127,7 @@ class Streams:
         elif to is None:
             setattr(config, f"{name}_file", os.devnull)
         elif to.startswith("file:"):
-            setattr(config, f"{name}_file", to[5:])
+            _append(config, name, to[5:])
         else:
             if not self._reads:
                 self._open()
@@ -282,6 +283,39 @@ class Streams:
             nothing = job != self._seen[0] and (not item or isinstance(job, tuple))
             self._seen, self._came = runs, 0
             self._foreign = 0 if nothing else sum(map(_bytes_in, self._reads.values()))
+
+
+def _append(config: Any, name: str, path: str) -> None:
+    """Have a stream written to the end of a file, to which others write as well.
+
+    wasmtime opens a file by its path, empties it, and writes from its beginning.  So it is given an empty one of ours, and
+    the descriptor that it has then is made one of the file that is meant.
+
+    Raises:
+        wasmtime.WasmtimeError: the file cannot be opened.
+    """
+    try:
+        meant = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise wasmtime.WasmtimeError(f"{name}: {error}") from None
+    ours = os.memfd_create(name)
+    try:
+        setattr(config, f"{name}_file", f"/proc/self/fd/{ours}")
+        os.dup2(meant, _other_descriptor(ours), inheritable=False)
+    finally:
+        os.close(ours)
+        os.close(meant)
+
+
+def _other_descriptor(fd: int) -> int:
+    """The second descriptor of a file that nobody else knows."""
+    file = os.fstat(fd)
+    for other in map(int, os.listdir("/proc/self/fd")):
+        if other != fd:
+            with contextlib.suppress(OSError):  # closed meanwhile, by another thread
+                if os.path.samestat(os.fstat(other), file):
+                    return other
+    raise RuntimeError("wasmtime has not opened the file of a stream when it was given it")
 
 
 def _bytes_in(pipe: int) -> int:

@@ -153,7 +153,10 @@ def get_element(store: wasmtime.Store, table: wasmtime.Table, what: str, element
     if not RAW:
         raise NotImplementedError(f"{what} of {element} needs wasmtime-py's private names")
     held = c.wasmtime_val_t()
-    if not c.wasmtime_table_get(store._context(), ctypes.byref(table._table), index, ctypes.byref(held)):
+    # Of a larger number wasmtime would take the last 64 bits.
+    if not 0 <= index < 1 << 64 or not c.wasmtime_table_get(
+        store._context(), ctypes.byref(table._table), index, ctypes.byref(held)
+    ):
         raise LookupError(f"{what} has no element {index}")
     return value_of(store._context(), what, element, held)
 
