@@ -42,6 +42,7 @@ def of_guest(error: BaseException) -> bool:
 
 def by_itself(error: BaseException) -> bool:
     """Whether it is an end of the guest's own, and no interrupt has to do with it."""
+    error = as_raised(error)
     if isinstance(error, wasmtime.Trap):
         return error.trap_code not in (None, wasmtime.TrapCode.INTERRUPT)
     return isinstance(error, (wasmtime.ExitTrap, GuestExit))
