@@ -122,15 +122,20 @@ class BytesFunction:
             if returns == "pointer" and signature.results:  # what does not fit into one value comes as several
                 returns = None if self.result is int and len(signature.results) == 1 else "pair"
         if isinstance(returns, str) and not _fits(signature, returns, self.result):
-            raise ValueError(self._unfit(signature, convention, returns))
+            wide = any(isinstance(type_, MemoryType) and type_.is_64 for type_ in exports.values())
+            raise ValueError(self._unfit(signature, convention, returns, wide))
         return BytesCall(self.export, signature, convention, returns, self.result)
 
-    def _unfit(self, signature: FuncType, convention: Convention, returns: str) -> str:
+    def _unfit(self, signature: FuncType, convention: Convention, returns: str, wide: bool) -> str:
         said = f"returns={returns!r} takes" if self.returns else f"the convention {convention.name!r} has a result in"
         fitting = [repr(shape) for shape in _SHAPES if shape != returns and _fits(signature, shape, self.result)]
+        if wide:  # an i64 may well be an address there
+            fitting.clear()
         if signature.params[-1:] == ("i32",):
             fitting.append("a number of bytes")
         hint = f"returns={' or '.join(fitting)} would fit" if fitting else "without returns= and result=, it can be called"
+        if wide:
+            hint = "of a module with a 64-bit memory, call_bytes takes arguments, and returns=<number of bytes>"
         return f"{self.export}{signature} does not return bytes or text that way: {said} {_TAKES[returns]}; {hint}"
 
     def _named(self, exports: Mapping[str, Any]) -> Convention:

@@ -72,6 +72,19 @@ def test_mistakes_are_told_from_bad_luck(nothing_left: None) -> None:
         assert pool.call_bytes("packed", b"a", returns="packed", **CONVENTION) == b"b"
 
 
+def test_by_address_nothing_is_returned_of_a_memory_of_64_bits(nothing_left: None) -> None:
+    """And no other way is named that would read at half an address."""
+    module = """(module (memory (export "memory") i64 1)
+      (func (export "alloc") (param i64) (result i64) (i64.const 1024)) (func (export "free") (param i64))
+      (func (export "first") (param i64 i64) (result i64) (i64.load8_u (local.get 0)))
+      (func (export "text") (param i64 i64) (result i64) (local.get 0)))"""
+    with ProcessWasmPool(module, workers=1) as pool:
+        assert pool.call_bytes("first", b"a") == ord("a")
+        with pytest.raises(ValueError, match="of a module with a 64-bit memory, call_bytes takes arguments, and") as raised:
+            pool.call_bytes("text", b"hello", returns="string")
+        assert "packed" not in str(raised.value)
+
+
 @pytest.mark.parametrize("wrong", [0, 3, -8, "x", True, 8.0, 2**32])
 def test_an_alignment_is_a_power_of_two(wrong: Any) -> None:
     for make in (
