@@ -222,8 +222,8 @@ class Loop:
                 instances.discard()
         if not self._running.finish(number):
             printed = pickle.dumps(self._commands.printed) if kind == wire.RUN else b""
-            # After a success too, but for a lease, which would go on with another instance, and for a Python function, which
-            # may have caught the interrupt.
+            # After a success too, but for a lease, which would go on with another instance, and for a Python function,
+            # which may have caught the interrupt.
             if own is None:
                 own = kind in (wire.CALL, wire.SUBMIT) and not flags & wire.LEASED
             answer = self._stopped(answer, own) or wire.reply(wire.INTERRUPTED, printed)
