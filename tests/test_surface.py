@@ -177,6 +177,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "Lease.memory_named": {"name": "memory"},
     "Lease.grow": {"pages": 1},
     "Memory.__len__": {},
+    "Memory.__bytes__": {},
     "Memory.__getitem__": {"where": slice(0, 3)},
     "Memory.__setitem__": {"where": slice(0, 3), "data": b"abc"},
     "MapResults.close": {},
