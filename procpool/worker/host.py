@@ -49,7 +49,7 @@ class HostFunction:
 
     def __init__(self, needed: Import, function: Callable[..., Any]) -> None:
         assert isinstance(needed.type, FuncType)
-        self.names = needed.names  #: of the import, for the linker
+        self.names: tuple[str, str] = needed.names  #: of the import, for the linker
         self.name: str = f"{needed.module}.{needed.name}"  #: likewise, for people
         self.signature: FuncType = needed.type
         self._function = function
