@@ -628,8 +628,7 @@ class ProcessWasmPool(Executor):
         """
         deadline = deadline_of(timeout, self._timeout)
         config = self._configure(args, stdin, env, cwd, preopens, stdout, stderr, max_output)
-        command = self._command(config, text, check, deadline)
-        empty_files(stdout=stdout, stderr=stderr)
+        command = self._begun(config, stdout, stderr, text, check, deadline)
         done: CompletedRun = _result(self._submit(command, deadline))
         return done
 
@@ -652,8 +651,7 @@ class ProcessWasmPool(Executor):
         loop = running_loop("functools.partial(pool.run, ...)")
         deadline = deadline_of(timeout, self._timeout)
         config = self._configure(args, stdin, env, cwd, preopens, stdout, stderr, max_output)
-        command = self._command(config, text, check, deadline)
-        empty_files(stdout=stdout, stderr=stderr)
+        command = self._begun(config, stdout, stderr, text, check, deadline)
         done: CompletedRun = await self._run(command, deadline, loop)
         return done
 
@@ -675,8 +673,7 @@ class ProcessWasmPool(Executor):
         """:meth:`run` as a future; ``cancel()`` stops the command."""
         deadline = deadline_of(timeout, self._timeout)
         config = self._configure(args, stdin, env, cwd, preopens, stdout, stderr, max_output)
-        command = self._command(config, text, check, deadline)
-        empty_files(stdout=stdout, stderr=stderr)
+        command = self._begun(config, stdout, stderr, text, check, deadline)
         return self._submit(command, deadline)
 
     def _configure(
@@ -720,6 +717,14 @@ class ProcessWasmPool(Executor):
         lines = {n: stream for n, stream in ((1, config.stdout), (2, config.stderr)) if callable(stream)}
         context = capture(self._visible, limit, deadline.limit)
         return CommandRun(config.spec(), text, check, lines, limit, context)
+
+    def _begun(
+        self, config: WasiConfig, stdout: Stream, stderr: Stream, text: bool, check: bool, deadline: Deadline
+    ) -> CommandRun:
+        """A run with streams of its own, whose files are emptied when nothing can be wrong with it any more."""
+        command = self._command(config, text, check, deadline)
+        empty_files(stdout=stdout, stderr=stderr)
+        return command
 
     def run_map(
         self,
