@@ -145,24 +145,13 @@ class Convention:
     def within(self, scope: str) -> Convention:
         """The same where the exports are known with that before their names, as a linked module's are."""
 
-        def known(*names: str | None) -> Any:
-            return tuple(None if name is None else scope + name for name in names)
+        def known(name: Any) -> Any:
+            if isinstance(name, tuple):
+                return tuple(map(known, name))
+            return None if name is None else scope + name
 
-        alloc, free, memory, stack, pin, collect, classes = known(
-            self.alloc, self.free, self.memory, self.stack, self.pin, self.collect, self.classes
-        )
-        return replace(
-            self,
-            alloc=alloc,
-            free=free,
-            memory=memory,
-            stack=stack,
-            frame=None if self.frame is None else known(*self.frame),
-            pin=pin,
-            collect=collect,
-            classes=classes,
-            errors=None if self.errors is None else known(*self.errors),
-        )
+        names = ("alloc", "free", "memory", "stack", "frame", "pin", "collect", "classes", "errors")
+        return replace(self, **{field: known(getattr(self, field)) for field in names})
 
     def _name(self, keyword: str, wanted: T, functions: Mapping[str, FuncType]) -> str | T:
         """The one function that is meant; the alternatives as they are if none is there, as it may never be needed."""
