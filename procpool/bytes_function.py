@@ -129,13 +129,14 @@ class BytesFunction:
     def _unfit(self, signature: FuncType, convention: Convention, returns: str, wide: bool) -> str:
         said = f"returns={returns!r} takes" if self.returns else f"the convention {convention.name!r} has a result in"
         fitting = [repr(shape) for shape in _SHAPES if shape != returns and _fits(signature, shape, self.result)]
-        if wide:  # an i64 may well be an address there
-            fitting.clear()
         if signature.params[-1:] == ("i32",):
             fitting.append("a number of bytes")
-        hint = f"returns={' or '.join(fitting)} would fit" if fitting else "without returns= and result=, it can be called"
-        if wide:
+        if wide:  # an i64 that would fit may well be an address there
             hint = "of a module with a 64-bit memory, call_bytes takes arguments, and returns=<number of bytes>"
+        elif fitting:
+            hint = f"returns={' or '.join(fitting)} would fit"
+        else:
+            hint = "without returns= and result=, it can be called"
         return f"{self.export}{signature} does not return bytes or text that way: {said} {_TAKES[returns]}; {hint}"
 
     def _named(self, exports: Mapping[str, Any]) -> Convention:

@@ -163,7 +163,7 @@ def stand_in(needs: Import, otherwise: OnMissing) -> Any:
     type_ = needs.type
     if isinstance(type_, FuncType):
         return (Trapping if otherwise == "trap" else zeros)(needs.module, needs.name, type_)
-    if isinstance(type_, MemoryType) or (isinstance(type_, TableType) and _can_be_given(type_)):
+    if isinstance(type_, (MemoryType, TableType)) and _can_be_given(type_):
         return type_
     if isinstance(type_, GlobalType) and has_zero(type_.content):
         return zero(type_.content)
@@ -185,10 +185,9 @@ def _missing(missing: Sequence[Import], renames: Renames, linked: Mapping[str, I
             line += f", which modules[{printable(repr(key[0]))}] does not export{hint}"
         if not _can_be_given(needs.type):
             line += f", which only a module can give that exports it, as modules={{{printable(repr(key[0]))}: ...}}"
-            lines[needs.by, line] = None
-            continue
+        else:
+            wanted.setdefault(key[0], {}).setdefault(key[1], []).append(needs.type)
         lines[needs.by, line] = None
-        wanted.setdefault(key[0], {}).setdefault(key[1], []).append(needs.type)
     hint = " (or give wasi=WasiConfig(...) for what is WASI's)" if any(map(_provided, missing)) else ""
     stand_ins = 'on_missing_import="trap" has those that are called trap'
     if len(lines) == 1:
