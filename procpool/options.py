@@ -130,9 +130,9 @@ class PoolOptions:
                 raise TypeError(f"{name} must be callable, got {shown(function)}")
         if self.wasi is not None and not isinstance(self.wasi, WasiConfig):
             raise TypeError(f"wasi must be a WasiConfig, got {shown(self.wasi)}")
-        for name in ("imports", "rename_imports", "rlimits", "modules"):
+        for name in ("imports", "rlimits", "modules"):
             self._freeze(name, MappingProxyType(dict(_mapping(name, getattr(self, name)))))
-        checked_renames(self.rename_imports)
+        self._freeze("rename_imports", MappingProxyType(dict(checked_renames(self.rename_imports))))
         for module, names in self.imports.items():
             _mapping(f"imports[{module!r}]", names)
         self._freeze("features", checked_features(self.features))
