@@ -51,7 +51,7 @@ def by_itself(error: BaseException) -> bool:
     raised = as_raised(error)
     if isinstance(raised, wasmtime.Trap):
         return raised.trap_code not in (None, wasmtime.TrapCode.INTERRUPT)
-    return isinstance(error, (wasmtime.ExitTrap, GuestExit))
+    return isinstance(error, _EXITS)
 
 
 def unfit(error: BaseException, stage: str | None) -> bytes:
@@ -89,9 +89,10 @@ def seen_beside(
     error: wasmtime.Trap | wasmtime.WasmtimeError, stage: str | None, export: str | None = None
 ) -> BaseException:
     """wasmtime's exception as Python code beside the instance sees it; to be raised from that, see `as_raised`."""
-    trap = None if isinstance(error, wasmtime.ExitTrap) else as_trap(error, stage)
-    if trap is None:
-        return GuestExit(error.code, stage) if isinstance(error, wasmtime.ExitTrap) else error
+    if isinstance(error, wasmtime.ExitTrap):
+        return GuestExit(error.code, stage)
+    trap = as_trap(error, stage)
+    assert trap is not None
     trap.export = export
     return trap
 

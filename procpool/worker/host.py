@@ -53,9 +53,8 @@ class HostFunction:
         self.name: str = f"{needed.module}.{needed.name}"  #: likewise, for people
         self.signature: FuncType = needed.type
         self._function = function
-        self.references: bool = not SCALARS.issuperset(
-            self.signature.params + self.signature.results
-        )  #: it takes or returns some
+        #: it takes or returns some
+        self.references: bool = not SCALARS.issuperset(self.signature.params + self.signature.results)
 
     @cached_property
     def taken(self) -> Codec:
