@@ -31,6 +31,18 @@ def finish_all(scheduler: Scheduler, lane: Lane) -> None:
         scheduler.settle(lane)
 
 
+def job_for_a_held_worker() -> tuple[Scheduler, Lane, ModelJob]:
+    """Somebody holds the one worker, and a job waits for that very one, which is the home of its key."""
+    scheduler, lane, _ = scheduler_with_one_worker()
+    before, job = ModelJob(0), ModelJob(1)
+    before.key = job.key = 1
+    scheduler.submit(before)
+    finish_all(scheduler, lane)
+    assert scheduler.next_idle() is lane
+    scheduler.submit(job)
+    return scheduler, lane, job
+
+
 def test_homes_are_forgotten_but_not_those_with_jobs(monkeypatch: Any) -> None:
     monkeypatch.setattr(scheduler_module, "MOST_HOMES", 10)
     scheduler, lane, _ = scheduler_with_one_worker()
@@ -288,14 +300,7 @@ def test_an_idle_worker_that_has_died_is_sent_nothing(kind: str) -> None:
 
 
 def test_what_waits_for_a_worker_that_dies_in_a_call_runs_elsewhere() -> None:
-    scheduler, lane, _ = scheduler_with_one_worker()
-    jobs = [ModelJob(id) for id in range(2)]
-    for job in jobs:
-        job.key = 1
-    scheduler.submit(jobs[0])
-    finish_all(scheduler, lane)
-    assert scheduler.next_idle() is lane
-    scheduler.submit(jobs[1])
+    scheduler, lane, job = job_for_a_held_worker()
     lane.port.died()
     scheduler.release(lane)
     assert list(scheduler.left) == [lane] and not lane.depth
@@ -303,7 +308,7 @@ def test_what_waits_for_a_worker_that_dies_in_a_call_runs_elsewhere() -> None:
     scheduler.bury(lane, [])
     other = Lane(ModelPort(ModelWorker(False)))  # type: ignore[arg-type]
     scheduler.release(other)
-    assert other.head is jobs[1]
+    assert other.head is job
 
 
 def test_a_key_moves_out_of_a_worker_that_leaves() -> None:
@@ -322,13 +327,7 @@ def test_a_key_moves_out_of_a_worker_that_leaves() -> None:
 
 
 def test_a_worker_that_is_to_leave_does_so_when_its_last_job_came_to_nothing() -> None:
-    scheduler, lane, _ = scheduler_with_one_worker()
-    before, last = ModelJob(0), ModelJob(1)
-    before.key = last.key = 1
-    scheduler.submit(before)
-    finish_all(scheduler, lane)
-    assert scheduler.next_idle() is lane
-    scheduler.submit(last)
+    scheduler, lane, last = job_for_a_held_worker()
     scheduler.retire(lane)
     last.cancel()
     scheduler.release(lane)
@@ -446,13 +445,7 @@ def test_a_purge_ends_with_the_worker_that_it_was_for() -> None:
 
 
 def test_a_dead_workers_own_jobs_run_elsewhere_though_its_holder_has_not_noticed() -> None:
-    scheduler, lane, _ = scheduler_with_one_worker()
-    before, job = ModelJob(0), ModelJob(1)
-    before.key = job.key = 1
-    scheduler.submit(before)
-    finish_all(scheduler, lane)
-    assert scheduler.next_idle() is lane  # for a long call
-    scheduler.submit(job)
+    scheduler, lane, job = job_for_a_held_worker()
     scheduler.add()
     other = Lane(ModelPort(ModelWorker(False)))  # type: ignore[arg-type]
     scheduler.release(other)
@@ -464,13 +457,7 @@ def test_a_dead_workers_own_jobs_run_elsewhere_though_its_holder_has_not_noticed
 
 def test_an_idle_worker_that_keeps_work_for_itself_is_not_taken() -> None:
     """It is idle for a moment, between what it has done and what waits for it."""
-    scheduler, lane, _ = scheduler_with_one_worker()
-    before, job = ModelJob(0), ModelJob(1)
-    before.key = job.key = 1
-    scheduler.submit(before)
-    finish_all(scheduler, lane)
-    assert scheduler.next_idle() is lane
-    scheduler.submit(job)
+    scheduler, lane, job = job_for_a_held_worker()
     scheduler.idle.append(lane)
     assert not scheduler.take_idle(lane) and list(scheduler.idle) == [lane]
     scheduler.pump()
