@@ -19,6 +19,7 @@ from test_instances import IMPORTS
 
 import procpool
 from procpool import BadArguments, PoolEvent, ProcessWasmPool, WasmTrap, WorkerCrashed
+from procpool.supervisor.population import Population
 
 HOST = FIXTURES / "host.wat"
 
@@ -330,3 +331,24 @@ def test_memory_limit_bounds_tables_too(nothing_left: None) -> None:
     with ProcessWasmPool(wat, workers=1, memory_limit=8000) as pool:
         assert pool.call("grow", 500) == 1
         assert pool.call("grow", 1000) == -1
+
+
+def test_a_worker_has_started_before_it_is_ready_whoever_tells_first(
+    nothing_left: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it is ready comes from the worker itself, its pid from who forked it, and either may be heard first."""
+    ready = threading.Event()
+    read = Population._read_launcher
+    monkeypatch.setattr(Population, "_read_launcher", lambda self: read(self) if ready.is_set() else None)
+    kinds: list[str] = []
+
+    def note(event: PoolEvent) -> None:
+        kinds.append(event.kind)
+        if event.kind == "ready":
+            ready.set()
+
+    with ProcessWasmPool(KERNELS, workers=1, on_event=note) as pool:
+        assert ready.wait(DEADLINE)
+        assert pool.stats().started == 1
+        pool.call("add", 1, 2)
+    assert [kind for kind in kinds if kind in ("started", "ready")] == ["started", "ready"]

@@ -726,7 +726,7 @@ class Dispatcher:
     def _take_on(self, lane: Lane, pid: int) -> None:
         """A worker is ready for jobs."""
         process = lane.port.process
-        process.born(pid)
+        self.population.born(process, pid)
         self.scheduler.release(lane)
         self.population.started_well(lane)  # after that, for ready and not idle means busy to `stats`
         if self.population.ready(process):

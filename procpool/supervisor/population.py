@@ -313,6 +313,12 @@ class Population:
             self.broken = failure
             self._journal.note("broken", None, f"the pool is closed: {failure}")
 
+    def born(self, process: Process, pid: int) -> None:
+        """Its pid has become known, from the launcher or from itself, whichever is heard first."""
+        if process.pid is None:
+            process.born(pid)
+            self._journal.note("started", pid, f"{process.title} is starting")
+
     def started_well(self, lane: Lane) -> None:
         """A worker is ready."""
         lane.port.became_ready()
@@ -344,8 +350,7 @@ class Population:
             if process is None:
                 continue
             if event == wire.LAUNCHED:
-                process.born(number)
-                self._journal.note("started", number, f"worker {number} is starting")
+                self.born(process, number)
             elif event == wire.LAUNCH_FAILED:
                 self._died(process, None, OSError(number, os.strerror(number)))
             else:

@@ -43,8 +43,8 @@ class Process:
         return "a worker that is starting" if self.pid is None else f"worker {self.pid}"
 
     def born(self, pid: int) -> None:
-        """Its pid has become known, from the launcher or from itself, whichever is first."""
-        self.pid = self.pid or pid
+        """Its pid has become known."""
+        self.pid = pid
 
     def is_ready(self, now: float) -> None:
         """All its workers take jobs."""
