@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+from threading import get_ident
 from typing import Any
 
 from .. import wire
@@ -41,52 +42,61 @@ class DirectCalls:
         context = capture(self._visible, deadline=deadline.limit)
         frame = export.frame(wire.CALL, slots, context)
         scheduler, tries = self._scheduler, self._dispatcher.options.retries
-        while not scheduler.queue:
-            try:
-                lane = scheduler.next_idle()
-            except IndexError:
-                break
-            try:
-                reply = self.exchange(lane, export.name, frame, deadline)
-            except WorkerCrashed:
-                if not tries:
-                    self._dispatcher.failed()
-                    raise
-                tries -= 1
-                continue
-            if reply is None:  # it was dead before it began; take another
-                continue
-            scheduler.release(lane)
-            if self._dispatcher.attentive or lane.used >= self._wake_at:
-                self._dispatcher.look_again()
-            if reply[4] == wire.OK:
-                return export.codec.unpack(reply, 8)
-            self._dispatcher.failed()
-            return export.result(reply[4], reply[8:])
+        lane: Lane | None = None
+        me = get_ident()
+        try:
+            while not scheduler.queue:
+                try:
+                    for lane in scheduler.takes:
+                        lane.holder = me
+                        break
+                except IndexError:
+                    break
+                assert lane is not None
+                try:
+                    reply = self.exchange(lane, export.name, frame, deadline)
+                except WorkerCrashed:
+                    if not tries:
+                        self._dispatcher.failed()
+                        raise
+                    tries -= 1
+                    continue
+                if reply is None:  # it was dead before it began; take another
+                    continue
+                scheduler.release(lane)
+                if self._dispatcher.attentive or lane.used >= self._wake_at:
+                    self._dispatcher.look_again()
+                if reply[4] == wire.OK:
+                    return export.codec.unpack(reply, 8)
+                self._dispatcher.failed()
+                return export.result(reply[4], reply[8:])
+        except BaseException as error:
+            if lane is not None and lane.holder == me:
+                self.leave(lane, export.name, error)
+            raise
         return self._queued(export, slots, deadline, context)
 
     def exchange(self, lane: Lane, name: str, frame: bytes, deadline: Deadline) -> bytes | None:
         """As the holder of a worker: the reply to a frame, or None if the worker had died before it began the job.
 
-        After an exception or None, the worker is not ours any more.
+        After None, PoolClosed and WorkerCrashed the worker is not ours any more.  After any other exception it is to be
+        left (`leave`).
         """
         port = lane.port
+        lane.asked = True
         try:
-            try:
-                written = port.write(frame)
-                if written < len(frame):
-                    _write_rest(port, memoryview(frame)[written:], deadline, name)
-                if deadline is not _NEVER:
-                    _wait_readable(port.replies, deadline, name)
-                reply = port.replies.read()
-                if len(reply) == REPLY_BYTES:
-                    reply = _read_rest(port, reply, deadline, name)
-            except BrokenPipeError:
-                reply = b""
-        except BaseException as error:  # the deadline, or Ctrl-C: leave the worker with its job to the dispatcher
-            self._dispatcher.adopt(lane, name, isinstance(error, CallTimeout))
-            raise
+            written = port.write(frame)
+            if written < len(frame):
+                _write_rest(port, memoryview(frame)[written:], deadline, name)
+            if deadline is not _NEVER:
+                _wait_readable(port.replies, deadline, name)
+            reply = port.replies.read()
+            if len(reply) == REPLY_BYTES:
+                reply = _read_rest(port, reply, deadline, name)
+        except BrokenPipeError:
+            reply = b""
         if len(reply) >= 8 and reply[4] < wire.READY:
+            lane.asked = False
             lane.served()
             return reply
         if reply:
@@ -96,6 +106,20 @@ class DirectCalls:
         if self._dispatcher.terminated:
             raise PoolClosed(f"the pool was terminated while {name!r} ran")
         raise port.process.crash(name)
+
+    def leave(self, lane: Lane, name: str, error: BaseException, used: bool = False) -> None:
+        """Its holder goes: the deadline, or Ctrl-C.  The dispatcher gets a worker that has not answered yet.
+
+        Args:
+            used: nobody else may see its instance.
+        """
+        if lane.asked:
+            self._dispatcher.adopt(lane, name, isinstance(error, CallTimeout), used)
+        elif used:
+            self._dispatcher.take_back(lane)
+        else:
+            self._scheduler.release(lane)
+            self._dispatcher.look_again()
 
     def _queued(self, export: Export, slots: bytes, deadline: Deadline, context: bytes) -> Any:
         job = Job(export.name, export.frame(wire.SUBMIT, slots, context), export.codec.unpack)

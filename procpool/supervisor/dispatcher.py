@@ -19,7 +19,7 @@ from ..weak import WeakBag
 from .delivery import Delivery
 from .events import Journal
 from .jobs.batch import Segment
-from .jobs.call import Abandoned, Job
+from .jobs.call import Abandoned, Job, Purge
 from .jobs.chunk import Chunk
 from .keys import Keys
 from .lane import Lane, Nonsense
@@ -410,8 +410,12 @@ class Dispatcher:
 
     # For those who hold a worker.
 
-    def adopt(self, lane: Lane, name: str, timed_out: bool) -> None:
-        """Take over a worker whose caller in a direct call has left, and stop what it runs."""
+    def adopt(self, lane: Lane, name: str, timed_out: bool, used: bool) -> None:
+        """Take over a worker whose caller in a direct call has left, and stop what it runs.
+
+        Args:
+            used: nobody else may see its instance.
+        """
 
         def take_over() -> None:
             port = lane.port
@@ -426,9 +430,9 @@ class Dispatcher:
                 self.scheduler.remove(lane)
                 self.population.bury(lane)
             else:
-                self._watch.read(port.replies_fd, lambda: self._hear_abandoned(lane))
+                self._watch.read(port.replies_fd, lambda: self._hear_abandoned(lane, used))
 
-        self.do(take_over)
+        self._hand_over(lane, take_over)
 
     def lost(self, lane: Lane, deadline: Deadline) -> bool:
         """For the holder of a worker whose pipe has closed: wait for its end, and leave the rest to us.
@@ -451,8 +455,31 @@ class Dispatcher:
             else:  # until then its place is not free
                 lane.port.park()
 
-        self.do(take_over)
+        self._hand_over(lane, take_over)
         return begun
+
+    def take_back(self, lane: Lane) -> None:
+        """Take over a worker with whose instance nobody knows what was done: it is asked to throw that away, as a job."""
+
+        def take_over() -> None:
+            if lane.port.dead:
+                self.scheduler.leave(lane)
+            elif self.closed and not self.scheduler.pending():  # it serves nobody any more
+                self.scheduler.release(lane)
+            else:
+                self.scheduler.assign(lane, Purge())
+
+        self._hand_over(lane, take_over)
+
+    def _hand_over(self, lane: Lane, take_over: Callable[[], None]) -> None:
+        """As the holder of a worker: have the dispatcher's thread take it over."""
+        if self.forked:
+            return
+        lane.holder = None
+        self._commands.append(take_over)
+        self.look_again()
+        if self._deaf:
+            self._run_commands()
 
     def nonsense(self, lane: Lane, error: Exception) -> None:
         """For the holder of a worker that has sent what no sound worker sends: have it killed."""
@@ -735,7 +762,7 @@ class Dispatcher:
         if not self._startup.done():
             _end(self._startup)
 
-    def _hear_abandoned(self, lane: Lane) -> None:
+    def _hear_abandoned(self, lane: Lane, used: bool) -> None:
         """The reply to a direct call whose caller has left."""
         port = lane.port
         data = port.replies.read()
@@ -750,7 +777,10 @@ class Dispatcher:
         if replied and lane.depth:
             lane.calls_done(1)
             self.scheduler.answered(lane, 1)
-            self.scheduler.settle(lane)
+            if used:
+                self.scheduler.assign(lane, Purge())
+            else:
+                self.scheduler.settle(lane)
 
     def _write_more(self, lane: Lane) -> None:
         if self.scheduler.write_more(lane):

@@ -100,6 +100,10 @@ class Lane:
         self._fenced_at = 0.0
         self._settles_at: float | None = None  # when what was begun before the fence is visible
         self._calls = 0  # finished
+        #: who of other threads holds it: what they know themselves by, or None.  Written when it is taken, and in the step
+        #: before it is given back: Ctrl-C may come after a call, but not between an assignment and the next call.
+        self.holder: object = None
+        self.asked: bool = False  #: for its holder, who has sent something and has no answer yet
         self._interrupted = -1, -1
         self._kill_at = self._insist_at = self._insistence = 0.0
 
@@ -270,6 +274,7 @@ class Lane:
         self._next += 1
         self._since = now
         self._adopted = True
+        self.asked = False
 
     def leave(self) -> None:
         """Send nothing more."""

@@ -23,7 +23,7 @@ from ..program import absent
 from ..wire import values
 from .direct import DirectCalls
 from .dispatcher import Dispatcher
-from .jobs.call import Export, Job, Purge
+from .jobs.call import Export, Job
 from .lane import Lane
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class Lease:
         self._visible = visible
         self._timeout = timeout
         self._using = threading.Lock()
+        self._me = object()  # not the lease, which is to be collected when its user forgets it
         self._lane: Lane | None = None
         self._why: Callable[[], Exception] | None = None  # it has ended
         self.exports: Mapping[str, Callable[..., Any]] = _LeasedExports(self, functions)
@@ -90,7 +91,9 @@ class Lease:
             CallTimeout: its time was up before an instance was free.
             PoolClosed: the pool was shut down.
         """
-        self._lane = request.result()
+        lane: Lane = request.result()
+        lane.holder = self._me
+        self._lane = lane
         self._dispatcher.leases.add(self)
         if self._dispatcher.closing:  # it may have looked through the leases before this one was there
             self.revoke()
@@ -223,10 +226,11 @@ class Lease:
                 self._using.release()
 
     def _give_back(self, why: Callable[[], Exception]) -> None:
-        lane, self._lane, self._why = self._lane, None, why
+        lane, self._why = self._lane, why
         self._dispatcher.leases.discard(self)
         if lane is not None:
             self._dispatcher.scheduler.release(lane)
+            self._lane = None
             self._dispatcher.look_again()
 
     def _give_up(self) -> None:
@@ -234,13 +238,13 @@ class Lease:
         lane = self._lane
         self._lose(self._dispatcher.why_closed)
         if lane is not None:
-            _take_back(self._dispatcher, lane)
+            self._dispatcher.take_back(lane)
 
     def __del__(self) -> None:
         lane = self._lane
-        if lane is not None and not self._dispatcher.closed:
-            # Not here: a finalizer may run in any thread, holding any lock.  What it did to the instance nobody knows.
-            _take_back(self._dispatcher, lane)
+        if lane is not None and lane.holder is self._me and not self._dispatcher.closed:
+            # Not here: a finalizer may run in any thread, holding any lock.
+            self._dispatcher.take_back(lane)
             warnings.warn(
                 f"{self!r} was never put back; the pool takes it back now", ResourceWarning, stacklevel=2, source=self
             )
@@ -259,15 +263,15 @@ class Lease:
         lane = self._held()
         try:
             reply = self._direct.exchange(lane, what, frame, deadline)
-        except CallTimeout:
-            self._lose(lambda: LeaseEnded(f"the lease ended when {what!r} ran out of time; its instance is gone"))
-            raise
         except (WorkerCrashed, PoolClosed):
             self._dispatcher.failed()
             self._lose(self._after_death(lane, what))
             raise
-        except BaseException:  # Ctrl-C has left the worker with its job
-            self._lose(lambda: LeaseEnded(f"the lease ended when {what!r} was interrupted; its instance is gone"))
+        except BaseException as error:  # its time is up, or Ctrl-C
+            how = "ran out of time" if isinstance(error, CallTimeout) else "was interrupted"
+            self._lose(lambda: LeaseEnded(f"the lease ended when {what!r} {how}; its instance is gone"))
+            if lane.holder is self._me:
+                self._direct.leave(lane, what, error, used=True)
             raise
         if reply is None:
             why = self._after_death(lane, what)
@@ -362,20 +366,6 @@ class Lease:
             where = f"address {start}" if single else f"[{'' if start is None else start}:{'' if stop is None else stop}]"
             raise IndexError(f"{where} is outside of the {answer} bytes of {name!r}")
         return answer
-
-
-def _take_back(dispatcher: Dispatcher, lane: Lane) -> None:
-    """Return the worker of a lost lease; it is asked to throw its instance away, as a job."""
-
-    def give() -> None:
-        if lane.port.dead:
-            dispatcher.scheduler.leave(lane)
-        elif dispatcher.closed and not dispatcher.scheduler.pending():  # it serves nobody any more
-            dispatcher.scheduler.release(lane)
-        else:
-            dispatcher.scheduler.assign(lane, Purge())
-
-    dispatcher.do(give)
 
 
 class Memory:

@@ -7,7 +7,7 @@ import itertools
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..deadline import Deadline
 from .jobs.call import Job
@@ -128,6 +128,9 @@ class Scheduler:
         self.idle: deque[Lane] = deque()  #: used as a stack: the last used worker has the warmest caches
         #: takes an idle worker, or raises IndexError
         self.next_idle: Callable[[], Lane] = self.idle.popleft if round_robin else self.idle.pop
+        #: the same as an iterator: Ctrl-C may come between a call and what is done with its value, but not between taking
+        #: something from an iterator and the loop's first statement
+        self.takes: Iterator[Lane] = iter(self.next_idle, None)
         self.busy: dict[Lane, None] = {}  #: with jobs in flight of the dispatcher; an ordered set
         self.left: deque[Lane] = deque()  #: have done their last job, or died; for the dispatcher to end or bury
         self._clock = clock
@@ -276,6 +279,7 @@ class Scheduler:
         if lane.leaving:
             self.leave(lane)
         else:
+            lane.holder = None
             self.idle.append(lane)
             # It may have died after it answered.  The dispatcher marks it dead first and looks for it in `idle` second;
             # we put it there first and look second: one of us finds the other.
@@ -297,6 +301,7 @@ class Scheduler:
             if lane.port.dead:  # as in `_feed_one`; whoever buries it finds what waits
                 self.leave(lane)
             else:
+                lane.holder = None
                 self.busy[lane] = None
                 self._feed_own(lane, self._depth())
             return True
@@ -317,6 +322,7 @@ class Scheduler:
 
     def leave(self, lane: Lane) -> None:
         """Hand a worker to the dispatcher for good."""
+        lane.holder = None
         self.left.append(lane)
         self._watch(None)
 
