@@ -89,6 +89,16 @@ def worker_pids(pool: ProcessWasmPool) -> list[int]:
     return [worker.pid for worker in pool.stats().workers if worker.pid is not None]
 
 
+@contextmanager
+def all_held(pool: ProcessWasmPool) -> Iterator[None]:
+    """What is submitted meanwhile waits.  A callback that is added to a job that has ended runs at once, and here."""
+    pool.wait_ready(DEADLINE)
+    leases = [pool.get(DEADLINE) for _ in pool.stats().workers]
+    yield
+    for lease in leases:
+        pool.put(lease)
+
+
 def busy_pid(pool: ProcessWasmPool) -> int:
     """The pid of the one worker that spins, as soon as all others are idle.
 

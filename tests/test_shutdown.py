@@ -18,7 +18,7 @@ import cloudpickle
 import psutil
 import pytest
 from bounded import in_a_program
-from conftest import DEADLINE, FIXTURES, MISBEHAVE, eventually, worker_pids
+from conftest import DEADLINE, FIXTURES, MISBEHAVE, all_held, eventually, worker_pids
 from test_instances import with_note
 
 from procpool import CallTimeout, LeaseEnded, PoolClosed, ProcessWasmPool, WasiConfig, WorkerCrashed
@@ -447,7 +447,8 @@ def held_up(what: str, end: str) -> None:
     module, options = (COMMAND, {"wasi": WasiConfig()}) if what == "line function" else (HOST, {"imports": with_note(doze)})
     pool: ProcessWasmPool = ProcessWasmPool(module, 2, on_event=hook, kill_grace=0.1, **options)
     if what == "callback":
-        pool.submit("double", 1).add_done_callback(LATCH)
+        with all_held(pool):
+            pool.submit("double", 1).add_done_callback(LATCH)
     elif what == "unpickling":
         pool.submit(slow_result)
     elif what == "logging":
@@ -503,7 +504,8 @@ def from_within(what: str, end: str) -> None:
     pool.wait_ready(DEADLINE)
     armed.set()
     if what == "callback":
-        pool.submit("double", 1).add_done_callback(finish)
+        with all_held(pool):
+            pool.submit("double", 1).add_done_callback(finish)
     elif what == "on_event":
         os.kill(worker_pids(pool)[0], 9)
     elif what == "progress":
