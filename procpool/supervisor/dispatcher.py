@@ -151,6 +151,9 @@ class Dispatcher:
         if self.forked:
             return
         self._commands.append(command)
+        self._commanded()
+
+    def _commanded(self) -> None:
         self.look_again()
         if self._deaf:
             self._run_commands()
@@ -472,14 +475,12 @@ class Dispatcher:
         self._hand_over(lane, take_over)
 
     def _hand_over(self, lane: Lane, take_over: Callable[[], None]) -> None:
-        """As the holder of a worker: have the dispatcher's thread take it over."""
+        """As the holder of a worker: `do`, after which it is not ours; Ctrl-C cannot come between the two."""
         if self.forked:
             return
         lane.holder = None
         self._commands.append(take_over)
-        self.look_again()
-        if self._deaf:
-            self._run_commands()
+        self._commanded()
 
     def nonsense(self, lane: Lane, error: Exception) -> None:
         """For the holder of a worker that has sent what no sound worker sends: have it killed."""
