@@ -38,6 +38,7 @@ def interrupted_at(place: int) -> Iterator[None]:
         return trace
 
     traced = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # CPython 3.12 heeds that of others only if one was set before
     sys.settrace(trace)
     try:
         yield
