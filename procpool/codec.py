@@ -41,11 +41,16 @@ class Codec:
                 " cannot cross to another process; call it beside the instance, in a function given to submit, or export a"
                 " function with i32, i64, f32, f64 or v128 instead"
             )
-        self._params = struct.Struct("<" + "".join(_FORMATS[t] for t in signature.params))
-        self._results = struct.Struct("<" + "".join(_FORMATS[t] for t in signature.results))
+        #: the slots of arguments and of results, in the words of the module struct
+        self.formats: tuple[str, str] = (
+            "".join(_FORMATS[t] for t in signature.params),
+            "".join(_FORMATS[t] for t in signature.results),
+        )
+        self._params, self._results = (struct.Struct("<" + each) for each in self.formats)
+        #: the types that `pack` hands on as they are
         # What struct takes as it is and gets right, tested in one C call.  bool is no member of these sets (its type is
         # not `int`), a float for an integer makes struct fail, and bytes need their length checked.
-        self._plain: frozenset[type] = frozenset(
+        self.plain: frozenset[type] = frozenset(
             () if "v128" in signature.params else (int, float) if {"f32", "f64"} & set(signature.params) else (int,)
         )
 
@@ -56,7 +61,7 @@ class Codec:
             BadArguments: the number of arguments or the type of one does not fit.
             ArgumentOutOfRange: a number does not fit into its parameter's bits.
         """
-        if self._plain.issuperset(map(type, args)):
+        if self.plain.issuperset(map(type, args)):
             try:
                 return self._params.pack(*args)
             except (struct.error, OverflowError):

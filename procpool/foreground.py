@@ -16,10 +16,10 @@ from .imports import OnMissing, resolve
 from .module import ModuleSource
 from .program import single
 from .wasi import WasiConfig, check_command, check_threads
-from .worker.channels import Running
 from .worker.failures import as_trap, raised_by
 from .worker.instantiator import Instantiator
 from .worker.streams import surroundings
+from .worker.traffic import Running
 from .worker.wasi_run import run_start
 
 

@@ -10,9 +10,14 @@ import sys
 from collections.abc import Iterator
 
 
+def present() -> bool:
+    """Whether the program uses it."""
+    return "opentelemetry.trace" in sys.modules
+
+
 def carrier() -> dict[str, str] | None:
     """The active span as text to send along; None if there is none."""
-    if "opentelemetry.trace" not in sys.modules:
+    if not present():
         return None
     from opentelemetry import propagate, trace
 

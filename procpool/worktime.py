@@ -56,12 +56,14 @@ class PoolReport:
     """What the workers have done with their time, and how long the jobs took, since the pool was made.
 
     Submitted jobs, and items of maps, are timed by the workers as they always are, for the pool itself has to know.
+    A small job that `submit` made at once is timed here, with its way there and back.
     Items of a map of an export are timed a chunk at a time, so they share the mean of their chunk; a chunk takes some 8 ms
     (unless ``chunksize`` says otherwise), so an item that takes longer is timed alone, but for some of a map's first 64.
     Submitted jobs that take less than a millisecond may be timed some hundred at a time.
 
     Blocking calls and leases are not timed, for that would cost them; the processor time they use is known.  So a worker
-    counts as working for as long as its jobs took, or for as long as it used the processor, whichever is more.
+    counts as working for as long as its jobs took, or for as long as it used the processor, whichever is more.  Waiting
+    awake for the next of calls that follow each other closely uses it too.
     """
 
     workers: tuple[WorkerTime, ...]

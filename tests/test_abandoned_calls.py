@@ -12,7 +12,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
-from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
@@ -23,9 +22,8 @@ from test_instances import with_note
 
 from procpool import CallTimeout, ProcessWasmPool, wire
 from procpool.deadline import Deadline
-from procpool.eager import EagerReader
 from procpool.supervisor.direct import _read_rest
-from procpool.supervisor.port import REPLY_BYTES
+from procpool.supervisor.port import REPLY_BYTES, Port
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not import what tests need
 HOST = FIXTURES / "host.wat"
@@ -48,14 +46,15 @@ def test_a_reply_left_half_read_is_read_on() -> None:
     """Its caller has left between two reads of a long reply: who takes over needs the first half too."""
     whole = wire.reply(wire.RAISED, bytes(3 * REPLY_BYTES))
     reading, writing = os.pipe()
-    port = SimpleNamespace(replies=EagerReader(reading, REPLY_BYTES), abandoned_reader=wire.FrameReader(wire.REPLY))
+    port = Port.__new__(Port)
+    port.replies_fd, port.adopted_reader = reading, wire.FrameReader(wire.REPLY)
     try:
         os.write(writing, whole[: 2 * REPLY_BYTES])
-        first = port.replies.read()
+        first = port.read()
         with pytest.raises(CallTimeout):
-            _read_rest(port, first, Deadline.after(0.05), "slow")  # type: ignore[arg-type]
-        assert len(port.abandoned_reader.feed(whole[2 * REPLY_BYTES :])) == 1
-        assert not port.abandoned_reader.incomplete
+            _read_rest(port, first, Deadline.after(0.05), "slow")
+        assert len(port.adopted_reader.feed(whole[2 * REPLY_BYTES :])) == 1
+        assert not port.adopted_reader.incomplete
     finally:
         os.close(reading)
         os.close(writing)

@@ -28,7 +28,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
         return write(fd, data)
 
     def counting_read(fd: int, size: int) -> bytes:
-        data = read(fd, size)  # one that finds nothing yet raises, and is tried again: see eager.py
+        data = read(fd, size)
         if threading.get_ident() == me:
             seen["read"].append(len(data))
         return data
@@ -38,15 +38,17 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
     return seen
 
 
-def test_a_blocking_call_is_one_write_and_one_read(nothing_left: None, counted: dict[str, list[int]]) -> None:
+def test_a_blocking_call_is_at_most_one_write_and_one_read(nothing_left: None, counted: dict[str, list[int]]) -> None:
+    """One that is hot is neither; how many are, the machine decides."""
     with ProcessWasmPool(KERNELS, workers=1) as pool:
         pool.wait_ready(DEADLINE)
         for sizes in counted.values():
             sizes.clear()
         for n in range(CALLS):
             assert pool.call("add", n, 1) == n + 1
-        assert counted["write"] == [wire.JOB.size + 2 * 16] * CALLS, "a header and two slots, nothing else"
-        assert counted["read"] == [wire.REPLY.size + 16] * CALLS
+        assert set(counted["write"]) == {wire.JOB.size + 2 * 16}, "a header and two slots, nothing else"
+        assert set(counted["read"]) == {wire.REPLY.size + 16}
+        assert len(counted["write"]) <= CALLS and len(counted["read"]) <= CALLS
 
 
 def test_a_blocking_call_pickles_nothing(nothing_left: None, monkeypatch: pytest.MonkeyPatch) -> None:

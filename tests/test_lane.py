@@ -143,6 +143,8 @@ class Traffic(RuleBasedStateMachine):
         for job in jobs:
             assert isinstance(job, ModelJob)
             assert job.id not in self.worker.ran, "taken back though it was run"
+            if job is self.holding:
+                self.holding, self.adopted = None, False
         self._out(jobs)
 
     def _out(self, jobs: list[Any]) -> None:
@@ -152,7 +154,7 @@ class Traffic(RuleBasedStateMachine):
             assert job.id not in self.over
             self.over.add(job.id)
 
-    @precondition(lambda self: not self.crashed and self.holding is None)
+    @precondition(lambda self: not self.crashed and (self.holding is None or self.adopted))
     @rule()
     def fences(self) -> None:
         before = self.lane.fenced
@@ -160,7 +162,9 @@ class Traffic(RuleBasedStateMachine):
         if numbers is not None:
             assert not before
             self.port.fence(*numbers)
-        assert numbers is not None or before or self.adopted or self.port.begun >= self.sent or not self.inflight
+        unwanted = self.adopted and self.holding is not None and self.holding.expired
+        assert numbers is None or not unwanted, "nobody wants it back"
+        assert numbers is not None or before or unwanted or self.port.begun >= self.sent or not self.inflight
 
     @precondition(lambda self: self.lane.settles_at is not None)
     @rule()
@@ -214,9 +218,11 @@ class Traffic(RuleBasedStateMachine):
         self.holding, self.adopted = None, False
 
     @precondition(lambda self: self.holding is not None and not self.adopted and not self.crashed)
-    @rule()
-    def is_adopted(self) -> None:
-        self.lane.adopt(self.holding, self.now)
+    @rule(wanted=st.booleans())
+    def is_adopted(self, wanted: bool) -> None:
+        assert self.holding is not None
+        self.holding.expired = not wanted
+        self.lane.adopt(self.holding, since=self.now, taken=False)
         self.jobs[self.holding.id] = self.holding
         self.inflight.append(self.holding)
         self.adopted = True
@@ -257,6 +263,7 @@ class Traffic(RuleBasedStateMachine):
         assert lane.calls == self.calls
         if self.holding is None:
             assert lane.used == self.sent or self.crashed
+            assert lane.open or lane.leaving or not lane.quiet, "it has nothing to do, and gets nothing"
         if not self.crashed:
             taken = [job.buffer for job in self.inflight if job.buffers]
             assert len(set(taken)) == len(taken), "a buffer given twice"

@@ -296,3 +296,12 @@ def test_what_is_not_begun_is_not_taken_back_before_both_sides_have_seen_the_fen
 def test_a_worker_that_has_become_idle_meanwhile_is_left_alone() -> None:
     pool = Pool()
     assert pool.overseer.look_after(pool.lanes[0], pool.now + 1000.0) == [] and not pool.killed
+
+
+def test_what_a_worker_has_taken_from_its_page_does_not_stall() -> None:
+    """Though the board does not say that it has begun: the worker is not told again and again to flush."""
+    pool = Pool()
+    lane = pool.scheduler.next_idle()
+    pool.scheduler.adopt(lane, Job("f", b"frame"), pool.now, taken=True)
+    assert pool.looks(10 * STALL_SECONDS) == []
+    assert not lane.fenced and not pool.workers[pool.lanes.index(lane)].commands

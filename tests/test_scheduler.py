@@ -381,8 +381,8 @@ class Pool(RuleBasedStateMachine):
         self._grants()
 
     @precondition(lambda self: self.held)
-    @rule(which=WHICH)
-    def caller_leaves(self, which: int) -> None:
+    @rule(which=WHICH, wanted=st.booleans())
+    def caller_leaves(self, which: int, wanted: bool) -> None:
         lane = list(self.held)[which % len(self.held)]
         job = self.held[lane]
         if job is None:
@@ -391,10 +391,15 @@ class Pool(RuleBasedStateMachine):
                 self.scheduler.assign(lane, self._purge(lane))
             return
         del self.held[lane]
-        job.fail(RuntimeError("late"))
-        self.jobs[job.id] = abandoned = Abandoned(job.name)
-        abandoned.spins = job.spins  # type: ignore[attr-defined]
-        self.scheduler.adopt(lane, abandoned)
+        if wanted:  # it was submitted
+            job.direct = False
+            job.begin()
+            self.scheduler.adopt(lane, job, self.now, taken=False)
+        else:
+            job.fail(RuntimeError("late"))
+            self.jobs[job.id] = abandoned = Abandoned(job.name)
+            abandoned.spins = job.spins  # type: ignore[attr-defined]
+            self.scheduler.adopt(lane, abandoned, self.now, taken=False)
         if lane.port.dead:
             assert self.scheduler.remove(lane)
             self._bury(lane)
@@ -410,11 +415,12 @@ class Pool(RuleBasedStateMachine):
     @precondition(lambda self: self.lanes)
     @rule(which=WHICH)
     def hears_abandoned(self, which: int) -> None:
-        """As Dispatcher._hear_abandoned does."""
+        """As Dispatcher._hear_adopted does."""
         lane = self._lane(which)
         if lane not in self.held and self._worker(lane).replies and not lane.port.dead:
             self._worker(lane).replies.clear()
             if lane.depth:
+                lane.job_at(0).answered(lane, lane.port, wire.OK, b"")
                 self.scheduler.answered(lane, 1)
                 self.scheduler.settle(lane)
 
@@ -459,7 +465,7 @@ class Pool(RuleBasedStateMachine):
             return
         self._grants()
         scheduler = self.scheduler
-        queued = [*scheduler.queue._ordinary, *(job for level in scheduler.queue._levels.values() for job in level)]
+        queued = [*scheduler.queue.ordinary, *(job for level in scheduler.queue.levels.values() for job in level)]
         queued += [job for own in scheduler._own.values() for job in own]
         lanes = {lane: [lane.job_at(n) for n in range(lane.depth)] for lane in self.lanes}
         places = Counter(map(id, [*queued, *(job for jobs in lanes.values() for job in jobs)]))
@@ -471,7 +477,7 @@ class Pool(RuleBasedStateMachine):
         assert all(job.in_flight and not job.queued for jobs in lanes.values() for job in jobs)
         assert scheduler.pending() == sum(not job.done() for job in queued)
         assert scheduler._dropped == sum(job.dropped for job in queued)
-        assert all(scheduler.queue._levels.values())
+        assert all(scheduler.queue.levels.values())
 
         stands = [list(scheduler.idle), list(scheduler.busy), list(scheduler.left), list(self.held), self.parked]
         seen = Counter(lane for stand in stands for lane in stand if lane in self.lanes)

@@ -535,11 +535,22 @@ def test_what_a_caller_leaves_running_is_in_flight() -> None:
     scheduler, lane, _ = scheduler_with_one_worker()
     assert scheduler.next_idle() is lane
     left = Abandoned("f")
-    scheduler.adopt(lane, left)
+    scheduler.adopt(lane, left, since=0.0, taken=False)
     assert lane.head is left and lane in scheduler.busy and not lane.open
     assert scheduler.fence(lane, 0) is None, "there is nothing to take back"
     finish_one(scheduler, lane)
     assert list(scheduler.idle) == [lane] and lane.open
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_what_a_worker_has_taken_from_its_page_has_begun_whatever_its_board_says(taken: bool) -> None:
+    scheduler, lane, _ = scheduler_with_one_worker()
+    assert scheduler.next_idle() is lane
+    job = Job("f", b"frame")
+    scheduler.adopt(lane, job, 0.25, taken)
+    assert lane.since == 0.25, "its time began when its holder sent it"
+    guilty, rest = scheduler.crash(lane, begun=0)
+    assert (guilty, rest) == ((job, []) if taken else (None, [job]))
 
 
 def test_a_purge_that_comes_back_is_sent_to_the_same_worker_again() -> None:

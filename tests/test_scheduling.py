@@ -19,7 +19,9 @@ from test_instances import IMPORTS
 
 import procpool
 from procpool import BadArguments, PoolEvent, ProcessWasmPool, WasmTrap, WorkerCrashed
+from procpool.raw import RAW
 from procpool.supervisor.population import Population
+from procpool.supervisor.spinning import Spinning
 
 HOST = FIXTURES / "host.wat"
 
@@ -114,16 +116,55 @@ def test_what_waits_behind_a_long_job_is_taken_back_from_a_worker_that_was_not_r
         pool.wait_ready(DEADLINE)
         (pid,) = worker_pids(pool)
         for _ in range(10):
-            for future in [pool.submit("fine", n) for n in range(500)]:  # jobs are short, so several are sent at once
+            for future in [pool.submit(_fine, n) for n in range(100)]:  # jobs are short, so several are sent at once
                 future.result(DEADLINE)
             os.kill(pid, signal.SIGSTOP)
-            spinning = pool.submit("spin", timeout=2 * DEADLINE)
+            spinning = pool.submit(_spin, timeout=2 * DEADLINE)
             behind = [pool.submit("fine", n) for n in range(5)]
             eventually(lambda: pool.stats().pending == 6, "all to be taken back without the worker's help")
             os.kill(pid, signal.SIGCONT)
             eventually(lambda: pool.stats().pending == 5, "all behind it to wait here")
             spinning.cancel()
             assert [future.result(DEADLINE) for future in behind] == list(range(5))
+
+
+def _fine(instance: Any, n: int) -> Any:
+    return instance.call("fine", n)
+
+
+def _spin(instance: Any) -> None:
+    instance.call("spin")
+
+
+@pytest.mark.skipif(not RAW, reason="there are no pages with wasmtime's public API")
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_job_is_taken_back_from_a_worker_that_was_to_answer_it_in_its_page(
+    nothing_left: None, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    """Whichever of two has it: if it does not run, the other takes the job, and both serve on."""
+    monkeypatch.setattr(
+        Spinning, "toll_ns", property(lambda self: 100e6)
+    )  # so that a loaded machine has time for both sides
+    monkeypatch.setattr(Spinning, "begin", lambda *args, **how: True)  # also when calls come far apart
+    with ProcessWasmPool(MISBEHAVE, workers=2) as pool:
+        pool.wait_ready(DEADLINE)
+        pids = worker_pids(pool)
+        assert [pool.submit("fine", n).result(DEADLINE) for n in range(300)] == list(range(300))
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            job = pool.submit("fine", 7)
+            os.kill(pids[place], signal.SIGCONT)
+            assert job.result(DEADLINE) == 7
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        eventually(lambda: pool.stats().idle == 2, "both to be idle")
+        for _ in range(20):
+            futures = [pool.submit("fine", n) for n in range(2)]
+            assert [future.result(DEADLINE) for future in futures] == [0, 1]
+            assert pool.call("fine", 3) == 3
+        assert worker_pids(pool) == pids
 
 
 def test_a_job_that_is_taken_back_does_not_lengthen_anothers_timeout(nothing_left: None) -> None:

@@ -7,6 +7,8 @@ nothing but which of these two they wait with.
 from __future__ import annotations
 
 import sys
+import types
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from concurrent.futures._base import PENDING, RUNNING
@@ -139,6 +141,12 @@ async def wait_async(future: Future[T], deadline: Deadline, what: str, loop: asy
     except BaseException:
         future.cancel()
         raise
+
+
+@types.coroutine
+def turn_for_others() -> Iterator[None]:
+    """Let the loop's other tasks run: one that makes call after call, each done at once, is not to keep them from it."""
+    yield
 
 
 def _late(what: str) -> NoReturn:

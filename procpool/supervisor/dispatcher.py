@@ -26,7 +26,7 @@ from .lane import Lane, Nonsense
 from .launch import CLOSE_GRACE, Inheritance
 from .overseer import Overseer
 from .population import Population
-from .port import DEAD, READY, STOPPING
+from .port import DEAD, READY, STOPPING, Port
 from .printed import Printed
 from .scheduler import Scheduler
 from .watch import Watch
@@ -421,24 +421,40 @@ class Dispatcher:
         """
 
         def take_over() -> None:
-            port = lane.port
-            if self._deaf:
-                port.close()
-                return
             self.failed()
             if timed_out:
-                self.journal.note("timeout", port.process.pid, f"a call of {name} ran out of time")
-            self.scheduler.adopt(lane, Abandoned(name))
-            if port.dead:
-                self.scheduler.remove(lane)
-                self.population.bury(lane)
-            else:
-                self._watch.read(port.replies_fd, lambda: self._hear_abandoned(lane, used))
+                self.journal.note("timeout", lane.port.process.pid, f"a call of {name} ran out of time")
+            self._keep(lane, Abandoned(name), monotonic(), False, used)
 
         self._hand_over(lane, take_over)
 
-    def lost(self, lane: Lane, deadline: Deadline) -> bool:
+    def keep(self, lane: Lane, job: Job, since: float, taken: bool) -> None:
+        """Take over a worker with the job that it runs for its holder.  The answer comes by the replies pipe.
+
+        Args:
+            since: when its holder sent it.
+            taken: it went by the page, and the worker has begun it, which the board does not say.
+        """
+        self._hand_over(lane, lambda: self._keep(lane, job, since, taken, False))
+
+    def _keep(self, lane: Lane, job: Job, since: float, taken: bool, used: bool) -> None:
+        port = lane.port
+        if self._deaf:
+            port.close()
+            job.fail(self.why_closed())
+            return
+        self.scheduler.adopt(lane, job, since, taken)
+        if port.dead:
+            self.scheduler.remove(lane)
+            self.population.bury(lane)
+        else:
+            self._watch.read(port.replies_fd, lambda: self._hear_adopted(lane, used))
+
+    def lost(self, lane: Lane, deadline: Deadline, posted: bool) -> bool:
         """For the holder of a worker whose pipe has closed: wait for its end, and leave the rest to us.
+
+        Args:
+            posted: the job went by the page, and the worker had taken it.
 
         Returns:
             Whether it had begun the job of its holder.  Its exit code is None if that is not known by the deadline.
@@ -446,7 +462,7 @@ class Dispatcher:
         process = lane.port.process
         self.do(lambda: self.population.expect_end(process))  # it may have closed this pipe and live on
         process.exited.wait(deadline.sooner(Deadline.after(2 * CLOSE_GRACE)).remaining())
-        begun = lane.port.begun > lane.number
+        begun = posted or lane.port.begun > lane.number
         if begun:
             lane.served()
 
@@ -718,6 +734,7 @@ class Dispatcher:
                     self.scheduler.answered(lane, count)
                     count, changed = 0, True
                     self.scheduler.passed(lane, wire.COUNT.unpack(payload)[0])
+                    self._expect_no_reply(port)  # if the job was to be answered by the replies pipe
                 else:
                     self._take_news(lane, count, status, payload)
         finally:
@@ -763,25 +780,37 @@ class Dispatcher:
         if not self._startup.done():
             _end(self._startup)
 
-    def _hear_abandoned(self, lane: Lane, used: bool) -> None:
-        """The reply to a direct call whose caller has left."""
+    def _hear_adopted(self, lane: Lane, used: bool) -> None:
+        """The reply to a job whose caller has left."""
         port = lane.port
-        data = port.replies.read()
+        data = port.read()
         try:
-            replied = bool(port.abandoned_reader.feed(data))
-        except wire.CorruptStream as error:
+            frames = port.adopted_reader.feed(data)
+            if frames and lane.depth:
+                (_, status), payload = frames[0]
+                job = lane.job_at(0)
+                lane.calls_done(1)
+                if not isinstance(job, Abandoned):
+                    lane.durations.record(1, int((monotonic() - lane.since) * 1e9))
+                job.answered(lane, port, status, payload)
+        except Exception as error:  # whatever it sent, it is not what a sound worker sends
             self._watch.forget(port.replies_fd)
             self.population.kill(port.process, f"it sent nonsense: {error}")
             return
-        if replied or not data:
-            self._watch.forget(port.replies_fd)
-        if replied and lane.depth:
-            lane.calls_done(1)
+        if frames or not data:
+            self._expect_no_reply(port)
+        if frames and lane.depth:
             self.scheduler.answered(lane, 1)
             if used:
                 self.scheduler.assign(lane, Purge())
             else:
                 self.scheduler.settle(lane)
+
+    def _expect_no_reply(self, port: Port) -> None:
+        """Before another holds the worker, who reads the replies pipe, and may post in the page."""
+        self._watch.forget(port.replies_fd)
+        if port.channel is not None:
+            port.channel.settle()
 
     def _write_more(self, lane: Lane) -> None:
         if self.scheduler.write_more(lane):

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from ..durations import Durations
 from ..wire import BUFFERS
 from .jobs.shipped import FunctionsSent
+from .spinning import Spinning
 
 if TYPE_CHECKING:
     from .jobs.call import Job
@@ -83,7 +84,8 @@ class Lane:
 
     def __init__(self, port: Port) -> None:
         self.port = port  #: the worker's descriptors and memory, for those who need them; the lane hands on the memory
-        #: how long submitted jobs and items of batches took, by the worker's own clock; recorded by who hears it
+        #: how long submitted jobs and items of batches took: by the worker's own clock, or by that of the submitter who
+        #: made the call; recorded by who hears it
         self.durations: Durations = Durations()
         self._inflight: deque[Job] = deque()  # in the order sent
         self._first = 0  # number of the first in flight, or of the next one if there is none
@@ -94,12 +96,16 @@ class Lane:
         self._results_taken = 0
         self._since = 0.0  # when the first in flight became the first
         self._took_at = 0.0  # when the pipe took something that it would not take before
-        self._leaving = False
+        self.leaving: bool = False  #: it gets no more jobs
         self._adopted = False
+        self._taken = False  # what was adopted has begun, whatever the board says
         self._fence: tuple[int, int] | None = None  # the numbers that are void, until the worker has passed them
         self._fenced_at = 0.0
         self._settles_at: float | None = None  # when what was begun before the fence is visible
         self._calls = 0  # finished
+        self._used = 0
+        #: how calls of its holders wait; for the holder
+        self.spinning: Spinning = Spinning()
         #: who of other threads holds it: what they know themselves by, or None.  Written when it is taken, and in the step
         #: before it is given back: Ctrl-C may come after a call, but not between an assignment and the next call.
         self.holder: object = None
@@ -127,6 +133,10 @@ class Lane:
         """How many jobs are in flight."""
         return len(self._inflight)
 
+    def head_begun(self, begun: int) -> bool:
+        """Whether the worker has begun the head, when the board says that it has begun so many."""
+        return begun > self._first or (self._adopted and self._taken)
+
     @property
     def since(self) -> float:
         """When the head became the head, by the clock of who sent it."""
@@ -136,11 +146,6 @@ class Lane:
     def received_at(self) -> float:
         """When the head became the head, or the worker received some more of what is too long for the pipe."""
         return max(self._since, self._took_at)
-
-    @property
-    def leaving(self) -> bool:
-        """Whether it gets no more jobs."""
-        return self._leaving
 
     @property
     def fenced(self) -> bool:
@@ -158,7 +163,7 @@ class Lane:
     @property
     def open(self) -> bool:
         """Whether more jobs may be sent."""
-        return not (self._leaving or self._unwritten or self._adopted or self._fence is not None)
+        return not (self.leaving or self._unwritten or self._adopted or self._fence is not None)
 
     @property
     def quiet(self) -> bool:
@@ -188,7 +193,7 @@ class Lane:
     @property
     def used(self) -> int:
         """A number that grows when a job is sent."""
-        return self._next
+        return self._used
 
     def waiting(self) -> Iterator[Job]:
         """The jobs in flight behind the head."""
@@ -236,6 +241,7 @@ class Lane:
             job.in_flight = True
             inflight.append(job)
             self._next += 1
+            self._used += 1
         return Sent(b"".join(frames), refused)
 
     def _place(self, job: Job) -> bytes:
@@ -260,25 +266,38 @@ class Lane:
             self._took_at = now
         self._unwritten = rest
 
-    def served(self) -> None:
-        """Its holder has had a job answered that never was in this lane."""
-        self._first += 1
-        self._next += 1
+    def served(self, numbered: bool = True) -> None:
+        """Its holder has had a job answered that never was in this lane.
+
+        Args:
+            numbered: whether the worker counts it among its jobs; see wire/page.py.
+        """
+        if numbered:
+            self._first += 1
+            self._next += 1
+        self._used += 1
         self._calls += 1
 
-    def adopt(self, job: Job, now: float) -> None:
-        """Its holder has left while the worker runs a job for it: that is in flight now, and alone until it ends."""
+    def adopt(self, job: Job, since: float, taken: bool) -> None:
+        """Its holder has left while the worker runs a job for it: that is in flight now, and alone until it ends.
+
+        Args:
+            since: when its holder sent it.
+            taken: it went by the page, and the worker has begun it, which the board does not say.
+        """
         assert not self._inflight
         job.in_flight = True
         self._inflight.append(job)
         self._next += 1
-        self._since = now
+        self._used += 1
+        self._since = since
         self._adopted = True
+        self._taken = taken
         self.asked = False
 
     def leave(self) -> None:
         """Send nothing more."""
-        self._leaving = True
+        self.leaving = True
 
     # -- hearing -------------------------------------------------------------------------------------------------------
 
@@ -315,12 +334,17 @@ class Lane:
         Until the worker has passed them it is sent nothing, so that there is never more than one fence.
         """
         start = max(begun, self._first)
-        if self._fence is not None or self._adopted or start >= self._next:
+        if self._fence is not None or not self._returnable or start >= self._next:
             return None
         self._fence = start, self._next
         self._fenced_at = now
         self._settles_at = now + SETTLE_SECONDS
         return self._fence
+
+    @property
+    def _returnable(self) -> bool:
+        """Whether what is in flight could wait for another worker.  What its holder left may be begun, or for nobody."""
+        return not self._adopted or not (self._taken or self._inflight[0].expired)
 
     @property
     def settles_at(self) -> float | None:
@@ -349,6 +373,7 @@ class Lane:
             raise Nonsense("it has passed its fence and left jobs before it unanswered")
         self._first = self._next
         self._fence = self._settles_at = None
+        self._adopted = False
         return skipped
 
     def _take_back(self, start: int) -> list[Job]:
@@ -385,6 +410,8 @@ class Lane:
 
         The others it had not begun, or had finished without delivering their results, or skipped.
         """
+        if self._adopted and self._taken:
+            begun = self._next
         if not self._first <= begun <= self._next:  # the board was written over, by whatever killed the worker
             begun = self._first + 1
         guilty: Job | None = None
@@ -398,5 +425,5 @@ class Lane:
         self._inflight.clear()
         self._fence = self._settles_at = None
         self._unwritten = b""
-        self._leaving = True
+        self.leaving = True
         return guilty, rest

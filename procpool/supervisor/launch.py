@@ -15,9 +15,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol
 
+import wasmtime
+
 from .. import interpreter, wire
 from ..binary import FuncType
 from ..errors import PoolClosed
+from ..mapped import memory_over
 from ..module import anonymous_file
 from ..program import Program
 
@@ -110,13 +113,27 @@ class Inheritance:
             OSError: there are no descriptors left, say.
         """
         with self._using:
-            self._check_open()
-            end = (row + 1) * wire.ARENA_BYTES
-            if end > self._arenas_size:
-                # Unlike ftruncate, this never makes the file shorter, whatever came between the look and the leap.
-                os.pwrite(self._arenas, b"\0", end - 1)
-                self._arenas_size = max(end, self._arenas_size)
+            self._reach((row + 1) * wire.ARENA_BYTES)
             return mmap.mmap(self._arenas, wire.ARENA_BYTES, offset=row * wire.ARENA_BYTES)
+
+    def head_memory(self, store: wasmtime.Store, row: int) -> wasmtime.Memory:
+        """A linear memory over the head of that arena.
+
+        Raises:
+            PoolClosed: `close` came first.
+            OSError: it cannot be mapped.
+        """
+        with self._using:
+            self._reach((row + 1) * wire.ARENA_BYTES)
+            return memory_over(store, self._arenas, row * wire.ARENA_BYTES, wire.ARENA_HEAD)
+
+    def _reach(self, end: int) -> None:
+        """Make the file of arenas that long at least."""
+        self._check_open()
+        if end > self._arenas_size:
+            # Unlike ftruncate, this never makes the file shorter, whatever came between the look and the leap.
+            os.pwrite(self._arenas, b"\0", end - 1)
+            self._arenas_size = max(end, self._arenas_size)
 
     def payload(self, row: int, slot: int, size: int) -> mmap.mmap:
         """A worker's payload slot, at least its first ``size`` bytes.

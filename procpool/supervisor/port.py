@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import select
 import socket
 from typing import Final, Literal
 
 from .. import wire
-from ..eager import EagerReader
+from ..raw import RAW
+from ..wire import page
+from .channel import Channel
 from .launch import Inheritance
 from .process import Process
 
@@ -50,6 +53,7 @@ class Port:
         self._row = row
         self._inheritance = inheritance
         self._arena: memoryview | None = None
+        self.channel: Channel | None = None  #: for the holder, when it was opened
         self._payloads: dict[int, mmap.mmap] = {}
         self._counted = 0, 0
         self._last_begun = 0  # the last word of the board
@@ -68,12 +72,11 @@ class Port:
         self._board = inheritance.board[row * wire.BOARD_ROW : (row + 1) * wire.BOARD_ROW]
         for cell in range(wire.BOARD_ROW):
             self._board[cell] = 0
-        self.replies: EagerReader = EagerReader(self.replies_fd, REPLY_BYTES)
         os.set_blocking(self.jobs_fd, False)
         self.control.setblocking(False)
         self.their_fds: tuple[int, ...] = (jobs_theirs, replies_theirs, control_theirs.detach())
         self.reader: wire.FrameReader = wire.FrameReader(wire.REPLY)  #: of what comes by the control socket
-        self.abandoned_reader: wire.FrameReader = wire.FrameReader(wire.REPLY)  #: of a reply whose caller has left
+        self.adopted_reader: wire.FrameReader = wire.FrameReader(wire.REPLY)  #: of a reply whose caller has left
 
     @property
     def dead(self) -> bool:
@@ -122,6 +125,7 @@ class Port:
         """Let go of the shared memory.  After that, what it did not deliver is lost."""
         self.died()
         self._board.release()
+        self.channel = None  # who holds the worker may still look at it
         while self._payloads:
             _, mapping = self._payloads.popitem()
             if hasattr(mmap, "MADV_REMOVE"):  # the file lives on, and so would the pages
@@ -139,11 +143,33 @@ class Port:
     def write(self, data: bytes | memoryview) -> int:
         """Write what the pipe takes of some jobs; how many bytes that was."""
         try:
+            channel = self.channel
+            if channel is not None and channel.turn[0] == page.AWAKE:
+                channel.turn[0] = page.ASLEEP  # have the worker look here; or it does so by itself
             return os.write(self.jobs_fd, data)
         except BlockingIOError:
             return 0
         except BrokenPipeError:  # it has died; its control socket tells the dispatcher, who clears up
             return len(data)
+
+    def read(self) -> bytes:
+        """What has come of a reply, at least a byte; empty if the worker has died."""
+        return os.read(self.replies_fd, REPLY_BYTES)
+
+    def readable(self, milliseconds: float | None) -> bool:
+        """Whether a read would return at once, after at most that time; None for any time."""
+        poll = select.poll()
+        poll.register(self.replies_fd, select.POLLIN)
+        return bool(poll.poll(milliseconds))
+
+    def open_channel(self) -> None:
+        """Have calls go by the page from now on, where they can.  For the holder.
+
+        Raises:
+            OSError: it cannot be mapped.
+        """
+        if RAW and self.channel is None and self.state is READY:
+            self.channel = Channel(lambda store: self._inheritance.head_memory(store, self._row))
 
     def command(self, command: int, number: int = 0, item: int = 0) -> None:
         """Send a control command.  A full socket or a dead worker swallows it: both end by the worker being killed."""
@@ -172,6 +198,14 @@ class Port:
         jobs, nanoseconds = done - self._counted[1], busy - self._counted[0]
         self._counted = busy, done
         return jobs, nanoseconds
+
+    @property
+    def run_ns(self) -> int:
+        """How many nanoseconds the last job took that was answered by the replies pipe."""
+        try:
+            return self._board[wire.RUN_NS]
+        except ValueError:  # it has died, and the board was released
+            return 0
 
     @property
     def start_cpu(self) -> float:

@@ -36,24 +36,24 @@ class JobQueue:
     """
 
     def __init__(self) -> None:
-        self._ordinary: deque[Job] = deque()  # of priority 0
-        self._levels: dict[int, deque[Job]] = {}  # the others, of which there are seldom any
+        self.ordinary: deque[Job] = deque()  #: of priority 0
+        self.levels: dict[int, deque[Job]] = {}  #: the others, of which there are seldom any
         self._order: list[int] = []  # their priorities, highest first
-        self.append: Callable[[Job], None] = self._ordinary.append  #: a job of priority 0
+        self.append: Callable[[Job], None] = self.ordinary.append  #: a job of priority 0
 
     def __len__(self) -> int:
-        return len(self._ordinary) + (sum(map(len, tuple(self._levels.values()))) if self._levels else 0)
+        return len(self.ordinary) + (sum(map(len, tuple(self.levels.values()))) if self.levels else 0)
 
     def __bool__(self) -> bool:
-        return bool(self._ordinary or self._levels)  # asked by each direct call
+        return bool(self.ordinary or self.levels)
 
     def front(self) -> deque[Job]:
         """The deque whose first job is the next one; empty if there is none."""
         for priority in self._order:
-            if priority > 0 or not self._ordinary:
-                return self._levels[priority]
+            if priority > 0 or not self.ordinary:
+                return self.levels[priority]
             break
-        return self._ordinary
+        return self.ordinary
 
     def insert(self, job: Job) -> None:
         """Queue a job behind its equals."""
@@ -68,9 +68,9 @@ class JobQueue:
 
     def taken(self, front: deque[Job]) -> None:
         """Something was taken from what `front` gave."""
-        if not front and front is not self._ordinary:
-            priority = next(priority for priority, level in self._levels.items() if level is front)
-            del self._levels[priority]
+        if not front and front is not self.ordinary:
+            priority = next(priority for priority, level in self.levels.items() if level is front)
+            del self.levels[priority]
             self._order.remove(priority)
 
     def clear(self) -> list[Job]:
@@ -84,11 +84,11 @@ class JobQueue:
 
     def _level(self, job: Job) -> deque[Job]:
         if not job.priority:
-            return self._ordinary
-        level = self._levels.get(job.priority)
+            return self.ordinary
+        level = self.levels.get(job.priority)
         if level is None:
-            level = self._levels[job.priority] = deque()
-            self._order = sorted(self._levels, reverse=True)
+            level = self.levels[job.priority] = deque()
+            self._order = sorted(self.levels, reverse=True)
         return level
 
 
@@ -128,6 +128,7 @@ class Scheduler:
         self.idle: deque[Lane] = deque()  #: used as a stack: the last used worker has the warmest caches
         #: takes an idle worker, or raises IndexError
         self.next_idle: Callable[[], Lane] = self.idle.popleft if round_robin else self.idle.pop
+        self._put_back: Callable[[Lane], None] = self.idle.appendleft if round_robin else self.idle.append
         #: the same as an iterator: Ctrl-C may come between a call and what is done with its value, but not between taking
         #: something from an iterator and the loop's first statement
         self.takes: Iterator[Lane] = iter(self.next_idle, None)
@@ -201,8 +202,11 @@ class Scheduler:
                 heap[:] = [entry for entry in heap if (known := entry[2]()) is not None and not known.done()]
                 heapq.heapify(heap)
                 self._many_deadlines = 2 * len(heap) + 1024
-            heapq.heappush(heap, (at, next(self._serial), weakref.ref(job)))
+            self._push_deadline(job)
         self._watch(at)
+
+    def _push_deadline(self, job: Job) -> None:
+        heapq.heappush(self._deadlines, (job.deadline.at, next(self._serial), weakref.ref(job)))
 
     def expired(self, now: float) -> list[Job]:
         """Jobs whose deadlines have passed and that no worker runs: they are to be told so."""
@@ -261,6 +265,11 @@ class Scheduler:
             self._space.notify_all()
         self._tell_space()
 
+    def nobody_waits(self) -> bool:
+        """Whether no job is queued: only then may a caller take an idle worker itself."""
+        queue = self.queue  # looked into, for each direct call asks
+        return not (queue.ordinary or queue.levels)
+
     # -- workers come and go -------------------------------------------------------------------------------------------
 
     def add(self) -> None:
@@ -271,23 +280,25 @@ class Scheduler:
         """There is one worker less."""
         self._lanes -= 1
 
-    def release(self, lane: Lane) -> None:
-        """Give back a worker taken from ``idle``."""
+    def release(self, lane: Lane, unused: bool = False) -> None:
+        """Give back a worker taken from ``idle``; to where it was taken from if it is ``unused``."""
         if self._own and self._turns_to_own(lane):
             self.pump()
             return
         if lane.leaving:
             self.leave(lane)
         else:
+            put = self._put_back if unused else self.idle.append
             lane.holder = None
-            self.idle.append(lane)
+            put(lane)
             # It may have died after it answered.  The dispatcher marks it dead first and looks for it in `idle` second;
             # we put it there first and look second: one of us finds the other.
             if lane.port.dead and self.take_idle(lane):
                 self.leave(lane)
             if self._idle_awaited:
                 self._tell_idle()
-        if self.queue or self._own:
+        queue = self.queue
+        if queue.ordinary or queue.levels or self._own:
             self.pump()
 
     def _turns_to_own(self, lane: Lane) -> bool:
@@ -445,13 +456,15 @@ class Scheduler:
         job.queued = True
         # `expired` has passed it over, and forgotten it, if its time was up while it was in flight behind another.
         if job.deadline.at <= self._clock():
-            heapq.heappush(self._deadlines, (job.deadline.at, next(self._serial), weakref.ref(job)))
+            self._push_deadline(job)
             self._watch(None)
 
-    def adopt(self, lane: Lane, job: Job) -> None:
-        """Take over a worker from a direct call, with the job it still runs."""
+    def adopt(self, lane: Lane, job: Job, since: float, taken: bool) -> None:
+        """Take over a worker with the job that it runs for its holder; see `Lane.adopt`."""
         with self._lock:
-            lane.adopt(job, self._clock())
+            lane.adopt(job, since, taken)
+            if job.deadline is not _NEVER:  # it may be queued yet, if its worker dies
+                self._push_deadline(job)
             self.busy[lane] = None
 
     def assign(self, lane: Lane, job: Job) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 # -- jobs: length of the payload, index of the export, kind, flags ------------------------------------------------------
 JOB = struct.Struct("<IIBBxx")
+FLAGS = 9  #: where the flags are
 CALL = 0  #: arguments as slots; reply on the replies pipe
 SUBMIT = 1  #: arguments as slots; reply on the control socket
 SHIPPED = 3  #: a Python callable and its arguments, as SHIPPED_HEAD and pickles; reply as SUBMIT
@@ -31,6 +32,7 @@ HAS_CONTEXT = 1  #: flag: the payload begins with a context, as CONTEXT and its 
 ITEM_BY_ITEM = 2  #: flag of a batch: items are timed, so an interrupt must hit the very item it is meant for
 
 LEASED = 4  #: flag of a call: the holder of a lease makes it, so the instance stays as it is afterwards
+HOT = 8  #: flag of a job that is answered on the replies pipe: answer in the page, if it is still the turn for that
 
 #: deadline (time.monotonic), seconds the job may run, length of the pickled (baggage, trace), whether there is a trace
 CONTEXT = struct.Struct("<ddI?")

@@ -13,6 +13,7 @@ DONE = 2  #: how many jobs those were
 #: rule that both sides follow.  First number and count in one cell, so that no processor can show half of a new fence.
 VOID = 3
 _VOID_BITS = 16  # of the count; a lane has far fewer jobs in flight (supervisor/scheduler.py), and 2**48 jobs take years
+RUN_NS = 5  #: nanoseconds that the last job took that is answered on the replies pipe
 START_CPU_NS = 4  #: nanoseconds of processor time that the process had used when it turned to its first job
 
 

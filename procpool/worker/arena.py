@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 
 import wasmtime
 
 from .. import wire
-
-_PAGES = wire.ARENA_BYTES // 65536
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = (
-    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int),
-    ctypes.c_long,
-)
-_MAP_FIXED = 0x10  # the same on Linux and the BSDs; the mmap module does not name it
-_MAP_FAILED = ctypes.c_void_p(-1).value
+from ..mapped import memory_over
 
 
 class Arena:
@@ -27,29 +17,44 @@ class Arena:
     def __init__(self, fd: int, row: int) -> None:
         self._fd = fd
         self._offset = row * wire.ARENA_BYTES
-        self._cells: memoryview | None = None
         self._transfer: memoryview | None = None
+        self._page: memoryview | None = None
+        self._cells: memoryview | None = None
         self.buffer = -1  #: the buffer of the batch that runs; none runs while it is negative
 
     def memory(self, store: wasmtime.Store) -> wasmtime.Memory:
         """A linear memory whose bytes are the arena's, for a driver to be linked with.
 
-        It has a fixed size, so wasmtime never moves it, and the shared file is mapped over its pages.  wasm then reads the
-        parent's columns where they lie, and what it wrote is there even after a crash.
+        wasm reads the parent's columns where they lie, and what it wrote is there even after a crash.
         """
-        memory = wasmtime.Memory(store, wasmtime.MemoryType(wasmtime.Limits(_PAGES, _PAGES)))
-        address = ctypes.cast(memory.data_ptr(store), ctypes.c_void_p)
-        protection = mmap.PROT_READ | mmap.PROT_WRITE
-        mapped = _libc.mmap(address, wire.ARENA_BYTES, protection, mmap.MAP_SHARED | _MAP_FIXED, self._fd, self._offset)
-        if mapped in (None, _MAP_FAILED):
-            error = ctypes.get_errno()
-            raise OSError(error, f"cannot map the batch arena: {os.strerror(error)}")
-        return memory
+        return memory_over(store, self._fd, self._offset, wire.ARENA_BYTES)
+
+    def head(self, store: wasmtime.Store) -> wasmtime.Memory:
+        """Likewise, of its head alone, which has the page in it; see wire/page.py."""
+        return memory_over(store, self._fd, self._offset, wire.ARENA_HEAD)
+
+    @property
+    def page(self) -> memoryview:
+        """The head, seen from Python, in bytes."""
+        if self._page is None:
+            self._page = memoryview(mmap.mmap(self._fd, wire.ARENA_HEAD, offset=self._offset))
+        return self._page
+
+    @property
+    def cells(self) -> memoryview:
+        """The same, in numbers of 32 bits.
+
+        Each is written in one step, as an element of a memoryview is.  struct.pack_into makes all bytes 0 first, and a
+        caller that looks at the turn all the time would see that.
+        """
+        if self._cells is None:
+            self._cells = self.page.cast("I")
+        return self._cells
 
     def item(self) -> int:
         """The item that the running batch is at; 0 if none runs."""
         buffer = self.buffer  # another thread may ask when the batch ends
-        return 0 if buffer < 0 else self._mapped()[(buffer * wire.CELLS + wire.INDEX) // 4]
+        return 0 if buffer < 0 else self.cells[(buffer * wire.CELLS + wire.INDEX) // 4]
 
     def hold(self) -> None:
         """Another thread: have the driver begin no further item, if a batch runs; what `item` then says stays so.
@@ -58,7 +63,7 @@ class Arena:
         """
         buffer = self.buffer
         if buffer >= 0:
-            self._mapped()[(buffer * wire.CELLS + wire.HOLD) // 4] = 1
+            self.cells[(buffer * wire.CELLS + wire.HOLD) // 4] = 1
             # The driver may have looked just before, and its store of the item be on its way: that takes some nanoseconds,
             # and this a system call.
             os.sched_yield()
@@ -66,14 +71,9 @@ class Arena:
     def release(self) -> bool:
         """Let the driver begin items again; whether it was held."""
         cell = (self.buffer * wire.CELLS + wire.HOLD) // 4
-        cells = self._mapped()
+        cells = self.cells
         held, cells[cell] = cells[cell], 0
         return bool(held)
-
-    def _mapped(self) -> memoryview:
-        if self._cells is None:  # at the first batch: until then the parent may not have made the file so long
-            self._cells = memoryview(mmap.mmap(self._fd, wire.ARENA_HEAD, offset=self._offset)).cast("I")
-        return self._cells
 
     @property
     def transfer(self) -> memoryview:

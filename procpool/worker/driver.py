@@ -76,6 +76,10 @@ class Drivers:
             module = self._modules[key] = wasmtime.Module(self._engine, self._driver(name, signature))
         return wasmtime.Instance(store, module, [export, memory])
 
+    def importable(self, name: str) -> bool:
+        """Whether who imports that export need not say more of its type than its signature."""
+        return name not in self._declared.exports
+
     def _driver(self, name: str, signature: FuncType) -> bytes:
         wasm = bytes(wasmtime.wat2wasm(driver_text(signature)))
         return importing(wasm, self._declared, name) if name in self._declared.exports else wasm

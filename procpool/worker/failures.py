@@ -11,6 +11,7 @@ from ..binary import moved
 from ..errors import GuestExit, WasmException, WasmFrame, WasmTrap
 from .driver import NAME as DRIVER
 from .ffi import Thrown, backtrace
+from .server import NAME as SERVER
 
 #: The guest has ended itself, by a WASI function of wasmtime's or by one of ours.
 _EXITS = (wasmtime.ExitTrap, GuestExit)
@@ -104,7 +105,7 @@ def _trap(error: BaseException) -> WasmTrap | None:
     frames = tuple(
         WasmFrame(frame.func_name, frame.func_index, frame.module_offset - moved(frame.module_name))
         for frame in backtrace(error)
-        if frame.module_name != DRIVER
+        if frame.module_name not in (DRIVER, SERVER)
     )
     thrown: Thrown | None = getattr(error, "thrown", None)
     if thrown is not None:

@@ -13,12 +13,15 @@ import wasmtime
 from .. import wire
 from ..binary import FuncType, MemoryType, once_each
 from ..codec import SLOT
+from ..raw import Slots
+from ..wire import page
 from . import ffi
 from .arena import Arena
 from .driver import Drivers, signature_of_driver
 from .host import HostCalls
 from .instantiator import Instantiator
 from .made import Own
+from .server import SIGNATURE, Servers
 from .stages import Stages
 from .streams import Streams
 from .threads import ThreadGroup
@@ -27,6 +30,7 @@ logger: logging.Logger = logging.getLogger("procpool")
 
 #: Live threads of an instance, where no WasiConfig says otherwise.
 MAX_THREADS = 64
+_FOR_EVER = 1 << 62  # ticks of the epoch, or units of fuel
 #: A store is for one thread at a time, and the main thread may be in it now.
 _NOT_ITS_OWN = (
     "this host function was called by another thread of the guest than the main one, whose instance it cannot use; what"
@@ -76,6 +80,10 @@ class InstanceHolder:
         #: the exports bound so far, by index; the job loop looks here first
         self.bound: dict[int, Function] = {}
         self._bound_drivers: dict[int, Function] = {}
+        self._servers = Servers(instantiator.engine)
+        self.served: tuple[int, ...] = ()  #: the exports that the server calls
+        self._server: Function | None = None
+        self._head: wasmtime.Memory | None = None  # of this store: each mapping takes addresses until the store goes
 
     # -- making one ----------------------------------------------------------------------------------------------------
 
@@ -195,6 +203,55 @@ class InstanceHolder:
             driver = self._bound_drivers[index] = self._bind(linked, "run", signature_of_driver(signature))
         return driver
 
+    def importable(self, index: int) -> bool:
+        """Whether there is an export of that index that a server may import by its signature, and whose values fit."""
+        if index >= len(self._exports):
+            return False
+        known, signature = self._exports[index]
+        if not page.fits(SLOT * len(signature.params), SLOT * len(signature.results)):
+            return False
+        module, name = self._instantiator.program.places.get(known, (None, known))
+        return self._drivers[module].importable(name)
+
+    def serve(self, index: int) -> None:
+        """From now on have the server call the export of that index too."""
+        self.served = (*self.served, index)
+        self._server = None
+
+    def serve_none(self) -> None:
+        """From now on have Python make all calls."""
+        self.served = ()
+        self._server = None
+
+    def server(self) -> Function | None:
+        """A server for those exports, bound to the instance; None if there is none, or no such export."""
+        if self._server is None and self.served and self._instance is not None:
+            assert self._store is not None
+            if self._head is None:
+                self._store.set_limits()  # the page is ours, not the guest's
+                try:
+                    self._head = self._arena.head(self._store)
+                finally:
+                    self._instantiator.limit_memory(self._store)
+            found = [
+                self._instantiator.find(self._store, self._instance, self._own, self._exports[index][0])
+                for index in self.served
+            ]
+            signatures = {index: self._exports[index][1] for index in self.served}
+            self._server = self._bind(self._servers.link(self._store, self._head, signatures, found), "serve", SIGNATURE)
+        return self._server
+
+    def waiter(self) -> Function:
+        """A server for no exports, in a store of its own, which outlives all instances."""
+        store = wasmtime.Store(self._instantiator.engine)
+        store.set_epoch_deadline(_FOR_EVER)  # there is nothing to stop: it comes back by itself
+        if self.fuelled:
+            store.set_fuel(_FOR_EVER)
+        slots = Slots(1)
+        linked = self._servers.link(store, self._arena.head(store), {}, ())
+        run = ffi.bind(store, linked, "serve", SIGNATURE, slots, self.calls)
+        return Function(slots.bytes[:SLOT], run, slots.bytes[:SLOT])
+
     def extern(self, name: str) -> tuple[wasmtime.Store, Any]:
         """The store, and the instance's export of that name, or else the import that was made for it; None if neither.
 
@@ -254,6 +311,7 @@ class InstanceHolder:
         """Throw the instance away: the next use makes a new one."""
         self.bound.clear()
         self._bound_drivers.clear()
+        self._server = self._head = None
         self._own.clear()
         group, self._group = self._group, None
         if group is not None:

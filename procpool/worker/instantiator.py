@@ -16,11 +16,11 @@ from ..program import Program
 from ..wasi import MODULES, PROC_EXIT, THREAD_SPAWN, WRITES
 from . import ffi
 from .assembly import Assembly
-from .channels import Running
 from .host import HostCalls
 from .made import Own
 from .stages import Stages
 from .threads import ThreadGroup
+from .traffic import Running
 
 #: A table element takes a pointer.
 _ELEMENT_BYTES = 8

@@ -7,7 +7,7 @@ import threading
 
 from .. import wire
 from ..job_context import current_context
-from .channels import Replies
+from .traffic import Replies
 
 _own = threading.local()  # the channel of the thread's own instance
 

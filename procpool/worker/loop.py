@@ -16,10 +16,11 @@ from ..errors import GuestError
 from ..job_context import Context, Travelled, serve_contexts
 from .access import Access
 from .arena import Arena
-from .channels import Replies, Running, Waiting
+from .attendant import Attendant
 from .failures import by_itself, failure, of_guest
 from .holder import InstanceHolder
 from .shipped import ShippedFunctions
+from .traffic import Replies, Running, Waiting
 from .wasi_run import CommandRunner
 
 #: While jobs keep coming, replies are held back at most this long.  Well above what a flush costs (a few us), well
@@ -46,6 +47,7 @@ class Room(NamedTuple):
     board: memoryview  #: its row of counters
     #: sends what was printed outside of a command, before the answer goes; None if nothing can be, or nobody is to see it
     printed: Callable[[], None] | None
+    python_sees: bool  #: whether Python code of the user's may run in a call, or looks at what was printed in it
 
 
 class Loop:
@@ -68,6 +70,20 @@ class Loop:
         self._may_outgrow = settings.guest.fresh or settings.limits.recycle is not None
         self._exactly_once = settings.guest.exactly_once
         self._alone = settings.instances == 1
+        # Where Python has to know of each call, it makes it.
+        self._by_wasm = not (self._may_outgrow or room.instances.fuelled or room.instances.threaded or room.python_sees)
+        # Between two calls of a guest with threads, this process may have to end.
+        lingers = not room.instances.threaded
+        self._attendant = Attendant(
+            instances=room.instances,
+            running=room.running,
+            board=room.board,
+            arena=room.arena,
+            replies_fd=room.replies_fd,
+            answer=self._answer_direct,
+            plain=self._is_plain,
+            lingers=lingers,
+        )
         self._said_spent = False
         # Of the job that runs.
         self._number = -1
@@ -97,7 +113,7 @@ class Loop:
         """
         serve_contexts(self.current_context)
         jobs, replies, board = self._waiting.jobs, self._replies, self._board
-        threaded, printed = self._instances.threaded, self._printed
+        threaded = self._instances.threaded
         board[wire.START_CPU_NS] = process_time_ns()
         begun, void = 0, -1  # jobs begun, and the first of those that are being skipped
         passed = 0  # the last fence that lies behind; at first none, for a fence may have been set before we come here
@@ -126,13 +142,21 @@ class Loop:
                     continue
                 if begun >= stop:
                     passed = fence
+            if kind in (wire.CALL, wire.ACCESS):
+                answer = self._answer_direct(begun, export, kind, flags, payload)
+                begun += 1
+                board[wire.RUN_NS] = perf_counter_ns() - started
+                if flags & wire.HOT and self._attendant.put(answer):
+                    begun = self._attendant.attend(begun)
+                elif flags & wire.HOT:
+                    self._attendant.send(answer)
+                else:
+                    _write(self._replies_fd, answer)
+                if threaded:
+                    self._leave_if_spent()
+                continue
             self._number = begun
-            self._context = self._travelled = None
-            if threaded and not flags & wire.LEASED:  # the holder of a lease is told by the next call
-                self._instances.discard_ended()
-            if flags & wire.HAS_CONTEXT:
-                self._travelled = Travelled.read(payload)
-                payload = payload[self._travelled.size :]
+            payload = self._prepare(flags, payload)
             if kind == wire.BATCH:
                 replies.flush()
                 with self._span(kind, export):
@@ -144,19 +168,8 @@ class Loop:
                 continue
             if kind in _PYTHON and replies.waiting:
                 replies.flush()  # it may hold the GIL, and then nothing else can
-            if self._travelled is not None and self._travelled.traced:
-                with self._span(kind, export):
-                    answer = self._run(begun, export, kind, flags, payload)
-            else:
-                answer = self._run(begun, export, kind, flags, payload)
+            answer = self._run_traced(begun, export, kind, flags, payload)
             begun += 1
-            if printed is not None:
-                printed()
-            if kind in (wire.CALL, wire.ACCESS):
-                _write(self._replies_fd, answer)
-                if threaded:
-                    self._leave_if_spent()
-                continue
             replies.add(answer)
             now = perf_counter_ns()
             board[wire.BUSY_NS] += now - started
@@ -168,6 +181,36 @@ class Loop:
                 replies.flush()
                 flushed = now
                 self._leave_if_spent()
+
+    def _prepare(self, flags: int, payload: bytes) -> bytes:
+        """Look at what came with a job beside its arguments, and leave these."""
+        self._context = self._travelled = None
+        if self._instances.threaded and not flags & wire.LEASED:  # the holder of a lease is told by the next call
+            self._instances.discard_ended()
+        if flags & wire.HAS_CONTEXT:
+            self._travelled = Travelled.read(payload)
+            return payload[self._travelled.size :]
+        return payload
+
+    def _answer_direct(self, number: int, export: int, kind: int, flags: int, payload: bytes) -> bytes:
+        """The reply to a job that is answered on the replies pipe, or in the page."""
+        self._number = number
+        self._board[wire.BEGUN] = number + 1
+        return self._run_traced(number, export, kind, flags, self._prepare(flags, payload))
+
+    def _run_traced(self, number: int, export: int, kind: int, flags: int, payload: bytes) -> bytes:
+        if self._travelled is not None and self._travelled.traced:
+            with self._span(kind, export):
+                answer = self._run(number, export, kind, flags, payload)
+        else:
+            answer = self._run(number, export, kind, flags, payload)
+        if self._printed is not None:
+            self._printed()
+        return answer
+
+    def _is_plain(self, export: int) -> bool:
+        """Whether wasm may make a call that came without a context."""
+        return self._by_wasm and self._instances.importable(export)
 
     def _leave_if_spent(self) -> None:
         """End this process if it should run no other job: the answer is on its way, and jobs behind it have not begun.

@@ -20,7 +20,6 @@ from .. import wire
 from ..engine import loading_engine
 from .access import Access
 from .arena import Arena
-from .channels import Replies, Running, Waiting
 from .failures import unfit
 from .holder import InstanceHolder
 from .instance import Instance
@@ -31,6 +30,7 @@ from .payloads import Payloads
 from .shipped import ShippedFunctions
 from .streams import Streams
 from .title import show_as
+from .traffic import Replies, Running, Waiting
 from .wasi_run import CommandRunner
 
 #: Stack that Python needs beside wasm's, in bytes.
@@ -193,6 +193,7 @@ def _furnish(
         arena=arena,
         board=blueprint.board[first : first + wire.BOARD_ROW],
         printed=streams.pass_on if streams.sends and instantiator.prints else None,
+        python_sees=bool(environment.imports) or (streams.sends and instantiator.prints),
     )
     _start_thread(threading.Thread(target=_listen, args=(room, settings.parent), daemon=True))
     return room

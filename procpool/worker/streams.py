@@ -26,7 +26,7 @@ from ..errors import OutputLimit
 from ..wasi import CAPTURE, INHERIT, Spec
 from . import inherited
 from .arena import Arena
-from .channels import Replies, Running
+from .traffic import Replies, Running
 
 _OUT, _ERR = 1, 2
 

@@ -15,13 +15,13 @@ from ..errors import GuestExit
 from ..wasi import INHERIT, Spec
 from ..wire import values
 from . import ffi
-from .channels import Replies
 from .failures import as_trap, failure
 from .holder import InstanceHolder
 from .instantiator import Instantiator
 from .made import Own
 from .payloads import Payloads
 from .streams import Streams
+from .traffic import Replies
 
 
 class CommandRunner:

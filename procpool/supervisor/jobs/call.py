@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ... import wire
 from ...checks import cannot_travel
-from ...codec import Codec
+from ...codec import SLOT, Codec
 from ...deadline import Deadline
 from ...errors import CallTimeout
+from ...wire import page
 
 if TYPE_CHECKING:
     from ..lane import Lane, Memory
@@ -36,10 +38,21 @@ class Export:
         self.index = index
         self.codec = codec
         self.pack: Callable[[tuple[Any, ...]], bytes] = codec.pack
-        size = len(codec.signature.params) * 16
+        size = SLOT * len(codec.signature.params)
         self._size = size
         self.call_header: bytes = wire.JOB.pack(size, index, wire.CALL, 0)
         self.submit_header: bytes = wire.JOB.pack(size, index, wire.SUBMIT, 0)
+        # A call without a context goes into the page, and its reply comes out, in one step each.
+        params, results = codec.formats
+        #: whether all of some types are such that `write` takes their values, or raises
+        self.takes: Callable[[Iterable[type]], bool] = codec.plain.issuperset
+        if not page.fits(size, SLOT * len(codec.signature.results)):
+            self.takes = _takes_none
+        self.head: tuple[int, int, int, int] = (size, index, wire.CALL, 0)
+        #: buffer, offset, ``*head``, ``*args``: writes the frame, or raises struct.error or OverflowError
+        self.write: Callable[..., None] = struct.Struct(wire.JOB.format + params).pack_into
+        #: buffer, offset -> length, status, whether it is numbered, and the results
+        self.read: Callable[[Any, int], tuple[Any, ...]] = struct.Struct("<IBBxx" + results).unpack_from
 
     def frame(self, kind: int, slots: bytes, context: bytes, flags: int = 0) -> bytes:
         """The frame of a job: CALL or SUBMIT, packed arguments, what `capture` gave, and further flags."""
@@ -77,6 +90,10 @@ class Owner(Protocol):
 
     def key_free(self, key: int) -> None:
         """A job with that key has ended.  From any thread."""
+
+
+def _takes_none(types: Iterable[type]) -> bool:
+    return False
 
 
 def _nothing(payload: bytes) -> None:

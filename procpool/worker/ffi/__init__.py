@@ -8,6 +8,7 @@ each worker says so once, in the log.  Setting ``PROCPOOL_PUBLIC_API`` in the en
 out when something looks wrong.
 """
 
+from ...raw import RAW, Slots
 from .exceptions import Exceptions, Thrown, backtrace
 from .externs import (
     ImportTypes,
@@ -22,9 +23,8 @@ from .externs import (
     set_global,
     view,
 )
-from .functions import Slots, bind, call_with_references
+from .functions import bind, call_with_references
 from .hosting import define
-from .names import RAW
 from .values import mark
 
 __all__ = [

@@ -11,7 +11,7 @@ import wasmtime
 
 from ...binary import SCALARS
 from ...codec import SLOT
-from .names import RAW, c
+from ...raw import RAW, c
 from .values import KINDS
 
 _NAMES = {kind: name for name, kind in KINDS.items()}

@@ -10,7 +10,7 @@ import wasmtime
 
 from ...binary import with_article
 from ...codec import converted
-from .names import NAMED, RAW, c
+from ...raw import NAMED, RAW, c
 from .values import nulls, release, val, value_of
 
 if RAW:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,25 +11,11 @@ import wasmtime
 from ...binary import FuncType
 from ...codec import Codec
 from ...errors import BadArguments
+from ...raw import NAMED, RAW, Slots, c, invoker, tell_why_not
 from ..host import HostCalls
 from .exceptions import Exceptions
 from .externs import find
-from .names import NAMED, RAW, c, tell_why_not
 from .values import MixedCodec
-
-if RAW:
-    _call: Any = ctypes.CFUNCTYPE(
-        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p
-    )(("wasmtime_func_call_unchecked", c.dll))
-
-
-class Slots:
-    """A reusable block of raw values: arguments go in, results come out at the same place."""
-
-    def __init__(self, count: int) -> None:
-        self._memory = (ctypes.c_uint64 * (2 * max(count, 1)))()
-        self.address: int = ctypes.addressof(self._memory)
-        self.bytes: memoryview = memoryview(self._memory).cast("B")
 
 
 def bind(
@@ -52,16 +37,9 @@ def bind(
     """
     if not RAW:
         return _bind_public(store, instance, name, signature, slots, calls)
-    func = find(store, instance, name)._func
+    func = find(store, instance, name)
     trap = ctypes.c_void_p()
-    invoke = functools.partial(
-        _call,
-        ctypes.cast(store._context(), ctypes.c_void_p),
-        ctypes.c_void_p(ctypes.addressof(func)),
-        ctypes.c_void_p(slots.address),
-        ctypes.c_size_t(max(len(signature.params), len(signature.results))),
-        ctypes.c_void_p(ctypes.addressof(trap)),
-    )
+    invoke = invoker(store, func, slots, max(len(signature.params), len(signature.results)), trap)
 
     # The default arguments keep the memory behind the raw addresses alive as long as the callable.
     def run(invoke: Any = invoke, trap: Any = trap, _alive: Any = (func, store, slots)) -> None:

@@ -11,9 +11,9 @@ import wasmtime
 from ...binary import FuncType
 from ...codec import SLOT, Codec
 from ...errors import BadArguments
+from ...raw import NAMED, RAW, c, tell_why_not
 from ..host import HostCalls, HostFunction
 from .externs import ImportTypes
-from .names import NAMED, RAW, c, tell_why_not
 from .values import MixedCodec
 
 if RAW:

@@ -11,8 +11,8 @@ import wasmtime
 
 from ...binary import SCALARS, FuncType, nullable, with_article
 from ...codec import SLOT, Codec, converted
+from ...raw import RAW, c
 from ..references import COLLECTED, EXTERN, FUNCTION, Reference, heap_of
-from .names import RAW, c
 
 #: The kinds of a `wasmtime_val_t`, wasmtime/val.h; wasmtime-py has no name for some of them.
 KINDS = {"i32": 0, "i64": 1, "f32": 2, "f64": 3, "v128": 4, "funcref": 5, "externref": 6, "anyref": 7, "exnref": 8}

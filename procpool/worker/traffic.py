@@ -7,6 +7,7 @@ lock per job.
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections import deque
@@ -14,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import wire
-from ..eager import EagerReader
 
 _READ_SIZE = 65536  # a pipe's capacity: more never arrives at once
 
@@ -23,13 +23,13 @@ class Waiting:
     """Jobs read from the pipe that have not begun.  For the main thread."""
 
     def __init__(self, fd: int) -> None:
-        self._pipe = EagerReader(fd, _READ_SIZE)
+        self._fd = fd
         self._reader = wire.FrameReader(wire.JOB)
         self.jobs: deque[tuple[tuple[Any, ...], bytes]] = deque()
 
     def read(self) -> bool:
         """Wait for jobs; false at the end of the stream."""
-        data = self._pipe.read()
+        data = os.read(self._fd, _READ_SIZE)
         self.jobs.extend(self._reader.feed(data))
         if not data and self._reader.incomplete:
             raise wire.CorruptStream("the stream ends within a frame")

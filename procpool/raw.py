@@ -1,17 +1,22 @@
-"""The private names of wasmtime-py that are used here, and whether this release has them."""
+"""wasmtime-py's private names: whether this release has them, and a call on raw slots.
+
+What is done with them for a guest is in worker/ffi; the parent only calls functions of our own (supervisor/channel.py).
+"""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 import operator
 import os
+from collections.abc import Callable
 from typing import Any
 
 import wasmtime
 
-from ...binary import SCALARS
-from ...codec import SLOT
+from .binary import SCALARS
+from .codec import SLOT
 
 logger: logging.Logger = logging.getLogger("procpool")
 
@@ -110,3 +115,38 @@ def tell_why_not() -> None:
     except IndexError:
         return
     logger.warning("procpool: calls take some 15 us more each, by wasmtime's public API: %s", why)
+
+
+if RAW:
+    _SIGNATURE = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p
+    _call: Any = ctypes.CFUNCTYPE(*_SIGNATURE)(("wasmtime_func_call_unchecked", c.dll))
+    _call_holding_gil: Any = ctypes.PYFUNCTYPE(*_SIGNATURE)(("wasmtime_func_call_unchecked", c.dll))
+
+
+class Slots:
+    """A reusable block of raw values: arguments go in, results come out at the same place."""
+
+    def __init__(self, count: int) -> None:
+        self._memory = (ctypes.c_uint64 * (2 * max(count, 1)))()
+        self.address: int = ctypes.addressof(self._memory)
+        self.bytes: memoryview = memoryview(self._memory).cast("B")
+
+
+def invoker(
+    store: wasmtime.Store, func: wasmtime.Func, slots: Slots, count: int, trap: Any, hold_gil: bool = False
+) -> Callable[[], int | None]:
+    """What calls a function on those slots, ``count`` of which its arguments and its results need at most.
+
+    It returns the address of an error, or None; a trap is left in ``trap``, a c_void_p.  All that is given must outlive it.
+
+    Args:
+        hold_gil: no other thread of Python's may run meanwhile; for what takes a few microseconds at most.
+    """
+    return functools.partial(
+        _call_holding_gil if hold_gil else _call,
+        ctypes.cast(store._context(), ctypes.c_void_p),
+        ctypes.c_void_p(ctypes.addressof(func._func)),
+        ctypes.c_void_p(slots.address),
+        ctypes.c_size_t(count),
+        ctypes.c_void_p(ctypes.addressof(trap)),
+    )
