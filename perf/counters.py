@@ -11,6 +11,9 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from time import perf_counter, sleep
+
+import psutil
 
 from procpool import ProcessWasmPool
 
@@ -22,6 +25,8 @@ SYSTEM_CALLS = "system calls of the parent per blocking call"
 SWITCHES = "voluntary context switches of the calling thread per blocking call"
 COPIED = "bytes through pipes per blocking call, there and back"
 ALLOCATED = "bytes of Python objects allocated at the peak of a blocking call"
+PACED = "processor seconds of parent and workers per 1,000 blocking calls, one a millisecond"
+IDLE = "processor seconds of parent and workers in a minute without a job, after calls"
 CALLS = 2000
 
 
@@ -73,6 +78,39 @@ def allocated(p: ProcessWasmPool) -> float:
         tracemalloc.stop()
 
 
+def processor_seconds(during: Callable[[], None]) -> float:
+    """Of this process and its children."""
+
+    def used() -> float:
+        me = psutil.Process()
+        times = [process.cpu_times() for process in (me, *me.children(recursive=True))]
+        return sum(each.user + each.system for each in times)
+
+    before = used()
+    during()
+    return used() - before
+
+
+def paced(call: Callable[[], object]) -> float:
+    """Call once a millisecond; who has called sleeps until the next is due."""
+
+    def calls() -> None:
+        due = perf_counter()
+        for _ in range(1000):
+            due += 0.001
+            sleep(max(0.0, due - perf_counter()))
+            call()
+
+    return processor_seconds(calls)
+
+
+def idle(call: Callable[[], object]) -> float:
+    """Sleep for a minute, after calls that had everybody awake."""
+    for _ in range(CALLS):
+        call()
+    return processor_seconds(partial(sleep, 60))
+
+
 PROGRAM = """
 import sys
 from procpool import ProcessWasmPool
@@ -99,16 +137,28 @@ def counted(measure: Callable[[ProcessWasmPool], float]) -> Callable[[], Abstrac
     return within(pool, lambda p: figure(partial(measure, p)))
 
 
+def ours(measure: Callable[[Callable[[], object]], float]) -> Callable[[], AbstractContextManager[Timed]]:
+    return counted(lambda p: measure(lambda: p.call("add", 1, 2)))
+
+
+def theirs(measure: Callable[[Callable[[], object]], float]) -> Callable[[], AbstractContextManager[Timed]]:
+    return within(peers.EXECUTOR.make, lambda p: figure(lambda: measure(lambda: p.one(peers.add, 1, 2))))
+
+
 WAYS = [
     *([Way(SYSTEM_CALLS, "procpool call (strace)", traced, unit="integer")] if shutil.which("strace") else []),
-    Way(SWITCHES, "procpool call", counted(lambda p: switches(lambda: p.call("add", 1, 2))), unit="integer"),
+    Way(SWITCHES, "procpool call", ours(switches), unit="integer"),
     Way(
         SWITCHES,
         peers.EXECUTOR.name,
-        within(peers.EXECUTOR.make, lambda p: figure(lambda: switches(lambda: p.one(peers.add, 1, 2)))),
+        theirs(switches),
         unit="integer",
         role=PEER,
     ),
+    Way(PACED, "procpool call", ours(paced), once=True),
+    Way(PACED, peers.EXECUTOR.name, theirs(paced), role=PEER, once=True),
+    Way(IDLE, "procpool call", ours(idle), once=True),
+    Way(IDLE, peers.EXECUTOR.name, theirs(idle), role=PEER, once=True),
     Way(COPIED, "procpool call", counted(copied), unit="integer"),
     Way(ALLOCATED, "procpool call", counted(allocated), unit="integer"),
 ]

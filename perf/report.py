@@ -59,7 +59,13 @@ SHORT = (
         "procpool submit",
         "ProcessPoolExecutor (spawn)",
     ),
-    Row("one blocking call", 'blocking call("add", 1, 2)', "procpool call", "ProcessPoolExecutor (spawn)"),
+    Row(
+        "one blocking call after 2 ms of idleness",
+        'blocking call("add", 1, 2), after 2 ms of idleness',
+        "procpool call",
+        "ProcessPoolExecutor (spawn)",
+    ),
+    Row("one blocking call, hot", 'blocking call("add", 1, 2)', "procpool call", "ProcessPoolExecutor (spawn)"),
     Row(
         "a map of `add` over 1,000,000 Python ints, each",
         "map add over 1,000,000 Python ints, each",
