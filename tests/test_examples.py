@@ -404,7 +404,8 @@ def test_sigterm_lets_requests_finish(nothing_left: None) -> None:
         running = [asyncio.create_task(client.get("/primes", params={"first": n, "last": 1_500_000})) for n in (0, 3, 4)]
         await until(client, lambda health: health["busy"] == 2)
         service.process.send_signal(signal.SIGTERM)
-        with pytest.raises(httpx.ConnectError):  # it takes no more
+        # It takes no more: refused, or closed when it had come as far as the system's queue.
+        with pytest.raises((httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError)):
             while not running[0].done():
                 async with httpx.AsyncClient(base_url=service.url, trust_env=False) as another:
                     await another.get("/health")
