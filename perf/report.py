@@ -15,6 +15,7 @@ import psutil
 import pyperf
 
 from .ways import FLOOR, OURS
+from .ways import NOTHING as ZERO
 
 
 class Row(NamedTuple):
@@ -155,6 +156,8 @@ def shown(value: float, unit: str) -> str:
         return f"{value / 2**20:,.3g} MiB"
     if unit == "integer":
         return f"{round(value, 6):g}"
+    if value <= ZERO:
+        return "0 s"
     value = float(f"{value:.3g}")  # first, or what is nearly a millisecond would be 1e+03 us
     name = next((name for name, factor in _SECONDS.items() if value >= factor), "ns")
     return f"{value / _SECONDS[name]:,.3g} {name}"
