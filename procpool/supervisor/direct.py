@@ -126,7 +126,7 @@ class DirectCalls:
         if lane.asked:
             self._dispatcher.adopt(lane, name, isinstance(error, CallTimeout), used)
             return
-        if lane.port.begun > lane.number:  # Ctrl-C came between an answer and its being counted
+        if lane.has_begun(lane.port.begun):  # Ctrl-C came between an answer and its being counted
             lane.served()
         if used:
             self._dispatcher.take_back(lane)

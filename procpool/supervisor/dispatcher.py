@@ -462,7 +462,7 @@ class Dispatcher:
         process = lane.port.process
         self.do(lambda: self.population.expect_end(process))  # it may have closed this pipe and live on
         process.exited.wait(deadline.sooner(Deadline.after(2 * CLOSE_GRACE)).remaining())
-        begun = posted or lane.port.begun > lane.number
+        begun = posted or lane.has_begun(lane.port.begun)
         if begun:
             lane.served()
 

@@ -125,7 +125,7 @@ class Lane:
 
     @property
     def number(self) -> int:
-        """The head's number."""
+        """The head's number, or that of the job that its holder sends."""
         return self._first
 
     @property
@@ -133,8 +133,8 @@ class Lane:
         """How many jobs are in flight."""
         return len(self._inflight)
 
-    def head_begun(self, begun: int) -> bool:
-        """Whether the worker has begun the head, when the board says that it has begun so many."""
+    def has_begun(self, begun: int) -> bool:
+        """Whether the worker has begun the job of `number`, when the board says that it has begun so many."""
         return begun > self._first or (self._adopted and self._taken)
 
     @property

@@ -96,7 +96,7 @@ class Overseer:
 
     def _share(self, lane: Lane, job: Job, now: float) -> float | None:
         """Free what waits in one worker while others could run it; when to look again."""
-        unbegun = not lane.head_begun(lane.port.begun)
+        unbegun = not lane.has_begun(lane.port.begun)
         if isinstance(job, Segment):
             shared = lane.depth == 1 and not unbegun and (job.halted or job.stop - job.start == 1)
             if shared or lane.unwritten or not self._scheduler.hungry():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Callable
 
@@ -14,7 +13,7 @@ from . import server
 from .arena import Arena
 from .failures import failure
 from .holder import Function, InstanceHolder
-from .traffic import Running
+from .traffic import Running, write_all
 
 #: An export that Python has called so often here is then called by wasm: making a server takes some milliseconds.
 CALLS_BY_PYTHON = 16
@@ -62,24 +61,22 @@ class Attendant:
 
         The job counts among those that have numbers.
         """
-        cells = self._arena.page
+        head = self._arena.page
         if self._arena.cells[_TURN] == page.TAKEN and len(answer) <= page.REPLY_BYTES:
             at = page.REPLY_FRAME
-            cells[at : at + len(answer)] = answer
-            cells[at + page.NUMBERED] = 1
+            head[at : at + len(answer)] = answer
+            head[at + page.NUMBERED] = 1
             return True
         # If it is still the turn for that, the caller sees this and comes to the pipe.
         self._arena.cells[_TURN] = page.RUNG
         return False
 
-    def send(self, answer: bytes | memoryview) -> None:
+    def send(self, answer: bytes) -> None:
         """Answer by the pipe, to a caller that has waited awake in vain.
 
         Perhaps it did so on this very core, where we could not run.  The system keeps those together who wake each other.
         """
-        view = memoryview(answer)
-        while view:
-            view = view[os.write(self._replies_fd, view) :]
+        write_all(self._replies_fd, answer)
         caller = self._arena.cells[_CALLER]
         if caller:
             cores.leave(caller - 1)
@@ -128,14 +125,14 @@ class Attendant:
         Raises:
             Whatever an export's call ended in.
         """
-        server = self._server()
-        if server is None:
+        serving = self._server()
+        if serving is None:
             assert self._waiter is not None
             return self._run(self._waiter, answered)
         self._running.begin(begun)
         self._arena.cells[_OWED] = answered
         try:
-            return self._run(server, answered)
+            return self._run(serving, answered)
         finally:
             if not self._running.finish(begun):
                 self._instances.discard()
@@ -178,15 +175,15 @@ class Attendant:
         return wire.reply(wire.INTERRUPTED) if isinstance(error, _Stopped) else failure(error)
 
     def _by_python(self, begun: int) -> bytes:
-        cells = self._arena.page
-        size, export, kind, flags = wire.JOB.unpack_from(cells, page.CALL_FRAME)
+        head = self._arena.page
+        size, export, kind, flags = wire.JOB.unpack_from(head, page.CALL_FRAME)
         start = page.CALL_FRAME + wire.JOB.size
         if self._serves and kind == wire.CALL and not flags and self._plain(export):
             self._calls[export] += 1
             served = self._instances.served
             if self._calls[export] >= CALLS_BY_PYTHON and export not in served and len(served) < MOST_EXPORTS:
                 self._instances.serve(export)
-        return self._answer(begun, export, kind, flags, bytes(cells[start : start + size]))
+        return self._answer(begun, export, kind, flags, bytes(head[start : start + size]))
 
 
 class _Stopped(Exception):

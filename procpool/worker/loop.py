@@ -20,7 +20,7 @@ from .attendant import Attendant
 from .failures import by_itself, failure, of_guest
 from .holder import InstanceHolder
 from .shipped import ShippedFunctions
-from .traffic import Replies, Running, Waiting
+from .traffic import Replies, Running, Waiting, write_all
 from .wasi_run import CommandRunner
 
 #: While jobs keep coming, replies are held back at most this long.  Well above what a flush costs (a few us), well
@@ -151,7 +151,7 @@ class Loop:
                 elif flags & wire.HOT:
                     self._attendant.send(answer)
                 else:
-                    _write(self._replies_fd, answer)
+                    write_all(self._replies_fd, answer)
                 if threaded:
                     self._leave_if_spent()
                 continue
@@ -364,9 +364,3 @@ class Loop:
                 if first <= end and cells in range(0, wire.BUFFERS * wire.CELLS, wire.CELLS):
                     return first, end, cells
         raise wire.CorruptStream(f"a batch of export {export} with {len(payload)} bytes")
-
-
-def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

@@ -26,7 +26,7 @@ from ..errors import OutputLimit
 from ..wasi import CAPTURE, INHERIT, Spec
 from . import inherited
 from .arena import Arena
-from .traffic import Replies, Running
+from .traffic import Replies, Running, write_all
 
 _OUT, _ERR = 1, 2
 
@@ -101,9 +101,7 @@ class Streams:
         if spec.stdin is not None:
             fd = os.memfd_create("stdin")
             close.append(fd)
-            view = memoryview(spec.stdin)
-            while view:
-                view = view[os.write(fd, view) :]
+            write_all(fd, spec.stdin)
             config.stdin_file = f"/proc/self/fd/{fd}"
         elif spec.stdin_path == INHERIT:
             if not self._inherited:

@@ -133,3 +133,10 @@ class Replies:
                 frames.append(announcement)
             if frames:
                 self.control.sendall(b"".join(frames))
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write, and wait until all is taken."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
