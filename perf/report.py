@@ -14,8 +14,7 @@ from typing import NamedTuple
 import psutil
 import pyperf
 
-from .ways import FLOOR, OURS
-from .ways import NOTHING as ZERO
+from .ways import FLOOR, NOTHING, OURS
 
 
 class Row(NamedTuple):
@@ -47,7 +46,6 @@ SHORT = (
         "procpool map",
         "map(operator.add), in-process",
     ),
-    Row("64 jobs of 4 ms", "64 jobs of 4 ms", "procpool map", "threads"),
     Row(
         "start of 8 workers, module of 14 MB, to the first result",
         "first result, 8 workers, module of 14 MB, compiled before",
@@ -77,7 +75,7 @@ SHORT = (
 
 
 #: What is no more than this is no base for a ratio.
-NOTHING = 1e-9
+LEAST_BASE = 1e-9
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
@@ -156,7 +154,7 @@ def shown(value: float, unit: str) -> str:
         return f"{value / 2**20:,.3g} MiB"
     if unit == "integer":
         return f"{round(value, 6):g}"
-    if value <= ZERO:
+    if value <= NOTHING:
         return "0 s"
     value = float(f"{value:.3g}")  # first, or what is nearly a millisecond would be 1e+03 us
     name = next((name for name, factor in _SECONDS.items() if value >= factor), "ns")
@@ -175,7 +173,7 @@ def table(figures: list[Figure]) -> str:
         plain = all(figure.at is None for figure in group)
         floor = next((figure.median for figure in group if figure.role == FLOOR), None) if plain else None
         ours = next((figure.median for figure in group if figure.role == OURS), None) if plain else None
-        bases = [(name, base) for name, base in (("x floor", floor), ("x procpool", ours)) if base and base > NOTHING]
+        bases = [(name, base) for name, base in (("x floor", floor), ("x procpool", ours)) if base and base > LEAST_BASE]
         lines += ["", f"## {what}", "", f"| way | median | least..most |{''.join(f' {name} |' for name, _ in bases)}"]
         lines.append(f"| --- | ---: | ---: |{' ---: |' * len(bases)}")
         for figure in group:
