@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 from collections import deque
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,8 +65,6 @@ class ModelJob(Job):
         if self.function is not None:
             carries, forget = functions.send(self.function)
         if self.broken:
-            if self.function is not None:
-                functions.undo()
             raise BrokenJob
         self.buffer = buffer
         return self._frame(buffer, carries, forget)
@@ -242,15 +242,19 @@ class ModelPort:
     def begun(self) -> int:
         return self.worker.begun_seen
 
-    def write(self, data: bytes | memoryview) -> int:
+    def writes(self, data: bytes | memoryview) -> Iterator[int]:
         if not self.worker.alive:
-            return len(data)
+            raise BrokenPipeError
         count = len(data)
         if self.capacity is not None:
             count = min(count, self.capacity)
             self.capacity -= count
         self.worker.take(data[:count])
-        return count
+        yield count
+
+    def write(self, data: bytes | memoryview) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            list(self.writes(data))
 
     def command(self, command: int, number: int = 0, item: int = 0) -> None:
         self.worker.commands.append((command, number, item))

@@ -89,14 +89,14 @@ class Traffic(RuleBasedStateMachine):
             function = b"f%d" % (self.ids % 4) if "function" in kind or kind == "both" else None
             jobs.append(ModelJob(self.ids, int(needs), function, "broken" in kind))
             self.ids += 1
-        sent = self.lane.send(jobs, self.now)
-        assert [job for job, _ in sent.refused] == [job for job in jobs if job.broken]
-        assert all(isinstance(error, BrokenJob) for _, error in sent.refused)
+        refused = self.lane.send(jobs, self.now)
+        assert [job for job, _ in refused] == [job for job in jobs if job.broken]
+        assert all(isinstance(error, BrokenJob) for _, error in refused)
         for job in jobs:
             if not job.broken:
                 self._goes(job)
         self.port.capacity = capacity
-        self._writes(sent.data)
+        self.lane.write()
 
     def _goes(self, job: ModelJob) -> None:
         self.jobs[job.id] = job
@@ -104,15 +104,11 @@ class Traffic(RuleBasedStateMachine):
         self.sent += 1
         self.inflight.append(job)
 
-    def _writes(self, data: bytes | memoryview) -> None:
-        written = self.port.write(data)
-        self.lane.written(memoryview(data)[written:] if written < len(data) else b"", self.now)
-
     @precondition(lambda self: self.lane.unwritten)
     @rule(capacity=st.none() | st.integers(0, 300))
     def writes_more(self, capacity: int | None) -> None:
         self.port.capacity = capacity
-        self._writes(self.lane.unwritten)
+        self.lane.write(self.now)
 
     @precondition(lambda self: self.worker.socket)
     @rule(most=st.integers(1, 6))
@@ -286,7 +282,7 @@ class Traffic(RuleBasedStateMachine):
             self.worker.settles()
             if self.lane.unwritten:
                 self.port.capacity = None
-                self._writes(self.lane.unwritten)
+                self.lane.write(self.now)
                 went = True
             if self.lane.settles_at is not None:
                 self.withdraws()
@@ -314,9 +310,9 @@ def test_a_job_that_ends_before_it_is_sent_takes_no_number() -> None:
     assert ended.begin()
     assert other.begin()
     assert ended.cancel()
-    sent = lane.send([ended, other], 0.0)
-    assert sent.data == other.frame
-    assert [job for job, _ in sent.refused] == [ended]
+    refused = lane.send([ended, other], 0.0)
+    assert lane.unwritten == other.frame
+    assert [job for job, _ in refused] == [ended]
     assert lane.head is other
     assert lane.depth == 1
 
@@ -325,7 +321,8 @@ def lane_with(count: int) -> tuple[Lane, list[ModelJob]]:
     """So many jobs in flight, of which nothing has been heard."""
     lane = Lane(ModelPort(ModelWorker(False)))  # type: ignore[arg-type]
     jobs = [ModelJob(id) for id in range(count)]
-    assert not lane.send(jobs, 0.0).refused
+    assert not lane.send(jobs, 0.0)
+    lane.write()
     return lane, jobs
 
 
@@ -374,10 +371,10 @@ def test_a_worker_hears_how_many_large_results_were_taken() -> None:
 
 def test_a_buffer_is_free_again_when_its_job_is_taken_back_or_could_not_be_sent() -> None:
     lane, _ = lane_with(0)
-    assert len(lane.send([ModelJob(0, buffers=1, broken=True)], 0.0).refused) == 1
+    assert len(lane.send([ModelJob(0, buffers=1, broken=True)], 0.0)) == 1
     assert lane.buffers == wire.BUFFERS
     job = ModelJob(1, buffers=1)
-    assert not lane.send([job], 0.0).refused and lane.buffers == wire.BUFFERS - 1
+    assert not lane.send([job], 0.0) and lane.buffers == wire.BUFFERS - 1
     lane.fence(0, 0.0)
     assert lane.withdraw(0) == [job] and lane.buffers == wire.BUFFERS
 

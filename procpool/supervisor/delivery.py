@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from time import monotonic
 
+from .condition import Condition
+
 logger: logging.Logger = logging.getLogger("procpool")
 
 Code = Callable[[], object]
@@ -47,7 +49,7 @@ class Delivery:
     def __init__(self, wake: Callable[[], None] = _nobody) -> None:
         self.wake = wake
         self._waiting: deque[Code] = deque()
-        self._changed = threading.Condition(threading.Lock())
+        self._changed = Condition()
         self._threads = 0
         self._idle = 0
         self._taken_at = -math.inf  # when code was last taken, or posted while none waited

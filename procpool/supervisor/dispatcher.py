@@ -16,6 +16,8 @@ from ..deadline import Deadline
 from ..errors import BadImport, CallTimeout, PoolClosed, PoolFull, ProcpoolError, StartupError
 from ..options import PoolOptions
 from ..weak import WeakBag
+from .awaiting import ended
+from .condition import Moment
 from .delivery import Delivery
 from .events import Journal
 from .jobs.batch import Segment
@@ -106,7 +108,7 @@ class Dispatcher:
         )
         population = self.population
         self._overseer = Overseer(self.scheduler, self.journal, options.kill_grace, population.kill, population.lanes)
-        self._startup: Future[None] = Future()  # the first worker is ready, or why none will be
+        self._startup = Moment()  # the first worker is ready, or why none will be
         self._awaited: list[tuple[Future[None], Callable[[], bool]]] = []  # ends when it is so
         self._endings: list[Future[None]] = []
         self._ending = threading.Lock()
@@ -116,7 +118,7 @@ class Dispatcher:
         self._again = False  # it has made work for itself that it has passed in this round
         self._swept = False  # the queue has been emptied for good
         self._deaf = False  # the thread has run its last command; whoever has another runs it
-        self._stopped = threading.Event()  # the workers have ended, and all is closed
+        self._stopped = Moment()  # the workers have ended, and all is closed
         self._ended = False  # and the callbacks
         self._thread = threading.Thread(target=self._run, name="procpool-dispatcher", daemon=True)
         self._pid = os.getpid()
@@ -210,7 +212,7 @@ class Dispatcher:
             return None
         if self._admit(job, most):
             return None
-        taken: Future[None] = Future()
+        taken = Moment()
 
         def try_again() -> None:
             try:
@@ -318,7 +320,7 @@ class Dispatcher:
 
     def when_ended(self) -> Future[None]:
         """What ends when all processes have, and the callbacks of all jobs; for a callback, that is at once."""
-        happened: Future[None] = Future()
+        happened = Moment()
         self.notice_fork()
         if self.forked:  # and who held the lock may not exist
             happened.set_result(None)
@@ -333,7 +335,7 @@ class Dispatcher:
     def _when(self, condition: Callable[[], bool]) -> Future[None]:
         if self.closed:
             raise self.why_closed()
-        happened: Future[None] = Future()
+        happened = Moment()
         self.do(lambda: self._await(happened, condition))
         return happened
 
@@ -461,7 +463,7 @@ class Dispatcher:
         """
         process = lane.port.process
         self.do(lambda: self.population.expect_end(process))  # it may have closed this pipe and live on
-        process.exited.wait(deadline.sooner(Deadline.after(2 * CLOSE_GRACE)).remaining())
+        ended(process.exited, deadline.sooner(Deadline.after(2 * CLOSE_GRACE)))
         begun = posted or lane.has_begun(lane.port.begun)
         if begun:
             lane.served()
@@ -469,7 +471,7 @@ class Dispatcher:
         def take_over() -> None:
             if self._deaf:
                 lane.port.close()
-            elif process.exited.is_set():
+            elif process.exited.done():
                 self.population.bury(lane)
             else:  # until then its place is not free
                 lane.port.park()
@@ -538,7 +540,7 @@ class Dispatcher:
             return
         self.close(kill=True)
         if threading.current_thread() is not self._thread:
-            self._stopped.wait()
+            ended(self._stopped, Deadline.NEVER)
             if not self._delivery.inside():
                 self._delivery.close(CALLBACK_GRACE)
                 self._tell_ended()  # nobody need wait for callbacks that never end
@@ -554,8 +556,8 @@ class Dispatcher:
     def forsake(self) -> None:
         """In a forked child: let go of everything, touching no lock (its owner may not exist here) and no worker."""
         self.closing = self.closed = self.forked = True
-        self._stopped = threading.Event()
-        self._stopped.set()
+        self._stopped = Moment()
+        _end(self._stopped)
         self.population.forsake()
         self._inheritance.close()
         self._watch.forsake()
@@ -595,6 +597,7 @@ class Dispatcher:
             # A pool that is shut down finishes its jobs, so it replaces the workers it needs for that.
             if not self.closed or self.scheduler.pending():
                 self.population.start_missing(self.closed)
+            self.scheduler.mend()
             now = monotonic()
             due = self.population.keep_time(now)
             for lane in list(self.scheduler.busy):
@@ -659,7 +662,7 @@ class Dispatcher:
         self._close_left()
         self._watch.close()
         self._inheritance.close()
-        self._stopped.set()
+        _end(self._stopped)
         while not self._delivery.close(None if (at := self._delivery.keep_time(monotonic())) is None else at - monotonic()):
             pass
         self._tell_ended()

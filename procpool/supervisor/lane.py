@@ -59,13 +59,6 @@ class Memory(Protocol):
         """What lies in a slot is not needed any more."""
 
 
-class Sent(NamedTuple):
-    """What `Lane.send` made of some jobs."""
-
-    data: bytes  #: to be written
-    refused: list[tuple[Job, BaseException]]  #: jobs that could not be encoded, and why; they are not in flight
-
-
 class Interrupt(NamedTuple):
     """What is to be done about a job that should stop."""
 
@@ -214,45 +207,63 @@ class Lane:
 
     # -- sending -------------------------------------------------------------------------------------------------------
 
-    def send(self, jobs: Iterable[Job], now: float) -> Sent:
-        """Have jobs in flight, behind those there are.
+    def send(self, jobs: Iterable[Job], now: float) -> list[tuple[Job, BaseException]]:
+        """Have jobs in flight, behind those there are; `write` sends them.
 
-        Each is encoded first and in flight after: one that cannot be encoded is refused, and leaves no trace.  So is one
-        that another thread has ended since it was taken from its queue, for it has let go of its frame.
+        Each is encoded first, and all are in flight after: one that cannot be encoded is refused, and leaves no trace.  So
+        is one that another thread has ended since it was taken from its queue, for it has let go of its frame.
+
+        Returns:
+            Those refused, and why.
         """
-        inflight = self._inflight
-        if not inflight:
+        if not self._inflight:
             self._since = now
         frames: list[bytes] = []
+        sent: list[Job] = []
         refused: list[tuple[Job, BaseException]] = []
-        for job in jobs:
-            if job.placed:
-                try:
-                    frame = self._place(job)
-                except BaseException as error:
-                    refused.append((job, error))
-                    continue
-            else:
-                frame = job.frame
-                if not frame:
-                    refused.append((job, CancelledError()))
-                    continue
-            frames.append(frame)
-            job.in_flight = True
-            inflight.append(job)
-            self._next += 1
-            self._used += 1
-        return Sent(b"".join(frames), refused)
-
-    def _place(self, job: Job) -> bytes:
-        """The frame of a job that needs something of this very worker."""
-        buffer = self._free.pop() if job.buffers else -1
+        free = self._free.copy()
+        functions = self._functions.in_flight
         try:
-            return job.place(self.port, buffer, self._functions, self._results_taken)
-        except BaseException:
-            if job.buffers:
-                self._free.append(buffer)
+            for job in jobs:
+                if job.placed:
+                    try:
+                        frame = self._place(job, free)
+                    except Exception as error:
+                        refused.append((job, error))
+                        continue
+                else:
+                    frame = job.frame
+                    if not frame:
+                        refused.append((job, CancelledError()))
+                        continue
+                frames.append(frame)
+                sent.append(job)
+                job.in_flight = True
+            data, count = b"".join(frames), len(sent)
+        except BaseException:  # Ctrl-C: none is sent
+            self._functions.undo_to(functions)
+            for job in sent:
+                job.in_flight = False
             raise
+        # In one step, as far as Ctrl-C goes, which comes where something is called.
+        self._free = free
+        self._inflight += sent
+        self._next += count
+        self._used += count
+        self._unwritten = data
+        return refused
+
+    def _place(self, job: Job, free: list[int]) -> bytes:
+        """The frame of a job that needs something of this very worker, as one of the free buffers."""
+        functions = self._functions.in_flight
+        try:
+            frame = job.place(self.port, free[-1] if job.buffers else -1, self._functions, self._results_taken)
+        except BaseException:
+            self._functions.undo_to(functions)
+            raise
+        if job.buffers:
+            free.pop()
+        return frame
 
     def _unplace(self, job: Job) -> None:
         if job.placed:
@@ -260,11 +271,23 @@ class Lane:
                 self._free.append(job.buffer)
             job.unplace(self._functions, begun=False)
 
-    def written(self, rest: bytes | memoryview, now: float) -> None:
-        """What is left of what was to be written; ``now`` counts if there was something left before."""
-        if len(rest) < len(self._unwritten):
-            self._took_at = now
-        self._unwritten = rest
+    def write(self, now: float = 0.0) -> None:
+        """Write what the pipe takes of what is to be written.
+
+        Args:
+            now: counts as the time when it took something, which it would not take before.
+        """
+        rest = memoryview(self._unwritten)  # of tens of megabytes a pipe takes only some pages at a time
+        size = len(rest)
+        try:
+            # Nothing is called between the write and its being noted, so Ctrl-C cannot come there.
+            for count in self.port.writes(rest):
+                self._unwritten = rest[count:] if count < size else b""
+                self._took_at = now or self._took_at
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:  # it has died; its control socket tells the dispatcher, who clears up
+            self._unwritten = b""
 
     def served(self, numbered: bool = True) -> None:
         """Its holder has had a job answered that never was in this lane.

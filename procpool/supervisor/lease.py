@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import operator
 import pickle
 import threading
@@ -46,6 +45,21 @@ class Request(Job):
         super().__init__("a lease", b"")
 
 
+class _Operation:
+    """Around each operation of a lease."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def __enter__(self) -> None:
+        if self._dispatcher.forked:  # who holds the lease's lock may not exist here
+            raise self._dispatcher.why_closed()
+
+    def __exit__(self, *error: object) -> None:
+        if self._dispatcher.attentive:  # it may wait for this to end
+            self._dispatcher.look_again()
+
+
 class Lease:
     """One instance of the module, leased from a pool by ``pool.instance()`` or ``pool.get()``.
 
@@ -59,6 +73,8 @@ class Lease:
         globals: the globals, exported or imported, by name; those that are mutable can be assigned.
         memory: the exported memory named ``memory``: slices read and write.
     """
+
+    _lane: Lane | None = None  # while it lasts
 
     def __init__(
         self,
@@ -77,9 +93,9 @@ class Lease:
         self._bytes_calls = bytes_calls
         self._visible = visible
         self._timeout = timeout
-        self._using = threading.Lock()
+        self._operation = _Operation(dispatcher)
+        self._using = threading.Lock()  # by one operation at a time
         self._me = object()  # not the lease, which is to be collected when its user forgets it
-        self._lane: Lane | None = None
         self._why: Callable[[], Exception] | None = None  # it has ended
         self.exports: Mapping[str, Callable[..., Any]] = _LeasedExports(self, functions)
         self.globals: MutableMapping[str, Any] = _LeasedGlobals(self, types)
@@ -121,11 +137,10 @@ class Lease:
         deadline = deadline_of(timeout, self._timeout)
         context = capture(self._visible, deadline=deadline.limit)
         frame = function.frame(wire.CALL, slots, context, wire.LEASED)
-        with self._use():
+        with self._operation, self._using:
             reply = self._exchange(export, frame, deadline)
-            if reply[4] == wire.OK:
-                return function.codec.unpack(reply, 8)
-            self._end_failed(export)
+            if reply[4] != wire.OK:
+                self._end_failed(export)
         return function.result(reply[4], reply[8:])
 
     def call_bytes(
@@ -142,7 +157,7 @@ class Lease:
         deadline = deadline_of(timeout, self._timeout)
         context = capture(self._visible, deadline=deadline.limit)
         dumped = values.dump(args)
-        with self._use():
+        with self._operation, self._using:
             memory = self._held().port
             area = memory.payload(_ARGUMENTS, dumped.size) if dumped.size else None
             placed = dumped.inline() if area is None else dumped.place(_ARGUMENTS, area)
@@ -182,16 +197,6 @@ class Lease:
         before: int = self._access("grow", name, count("pages", pages, 0))
         return before
 
-    @contextlib.contextmanager
-    def _use(self) -> Iterator[None]:
-        """For one operation, alone."""
-        if self._dispatcher.forked:  # who holds the lock may not exist here
-            raise self._dispatcher.why_closed()
-        with self._using:
-            yield
-        if self._dispatcher.attentive:  # it may wait for this to end
-            self._dispatcher.look_again()
-
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def put(self, discard: bool = False) -> None:
@@ -202,7 +207,7 @@ class Lease:
             TypeError: ``discard`` is neither True nor False.
         """
         boolean("discard", discard)
-        with self._use():
+        with self._operation, self._using:
             if self._why is not None:
                 error = self._why()
                 if isinstance(error, LeaseEnded) and not error.given_back:
@@ -326,7 +331,7 @@ class Lease:
         self._give_back(lambda: LeaseEnded(f"the lease ended when {what!r} failed; its instance is gone"))
 
     def _access(self, operation: str, *args: Any) -> Any:
-        with self._use():
+        with self._operation, self._using:
             return self._ask(operation, *args)
 
     def _window(self, size: int) -> memoryview:
@@ -335,7 +340,7 @@ class Lease:
 
     def _read(self, name: str, start: int | None, stop: int | None, single: bool) -> bytearray:
         """Bytes of a memory, in one exchange if they fit into the window.  See `Access.read` for what is exchanged."""
-        with self._use():
+        with self._operation, self._using:
             self._window(0)  # the worker maps it when it has been made; until then the file may be too short
             answer = self._ask("read", name, start, stop, single)
             first, last = self._within(name, start, stop, single, answer)
@@ -348,7 +353,7 @@ class Lease:
         return data
 
     def _write(self, name: str, start: int | None, stop: int | None, single: bool, data: memoryview) -> None:
-        with self._use():
+        with self._operation, self._using:
             self._window(min(TRANSFER, len(data)))[:] = data[:TRANSFER]
             answer = self._ask("write", name, start, stop, single, len(data))
             first, last = self._within(name, start, stop, single, answer)

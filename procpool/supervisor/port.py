@@ -7,6 +7,7 @@ import mmap
 import os
 import select
 import socket
+from collections.abc import Iterator
 from typing import Final, Literal
 
 from .. import wire
@@ -140,13 +141,22 @@ class Port:
 
     # -- channels ------------------------------------------------------------------------------------------------------
 
+    def writes(self, data: bytes | memoryview) -> Iterator[int]:
+        """A single write of some jobs, made when its result is asked for: how many bytes the pipe has taken.
+
+        Raises (when asked):
+            BlockingIOError: none.
+            BrokenPipeError: the worker has died.
+        """
+        channel = self.channel
+        if channel is not None and channel.turn[0] == page.AWAKE:
+            channel.turn[0] = page.ASLEEP  # have the worker look here; or it does so by itself
+        return map(os.write, (self.jobs_fd,), (data,))
+
     def write(self, data: bytes | memoryview) -> int:
         """Write what the pipe takes of some jobs; how many bytes that was."""
         try:
-            channel = self.channel
-            if channel is not None and channel.turn[0] == page.AWAKE:
-                channel.turn[0] = page.ASLEEP  # have the worker look here; or it does so by itself
-            return os.write(self.jobs_fd, data)
+            return sum(self.writes(data))
         except BlockingIOError:
             return 0
         except BrokenPipeError:  # it has died; its control socket tells the dispatcher, who clears up

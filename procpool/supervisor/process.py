@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import threading
 from time import monotonic
 
 from ..errors import WorkerCrashed
+from .condition import Moment
 
 
 class Process:
@@ -26,7 +26,7 @@ class Process:
         self.starts_by = starts_by
         self.pid: int | None = None  #: None until it is known
         self.exitcode: int | None = None
-        self.exited: threading.Event = threading.Event()  #: set when `exitcode` is as known as it will ever be
+        self.exited: Moment = Moment()  #: `exitcode` is as known as it will ever be
         self.asked_at: float = monotonic()  #: when it was asked for
         self.ready_at: float = math.inf  #: when all its workers took jobs
         self.reaped: bool = False  #: its pid may be another's
@@ -83,4 +83,4 @@ class Process:
         """It is no more."""
         self.reaped = True
         self.exitcode = exitcode
-        self.exited.set()
+        self.exited.set_result(None)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..deadline import Deadline
+from .condition import Condition
 from .jobs.call import Job
 from .lane import Lane
 
@@ -57,21 +58,31 @@ class JobQueue:
 
     def insert(self, job: Job) -> None:
         """Queue a job behind its equals."""
-        level = self._level(job)
-        job.queued = True
-        level.append(job)
+        level = self.levels.get(job.priority)
+        if level is None:
+            self._begin_level(job)
+        else:
+            job.queued = True
+            level.append(job)
 
     def give_back(self, jobs: Iterable[Job]) -> None:
         """Queue jobs, given in their order, before their equals."""
         for job in reversed(tuple(jobs)):
-            self._level(job).appendleft(job)
+            level = self.levels.get(job.priority) if job.priority else self.ordinary
+            if level is None:
+                self._begin_level(job)
+            else:
+                level.appendleft(job)
 
     def taken(self, front: deque[Job]) -> None:
         """Something was taken from what `front` gave."""
         if not front and front is not self.ordinary:
-            priority = next(priority for priority, level in self.levels.items() if level is front)
-            del self.levels[priority]
-            self._order.remove(priority)
+            self.tidy()
+
+    def tidy(self) -> None:
+        """Forget priorities of which there are no jobs."""
+        self.levels = {priority: level for priority, level in self.levels.items() if level}
+        self._order = sorted(self.levels, reverse=True)
 
     def clear(self) -> list[Job]:
         """Take all."""
@@ -82,14 +93,12 @@ class JobQueue:
             self.taken(front)
         return jobs
 
-    def _level(self, job: Job) -> deque[Job]:
-        if not job.priority:
-            return self.ordinary
-        level = self.levels.get(job.priority)
-        if level is None:
-            level = self.levels[job.priority] = deque()
-            self._order = sorted(self.levels, reverse=True)
-        return level
+    def _begin_level(self, job: Job) -> None:
+        level, order = deque((job,)), sorted((*self.levels, job.priority), reverse=True)
+        # In one step as far as Ctrl-C goes, which comes where something is called: no level is ever empty.
+        job.queued = True
+        self.levels[job.priority] = level
+        self._order = order
 
 
 class _Home:
@@ -137,7 +146,7 @@ class Scheduler:
         self._clock = clock
         self._watch = watch
         self._lock = threading.Lock()
-        self._space = threading.Condition()  # notified when the queue has become shorter and somebody waits for that
+        self._space = Condition()  # notified when the queue has become shorter and somebody waits for that
         self._waiting_for_space = 0
         self._on_space: deque[Callable[[], None]] = deque()  # told once, likewise
         self._lanes = 0  # how many there are in all
@@ -150,6 +159,11 @@ class Scheduler:
         self._vacant: dict[int, None] = {}  # keys whose homes have no unfinished jobs, the longest unused first
         self._crowd: dict[Lane, int] = {}  # how many keys have that home
         self._refused: list[tuple[Job, BaseException]] = []  # jobs that could not be sent, to be told so
+        # What `pump` is at, for who finds that it never came to its end; see `_mend`.
+        self._pumping = self._interrupted = False
+        self._moving: list[Job] = []  # taken from a queue, and in no lane yet
+        self._feeding: Lane | None = None  # whose own queue that was
+        self._granting: tuple[Lane, Job] | None = None  # taken from `idle`, for that request
         self._deadlines: list[tuple[float, int, weakref.ref[Job]]] = []  # a heap, of jobs that were queued
         self._many_deadlines = 1024  # with more entries, the heap is cleared of those that are of no use
         self._serial = itertools.count()
@@ -539,34 +553,73 @@ class Scheduler:
         """Write what a pipe would not take before; whether it took all."""
         with self._lock:
             if not lane.port.dead:
-                self._write(lane, lane.unwritten)
+                lane.write(self._clock())
             return not lane.unwritten
-
-    def _write(self, lane: Lane, data: bytes | memoryview) -> None:
-        written = lane.port.write(data)
-        # A view, for of tens of megabytes a pipe takes only some pages at a time.
-        lane.written(memoryview(data)[written:] if written < len(data) else b"", self._clock() if lane.unwritten else 0.0)
 
     # -- joining the two -----------------------------------------------------------------------------------------------
 
     def pump(self, depth: int = MAX_INFLIGHT) -> None:
         """Send queued jobs to workers, up to ``depth`` in flight in each, until one of the two runs out."""
-        with self._lock:
-            while True:
-                if self._own:
-                    self._feed_owning(depth)
-                while self.queue and self._feed_one(depth):
-                    pass
-                self._room = self._depth() > 1 and any(lane.depth < 2 and lane.open for lane in self.busy)
-                # A job queued before `_room` was set was not pumped by its submitter; see it now.
-                if not (self.queue and self._feed_one(depth)):
-                    break
+        try:
+            with self._lock:
+                if self._pumping:
+                    self._mend()
+                self._pumping = True
+                while True:
+                    if self._own:
+                        self._feed_owning(depth)
+                    while self.queue and self._feed_one(depth):
+                        pass
+                    self._room = self._depth() > 1 and any(lane.depth < 2 and lane.open for lane in self.busy)
+                    # A job queued before `_room` was set was not pumped by its submitter; see it now.
+                    if not (self.queue and self._feed_one(depth)):
+                        break
+                self._pumping = False
+        except BaseException:  # Ctrl-C in a submitter's thread
+            self._interrupted = True
+            self._watch(None)
+            raise
         if self._idle_awaited and self.idle:
             self._tell_idle()
         if self._refused:
             self._tell_refused()
         if self._waiting_for_space or self._on_space:
             self._tell_space()
+
+    def mend(self) -> None:
+        """For the dispatcher: put right what a `pump` that Ctrl-C has ended left undone, if one has."""
+        if self._interrupted:
+            self._interrupted = False
+            self.pump()  # which mends first
+
+    def _mend(self) -> None:
+        """Find out how far an interrupted `pump` came.
+
+        Ctrl-C comes where a function begins or has been called, and where a loop goes back to its start, but not between
+        other steps.  So what `pump` takes from one place it has either in another, or written down in `_moving`.
+        """
+        moving, self._moving = self._moving, []
+        left = [job for job in moving if not job.in_flight]
+        for job in [job for job in left if job.done()]:
+            left.remove(job)
+            self._passed(job)
+            self._finished(job)
+        if self._feeding is None:
+            self._requeue(left)
+        else:
+            self._returned(self._feeding, left)
+        self._feeding = None
+        for each in [each for each, own in self._own.items() if not own]:
+            del self._own[each]
+        if self._granting is not None:
+            granted, lessee = self._granting
+            if not lessee.ended_in(granted):
+                self.idle.append(granted)
+            self._granting = None
+        for each in tuple(self.busy):
+            self._back_to_idle(each)
+        self.queue.tidy()
+        self._pumping = False
 
     def _tell_refused(self) -> None:
         """Without the lock, for what a job does at its end is its own affair."""
@@ -596,13 +649,14 @@ class Scheduler:
         for lane in tuple(self._own):
             if lane not in self.busy:
                 try:
-                    self.idle.remove(lane)
+                    for _ in map(self.idle.remove, (lane,)):  # in one step with what follows, as far as Ctrl-C goes
+                        self.busy[lane] = None
                 except ValueError:  # in a direct call or a lease, which will give it back
                     continue
                 if lane.port.dead:  # as in `_feed_one`
+                    del self.busy[lane]
                     self.leave(lane)
                     continue
-                self.busy[lane] = None
             elif not self._takes(lane, self._own[lane][0], depth):
                 continue
             self._feed_own(lane, depth)
@@ -610,7 +664,9 @@ class Scheduler:
     def _feed_own(self, lane: Lane, depth: int) -> None:
         """Send a worker that is among the busy ones what waits for it."""
         own = self._own[lane]
+        self._feeding = lane
         self._send(lane, self._take(own, max(1, depth - lane.depth), lane.buffers, own=True))
+        self._feeding = None
         if not own:
             del self._own[lane]
         self._back_to_idle(lane)
@@ -626,7 +682,9 @@ class Scheduler:
         depth = min(depth, self._depth())
         lane: Lane
         try:
-            lane = self.next_idle()  # a direct call may take the last one first
+            for lane in self.takes:  # a direct call may take the last one first
+                self.busy[lane] = None
+                break
         except IndexError:
             if depth == 1 and not first.buffers:
                 return False
@@ -638,9 +696,9 @@ class Scheduler:
             # Dead already: nobody would look for the jobs it was sent.  If it dies after this, the dispatcher, which needs
             # our lock to look for it, finds it in `busy`.
             if lane.port.dead:
+                del self.busy[lane]
                 self.leave(lane)
                 return True
-            self.busy[lane] = None
         share = -(-len(self.queue) // max(self._lanes, 1))
         self._send(lane, self._take(front, max(1, min(depth - lane.depth, share)), lane.buffers))
         self._back_to_idle(lane)
@@ -669,15 +727,20 @@ class Scheduler:
             self._crowd[home.lane] = self._crowd.get(home.lane, 0) + 1
             self._homes[key] = home
         self._vacant.pop(key, None)
-        job = front.popleft()
+        job = front[0]
+        own = self._own.setdefault(home.lane, deque())
+        ended = job.expired or job.cancelled()
+        del front[0]
+        if not ended:
+            home.unfinished += 1
+            own += (job,)
         self.queue.taken(front)
-        if job.expired or job.cancelled():
+        if ended:
             self._passed(job)
             if not home.unfinished:
                 self._vacate(key)
-        else:
-            home.unfinished += 1
-            self._own.setdefault(home.lane, deque()).append(job)
+        if not own:
+            del self._own[home.lane]
         self._feed_owning(MAX_INFLIGHT)
         return True
 
@@ -703,42 +766,51 @@ class Scheduler:
 
     def _hand_over(self, front: deque[Job]) -> bool:
         """Give the first job of the queue, which is a request for a worker, an idle one; false if there is none."""
+        job = front[0]
+        lane: Lane
         try:
-            lane = self.next_idle()
+            for lane in self.takes:
+                self._granting = lane, job
+                break
         except IndexError:
             return False
         if lane.port.dead:
-            self.leave(lane)
+            self.left += (lane,)
+            self._granting = None
+            self._watch(None)
             return True
-        job = front.popleft()
+        self._moving += (job,)
+        del front[0]
         self.queue.taken(front)
         self._passed(job)
         # It may have ended in this moment, and then nobody would ever give the worker back.
         if not (job.begin() and job.succeed(lane)):
-            self.idle.append(lane)
+            self.idle += (lane,)
+        self._granting = None
+        self._moving = []
         return True
 
     def _take(self, queue: deque[Job], count: int, buffers: int, own: bool = False) -> list[Job]:
         """Up to ``count`` jobs from a queue that have not ended meanwhile; from now on they cannot be cancelled there."""
-        jobs: list[Job] = []
         size = 0
-        while len(jobs) < count and queue and size < MAX_WRITE:
+        while len(self._moving) < count and queue and size < MAX_WRITE:
             job = queue[0]
             # A job with a key, or for a worker of its own, waits for its turn at the head.
             if job.buffers > buffers or (not own and (job.exclusive or job.key is not None)):
                 break
-            queue.popleft()
+            self._moving += (job,)
+            del queue[0]
             if job.begin():
                 job.queued = False
                 buffers -= job.buffers
-                jobs.append(job)
                 size += len(job.frame)
             else:
+                del self._moving[-1]
                 self._passed(job)
                 self._finished(job)
         if not own:
             self.queue.taken(queue)
-        return jobs
+        return self._moving
 
     def _passed(self, job: Job) -> None:
         """A job came to its turn, and had ended."""
@@ -749,14 +821,15 @@ class Scheduler:
     def _send(self, lane: Lane, jobs: list[Job]) -> None:
         if not jobs:
             return
-        sent = lane.send(jobs, self._clock())
-        if sent.refused:
-            self._refused.extend(sent.refused)
-            for job, _ in sent.refused:
+        refused = lane.send(jobs, self._clock())
+        if refused:
+            self._refused.extend(refused)
+            for job, _ in refused:
                 self._finished(job)
-        if not sent.data:
+        self._moving = []
+        if len(refused) == len(jobs):
             return
-        self._write(lane, sent.data)
+        lane.write()
         head = lane.head
         assert head is not None
         if lane.depth > 1 or lane.unwritten or head.buffers:

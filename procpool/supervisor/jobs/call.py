@@ -17,6 +17,7 @@ from ...codec import SLOT, Codec
 from ...deadline import Deadline
 from ...errors import CallTimeout
 from ...wire import page
+from ..condition import Condition
 
 if TYPE_CHECKING:
     from ..lane import Lane, Memory
@@ -133,7 +134,7 @@ class Job(Future[Any]):
         self, name: str, frame: bytes, read: Callable[[bytes], Any] = _nothing, limit: float | None = None
     ) -> None:
         # In place of Future.__init__, for the reason above.
-        self._made: threading.Condition | None = None
+        self._made: Condition | None = None
         self._state = PENDING
         self._result = None
         self._exception = None
@@ -147,11 +148,11 @@ class Job(Future[Any]):
         self.expired: bool = False
 
     @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
+    def _condition(self) -> Condition:  # type: ignore[override]
         if self._made is None:
             with self._making:
                 if self._made is None:
-                    self._made = threading.Condition()
+                    self._made = Condition()
         return self._made
 
     def result(self, timeout: float | None = None) -> Any:
@@ -185,22 +186,26 @@ class Job(Future[Any]):
         A standard Future cannot be cancelled once it runs.  This one can, because a running call can be stopped.  And it is
         cancelled at once for those in `wait` and `as_completed` too, not when its turn comes in the queue.
         """
-        with self._condition:
-            if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED):
-                return True
-            queued = self._state is PENDING
-            if self.expired or not (queued or (self._state is RUNNING and not self.exclusive)):
-                return False
-            # What a worker still answers is dropped from now on: `_end` looks at the state, and finds the Condition.
-            self.expired = True
-            self._state = CANCELLED_AND_NOTIFIED
-            for waiter in self._waiters:
-                waiter.add_cancelled(self)
-            self._condition.notify_all()
-        self._let_go()
-        self._invoke_callbacks()
-        if self.owner is not None:
-            self.owner.cancelled(self, queued)
+        queued = cancelled = False
+        try:
+            with self._condition:
+                if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED):
+                    return True
+                queued = self._state is PENDING
+                if self.expired or not (queued or (self._state is RUNNING and not self.exclusive)):
+                    return False
+                # What a worker still answers is dropped from now on: `_end` looks at the state, and finds the Condition.
+                self.expired = True
+                self._state = CANCELLED_AND_NOTIFIED
+                cancelled = True
+                for waiter in self._waiters:
+                    waiter.add_cancelled(self)
+                self._condition.notify_all()
+            self._let_go()
+            self._invoke_callbacks()
+        finally:  # also after Ctrl-C: nobody else stops it
+            if cancelled and self.owner is not None:
+                self.owner.cancelled(self, queued)
         return True
 
     # -- in a lane; for jobs that are more than one call, see batch.py -------------------------------------------------
@@ -278,6 +283,10 @@ class Job(Future[Any]):
             return self._end(result, None)
         self._let_go()
         return True
+
+    def ended_in(self, result: object) -> bool:
+        """Whether it has that very result."""
+        return self._state is FINISHED and self._result is result
 
     def fail(self, error: BaseException) -> bool:
         """End it with an exception, unless it has ended; whether it had not."""

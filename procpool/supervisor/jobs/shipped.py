@@ -200,45 +200,62 @@ class FunctionsSent:
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._known
 
-    def send(self, shipped: Shipped) -> tuple[bool, Sequence[bytes]]:
+    def send(self, shipped: Shipped) -> tuple[bool, list[bytes]]:
         """For a job about to be sent: whether it must carry its function, and the digests it must say to forget."""
         digest = shipped.digest
-        over = len(self._known) > self._most or self._bytes > self._most_bytes
-        last = self._last
-        if last is not None and digest == last.digest and not over:  # the commonest case by far
-            last.uses += 1
-            self._in_flight.append((last, False, ()))
-            return False, ()
-        known = self._known.pop(digest, None)
+        known = self._known.get(digest)
+        if known is not None and len(self._known) <= self._most and self._bytes <= self._most_bytes:
+            # In one step, as far as Ctrl-C goes, which comes where something is called.
+            if known is not self._last:
+                del self._known[digest]
+                self._known[digest] = self._last = known  # as the last
+            known.uses += 1
+            self._in_flight += ((known, False, ()),)
+            return False, []
         carries = known is None
         if known is None:
             known = _Known(digest, len(shipped.pickle))
-            self._bytes += known.size
-        self._known[digest] = self._last = known  # as the last
+        kept = self._known.copy()
+        kept.pop(digest, None)
+        kept[digest] = known
+        forgotten = self._to_forget(kept, known)
+        digests = [old.digest for old in forgotten]
+        for old in digests:
+            del kept[old]
+        size = sum(each.size for each in kept.values())
+        # As above.
         known.uses += 1
-        over = len(self._known) > self._most or self._bytes > self._most_bytes
-        forgotten = self._forget() if over else []
-        self._in_flight.append((known, carries, forgotten))
-        return carries, [known.digest for known in forgotten]
+        self._known, self._last, self._bytes = kept, known, size
+        self._in_flight += ((known, carries, forgotten),)
+        return carries, digests
 
-    def _forget(self) -> list[_Known]:
+    def _to_forget(self, kept: Mapping[bytes, _Known], sent: _Known) -> list[_Known]:
+        """What of these is too much, the least recently sent first."""
         forgotten = []
-        count = len(self._known)
-        for known in self._known.values():
-            if count <= self._most and self._bytes <= self._most_bytes:
+        count, size = len(kept), sum(each.size for each in kept.values())
+        for known in kept.values():
+            if count <= self._most and size <= self._most_bytes:
                 break
-            if not known.uses:
+            if not known.uses and known is not sent:
                 forgotten.append(known)
                 count -= 1
-                self._bytes -= known.size
-        for known in forgotten:
-            del self._known[known.digest]
+                size -= known.size
         return forgotten
 
     def answered(self) -> None:
         """The first job in flight is over."""
         known, _, _ = self._in_flight.popleft()
         known.uses -= 1
+
+    @property
+    def in_flight(self) -> int:
+        """How many jobs are in flight, as far as it was told."""
+        return len(self._in_flight)
+
+    def undo_to(self, in_flight: int) -> None:
+        """`undo` all but so many."""
+        while len(self._in_flight) > in_flight:
+            self.undo()
 
     def undo(self) -> None:
         """The last job sent was withdrawn before it began, or could not be sent: the worker will do nothing it says."""
@@ -277,15 +294,10 @@ class ShippedCall(PickledJob):
         area = memory.payload(buffer, self._size) if self.buffers else None
         args = dumped.inline() if area is None else dumped.place(buffer, area)
         carries, forget = functions.send(function)
-        try:
-            payload = b"".join((self._context, *function.parts(carries, forget, results_taken), args))
-            flags = wire.HAS_CONTEXT if self._context else 0
-            frame = wire.JOB.pack(len(payload), 0, wire.SHIPPED, flags) + payload
-        except BaseException:
-            functions.undo()
-            raise
+        payload = b"".join((self._context, *function.parts(carries, forget, results_taken), args))
+        flags = wire.HAS_CONTEXT if self._context else 0
         self.buffer = buffer
-        return frame
+        return wire.JOB.pack(len(payload), 0, wire.SHIPPED, flags) + payload
 
     def unplace(self, functions: FunctionsSent, begun: bool) -> None:
         if begun:
