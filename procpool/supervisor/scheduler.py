@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from ..deadline import Deadline
 from .condition import Condition
@@ -575,16 +576,16 @@ class Scheduler:
                     if not (self.queue and self._feed_one(depth)):
                         break
                 self._pumping = False
+            if self._idle_awaited and self.idle:
+                self._tell_idle()
+            if self._refused:
+                self._tell_refused()
+            if self._waiting_for_space or self._on_space:
+                self._tell_space()
         except BaseException:  # Ctrl-C in a submitter's thread
             self._interrupted = True
             self._watch(None)
             raise
-        if self._idle_awaited and self.idle:
-            self._tell_idle()
-        if self._refused:
-            self._tell_refused()
-        if self._waiting_for_space or self._on_space:
-            self._tell_space()
 
     def mend(self) -> None:
         """For the dispatcher: put right what a `pump` that Ctrl-C has ended left undone, if one has."""
@@ -623,12 +624,11 @@ class Scheduler:
 
     def _tell_refused(self) -> None:
         """Without the lock, for what a job does at its end is its own affair."""
-        while self._refused:
-            try:
-                job, error = self._refused.pop()
-            except IndexError:
-                return
+        for refused in tuple(self._refused):
+            job, error = refused
             job.fail(error)
+            with suppress(ValueError):  # another thread was faster
+                self._refused.remove(refused)
 
     def _depth(self) -> int:
         """How many jobs may be in flight in one worker."""
