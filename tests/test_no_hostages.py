@@ -290,6 +290,6 @@ def test_a_worker_that_stays_stopped_with_nothing_to_do_is_replaced(pool: Proces
     eventually(lambda: pool.stats().idle == 2, "both workers")
     pid = worker_pids(pool)[0]
     stopped(pid)
-    results([pool.submit("fine", n) for n in range(200)])
+    results([pool.submit("fine", n, priority=1) for n in range(200)])  # queued: both are sent some, whoever is awake
     eventually(lambda: pid not in worker_pids(pool) and pool.stats().idle == 2, "a worker in its place")
     assert (pool.stats().killed, pool.stats().failed) == (1, 0)
