@@ -23,7 +23,7 @@ from .ways import Way
 
 THEMES = (
     *("latency", "throughput", "batch", "scaling", "startup", "memory", "payload"),
-    *("instances", "wasi", "faults", "sleepers", "counters"),
+    *("instances", "snapshots", "wasi", "faults", "sleepers", "counters"),
 )
 SLOW_PEERS = ("ray", "dask")
 #: Seconds after which one way is given up; a peer that hangs is a result too, and said so.

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 
 import wasmtime
 
-from .binary import Interface, outline, read_interface, told_apart
+from .binary import Interface, marked, outline, read_interface, told_apart
 from .engine import EngineSettings, compiling_engine
-from .module import refusal, to_wasm, write
+from .exposed import exposed
+from .files import write
+from .module import refusal, to_wasm
 
 #: Part of the name of what is kept: changes with the format.
-FORMAT = b"procpool 4"
+FORMAT = b"procpool 5"
 #: The last bytes: length of the code, of the outline and of the binary; hash of the source; hash of outline and all these.
 _END = struct.Struct("<QQQ32s32s")
 
@@ -37,12 +39,13 @@ class Torn(Exception):
     """Raised for a file that is no whole artifact."""
 
 
-def make(fd: int, source: bytes, subject: str, settings: EngineSettings, parallel: bool) -> None:
+def make(fd: int, source: bytes, subject: str, settings: EngineSettings, parallel: bool, inner: bool = False) -> None:
     """Compile ``source`` into an empty file.
 
     Args:
         subject: what errors call it, with its verb.
         parallel: on all cores, by threads that stay as long as the process.
+        inner: have it export all of its state; see `exposed`.
 
     Raises:
         InvalidModule: wasmtime refuses it; the message says where and why.
@@ -50,14 +53,19 @@ def make(fd: int, source: bytes, subject: str, settings: EngineSettings, paralle
     """
     wasm = to_wasm(source, subject)
     engine = compiling_engine(settings, parallel)
+    code = bytearray()
     try:
-        code = _compiled(engine, wasm)
+        if inner:
+            wasmtime.Module.validate(engine, wasm)
+        else:
+            code = _compiled(engine, wasm)
     except wasmtime.WasmtimeError as error:
         raise refusal(wasm, error) from None
-    told = outline(wasm)
-    apart = told_apart(wasm, read_interface(told).imports)
+    open_ = exposed(wasm) if inner else wasm
+    told = outline(open_)
+    apart = told_apart(open_, read_interface(told).imports)
     if apart is not wasm:  # hardly any module is compiled twice, and none has to be read before wasmtime has found it valid
-        code = _compiled(engine, apart)
+        code = _compiled(engine, marked(apart, wasm))
     ending = struct.pack("<QQQ32s", len(code), len(told), len(wasm), hashlib.sha256(source).digest())
     for part in (code, told, ending, hashlib.sha256(told + ending).digest()):
         write(fd, part)

@@ -26,8 +26,11 @@ PAGE = 65536  #: bytes in a page of linear memory, unless the module says otherw
 
 #: Instead of a type, behind an empty name: many imports of one module, each with its type; or of one type as well.
 _SAME_MODULE, _SAME_TYPE = 0x7F, 0x7E
-#: Begins the name of a module whose imports were told apart.
+#: Begins the name of a module whose code was moved.
 _MOVED = "procpool, moved by "
+#: Begins the names of what is exported only for snapshots; and of what was the start function.
+INNER = "procpool, inner "
+INNER_START = f"{INNER}start"
 _NUMERIC = {0x7F: "i32", 0x7E: "i64", 0x7D: "f32", 0x7C: "f64", 0x7B: "v128", 0x78: "i8", 0x77: "i16"}
 _HEAP = {
     0x74: "noexn",
@@ -169,6 +172,8 @@ class Interface:
     exports: dict[str, ExternType] = field(default_factory=dict)
     declared: Declared = field(default_factory=Declared)
     starts: bool = False  #: it has a start function, which may grow what it exports
+    collected: bool = False  #: it has types of structs or arrays, whose values lie in the heap that the engine collects
+    inner: dict[str, ExternType] = field(default_factory=dict)  #: what was exported for snapshots; see `exposed`
 
     @property
     def import_types(self) -> dict[tuple[str, str], ExternType]:
@@ -220,7 +225,7 @@ def once_each(storage: Mapping[str, T]) -> dict[str, T]:
     return {name: storage[name] for name in names.values()}
 
 
-class _Reader:
+class Reader:
     def __init__(self, data: bytes, start: int, end: int) -> None:
         self.data = data
         self.at = start
@@ -289,7 +294,7 @@ class _Reader:
         self.byte()  # the attribute, always an exception
         return self.unsigned()
 
-    def imports(self, read: Callable[[_Reader], T]) -> Iterator[tuple[str, str, T]]:
+    def imports(self, read: Callable[[Reader], T]) -> Iterator[tuple[str, str, T]]:
         """The entries of an import section: the two names of each, and what it is, as ``read`` reads that."""
         for _ in range(self.unsigned()):
             module, name = self.name(), self.name()
@@ -303,7 +308,7 @@ class _Reader:
                 self.description()
             for _ in range(self.unsigned()):
                 name = self.name()
-                yield module, name, read(_Reader(self.data, same, self.end) if form == _SAME_TYPE else self)
+                yield module, name, read(Reader(self.data, same, self.end) if form == _SAME_TYPE else self)
 
     def description(self) -> bytes:
         """What one import is: its kind, and its type or the index of that."""
@@ -336,7 +341,7 @@ class _Reader:
 def sections(wasm: bytes) -> list[tuple[int, int, int]]:
     """The sections of a binary as (id, start, end), in order."""
     found = []
-    reader = _Reader(wasm, 8, len(wasm))
+    reader = Reader(wasm, 8, len(wasm))
     while reader.at < len(wasm):
         section = reader.byte()
         size = reader.unsigned()
@@ -353,24 +358,24 @@ def outline(wasm: bytes) -> bytes:
     imported = sum(isinstance(needed.type, FuncType) for needed in read_interface(wasm).imports)
     parts = {section: wasm[start:end] for section, start, end in sections(wasm) if section in _TELLING}
     exports = bytearray()
-    reader = _Reader(parts.pop(7, b"\0"), 0, 0)
+    reader = Reader(parts.pop(7, b"\0"), 0, 0)
     entries = [(reader.name(), reader.byte(), reader.unsigned()) for _ in range(reader.unsigned())]
     exported = sorted({index for _, kind, index in entries if kind == 0 and index >= imported})
     moved = {index: imported + place for place, index in enumerate(exported)}
     for name, kind, index in entries:
-        exports += _name(name) + bytes((kind,))
+        exports += named(name) + bytes((kind,))
         exports += unsigned(moved.get(index, index) if kind == 0 else index)
     _, *types = _NUMBER.findall(parts.get(3, b"\0"))
     parts[3] = unsigned(len(exported)) + b"".join(types[index - imported] for index in exported)
     parts[7] = unsigned(len(entries)) + exports
-    return wasm[:8] + b"".join(_section(section, content) for section, content in parts.items())
+    return wasm[:8] + b"".join(framed(section, content) for section, content in parts.items())
 
 
 def read_interface(wasm: bytes) -> Interface:
     """Read the imports and exports of a valid WebAssembly binary, or of its outline."""
-    found = _Spaces()
+    found = Spaces()
     for section, start, end in sections(wasm):
-        found.read(section, _Reader(wasm, start, end))
+        found.read(section, Reader(wasm, start, end))
     return found.interface
 
 
@@ -402,35 +407,36 @@ class _Numbers:
         return self._given[told]
 
 
-class _Spaces:
+class Spaces:
     """What a module has of each kind, by index, as far as it has been read; and what of that it shows."""
 
     def __init__(self) -> None:
         self.interface = Interface()
         self._types: list[FuncType | None] = []
         self._untold: set[int] = set()  # the types that a signature does not tell
-        self._funcs: list[int] = []  # their types
-        self._tables: list[TableType] = []
-        self._memories: list[MemoryType] = []
-        self._globals: list[GlobalType] = []
+        self.funcs: list[int] = []  #: their types
+        self.tables: list[TableType] = []
+        self.memories: list[MemoryType] = []
+        self.globals: list[GlobalType] = []
+        self.referred: set[int] = set()  #: the functions that globals and tables refer to where they are declared
         self._tags: list[TagType] = []
 
-    def read(self, section: int, reader: _Reader) -> None:
+    def read(self, section: int, reader: Reader) -> None:
         """Take in one section; they come in the order of the binary."""
         if section == 1:
             self._read_types(reader)
         elif section == 2:
             self._read_imports(reader)
         elif section == 3:
-            self._funcs.extend(reader.unsigned() for _ in range(reader.unsigned()))
+            self.funcs.extend(reader.unsigned() for _ in range(reader.unsigned()))
         elif section == 4:
             self._read_tables(reader)
         elif section == 5:
-            self._memories.extend(reader.memory() for _ in range(reader.unsigned()))
+            self.memories.extend(reader.memory() for _ in range(reader.unsigned()))
         elif section == 6:
             for _ in range(reader.unsigned()):
-                self._globals.append(reader.global_())
-                _skip_constant(reader)
+                self.globals.append(reader.global_())
+                self.referred.update(functions_of(reader))
         elif section == 7:
             self._read_exports(reader)
         elif section == 8:
@@ -441,7 +447,7 @@ class _Spaces:
     def _func(self, type_: int) -> FuncType:
         return self._types[type_] or FuncType()
 
-    def _read_types(self, reader: _Reader) -> None:
+    def _read_types(self, reader: Reader) -> None:
         declared = self.interface.declared
         declared.entries = reader.unsigned()
         declared.definitions = reader.data[reader.at : reader.end]
@@ -452,12 +458,13 @@ class _Spaces:
                 members = reader.unsigned()
             for _ in range(members):
                 definition, plain = reader.definition()
+                self.interface.collected |= definition is None
                 if members > 1 or not plain:
                     self._untold.add(len(self._types))
                 self._types.append(definition)
         declared.count = len(self._types)
 
-    def _read_imports(self, reader: _Reader) -> None:
+    def _read_imports(self, reader: Reader) -> None:
         entries = list(reader.imports(self._imported))
         numbers = _Numbers(entries)
         for module, name, (type_, untold) in entries:
@@ -466,7 +473,7 @@ class _Spaces:
             if untold is not None:
                 self.interface.declared.imports.add(needed.names)
 
-    def _imported(self, reader: _Reader) -> tuple[ExternType, int | None]:
+    def _imported(self, reader: Reader) -> tuple[ExternType, int | None]:
         """The type of an import, which is in the space of its kind now; and its index, if it is a function's that needs it.
 
         Each memory, table or global has a type object of its own; see `once_each`.
@@ -474,45 +481,48 @@ class _Spaces:
         kind = reader.byte()
         if kind == 0:
             index = reader.unsigned()
-            self._funcs.append(index)
+            self.funcs.append(index)
             return self._func(index), index if index in self._untold else None
         type_: ExternType
         if kind == 1:
-            self._tables.append(type_ := reader.table())
+            self.tables.append(type_ := reader.table())
         elif kind == 2:
-            self._memories.append(type_ := reader.memory())
+            self.memories.append(type_ := reader.memory())
         elif kind == 3:
-            self._globals.append(type_ := reader.global_())
+            self.globals.append(type_ := reader.global_())
         else:
             self._tags.append(type_ := TagType(self._func(reader.tag())))
         return type_, None
 
-    def _read_tables(self, reader: _Reader) -> None:
+    def _read_tables(self, reader: Reader) -> None:
         for _ in range(reader.unsigned()):
             initialised = reader.data[reader.at] == 0x40
             if initialised:
                 reader.at += 2
-            self._tables.append(reader.table())
+            self.tables.append(reader.table())
             if initialised:
-                _skip_constant(reader)
+                self.referred.update(functions_of(reader))
 
-    def _read_exports(self, reader: _Reader) -> None:
-        spaces: tuple[Sequence[ExternType], ...] = (self._tables, self._memories, self._globals, self._tags)
+    def _read_exports(self, reader: Reader) -> None:
+        spaces: tuple[Sequence[ExternType], ...] = (self.tables, self.memories, self.globals, self._tags)
         for _ in range(reader.unsigned()):
             name, kind, index = reader.name(), reader.byte(), reader.unsigned()
+            if name.startswith(INNER):
+                self.interface.inner[name] = spaces[kind - 1][index] if kind else self._func(self.funcs[index])
+                self.interface.starts |= name == INNER_START
+                continue
             if kind:
                 self.interface.exports[name] = spaces[kind - 1][index]
                 continue
-            self.interface.exports[name] = self._func(self._funcs[index])
-            if self._funcs[index] in self._untold:
-                self.interface.declared.exports[name] = self._funcs[index]
+            self.interface.exports[name] = self._func(self.funcs[index])
+            if self.funcs[index] in self._untold:
+                self.interface.declared.exports[name] = self.funcs[index]
 
 
 def told_apart(wasm: bytes, imports: Sequence[Import]) -> bytes:
     """A module in which each import of a name that comes with several types has a name of its own: `Import.names`.
 
-    wasmtime's linker has one definition for a name.  The module's own name says how far its code has moved, as what
-    wasmtime tells of a frame has no other trace of which module it is in; see `moved`.
+    wasmtime's linker has one definition for a name.
 
     Args:
         imports: what the module's interface says.
@@ -522,12 +532,28 @@ def told_apart(wasm: bytes, imports: Sequence[Import]) -> bytes:
     before = 8  # the end of the section before
     for section, start, end in sections(wasm):
         if section == 2:
-            renamed = _section(2, _renamed(wasm[start:end], imports))
-            name = _name(f"{_MOVED}{len(renamed) - (end - before)}")
-            named = _section(0, _name("name") + b"\0" + unsigned(len(name)) + name)
-            return wasm[:before] + renamed + wasm[end:] + named
+            return marked(wasm[:before] + framed(2, _renamed(wasm[start:end], imports)) + wasm[end:], wasm)
         before = end
     raise AssertionError("imports come from an import section")
+
+
+def marked(wasm: bytes, given: bytes) -> bytes:
+    """A module made of the given one, with a name that says how far its code has moved; see `moved`.
+
+    What wasmtime tells of a frame has no other trace of which module it is in.
+    """
+    name = named(f"{_MOVED}{_code_at(wasm) - _code_at(given)}")
+    return wasm + framed(0, named("name") + b"\0" + unsigned(len(name)) + name)
+
+
+def _code_at(wasm: bytes) -> int:
+    """Where the first function's code begins; 0 if there is none."""
+    for section, start, end in sections(wasm):
+        if section == 10:
+            reader = Reader(wasm, start, end)
+            reader.unsigned()
+            return reader.at
+    return 0
 
 
 def moved(module: str | None) -> int:
@@ -541,8 +567,8 @@ def moved(module: str | None) -> int:
 
 def _renamed(section: bytes, imports: Sequence[Import]) -> bytes:
     """An import section with other names."""
-    what = [description for _, _, description in _Reader(section, 0, len(section)).imports(_Reader.description)]
-    entries = (b"".join(map(_name, needed.names)) + each for needed, each in zip(imports, what, strict=True))
+    what = [description for _, _, description in Reader(section, 0, len(section)).imports(Reader.description)]
+    entries = (b"".join(map(named, needed.names)) + each for needed, each in zip(imports, what, strict=True))
     return unsigned(len(what)) + b"".join(entries)
 
 
@@ -563,7 +589,7 @@ def _function_at(wasm: bytes, export: str) -> tuple[int, int]:
     """The index of an exported function, and how many parameters it has."""
     for section, start, end in sections(wasm):
         if section == 7:
-            reader = _Reader(wasm, start, end)
+            reader = Reader(wasm, start, end)
             for _ in range(reader.unsigned()):
                 name, kind, index = reader.name(), reader.byte(), reader.unsigned()
                 if (name, kind) == (export, 0):
@@ -577,7 +603,7 @@ def _local_names(wasm: bytes, function: int) -> dict[int, str]:
     for section, start, end in sections(wasm):
         if section:
             continue
-        reader = _Reader(wasm, start, end)
+        reader = Reader(wasm, start, end)
         if reader.name() != "name":
             continue
         while reader.at < end:
@@ -603,12 +629,12 @@ def unsigned(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _name(text: str) -> bytes:
+def named(text: str) -> bytes:
     encoded = text.encode()
     return unsigned(len(encoded)) + encoded
 
 
-def _section(number: int, content: bytes) -> bytes:
+def framed(number: int, content: bytes) -> bytes:
     return bytes((number,)) + unsigned(len(content)) + content
 
 
@@ -620,7 +646,7 @@ def importing(wasm: bytes, declared: Declared, export: str) -> bytes:
     """
     result = bytearray(wasm[:8])
     for section, start, end in sections(wasm):
-        reader = _Reader(wasm, start, end)
+        reader = Reader(wasm, start, end)
         count = reader.unsigned()
         content = wasm[reader.at : end]
         if section == 1:
@@ -637,21 +663,24 @@ def importing(wasm: bytes, declared: Declared, export: str) -> bytes:
             content = unsigned(count) + b"".join(unsigned(declared.count + reader.unsigned()) for _ in range(count))
         else:
             content = wasm[start:end]
-        result += _section(section, content)
+        result += framed(section, content)
     return bytes(result)
 
 
-def _skip_constant(reader: _Reader) -> None:
-    """Step over a constant expression, up to and with its ``end``."""
+def functions_of(reader: Reader) -> list[int]:
+    """Step over a constant expression, up to and with its ``end``; the functions that it refers to."""
+    found: list[int] = []
     while True:
         opcode = reader.byte()
         if opcode == 0x0B:
-            return
+            return found
         if opcode == 0x43:
             reader.at += 4
         elif opcode == 0x44:
             reader.at += 8
-        elif opcode in (0x41, 0x42, 0x23, 0xD0, 0xD2):  # i32/i64.const, global.get, ref.null, ref.func
+        elif opcode == 0xD2:  # ref.func
+            found.append(reader.unsigned())
+        elif opcode in (0x41, 0x42, 0x23, 0xD0):  # i32/i64.const, global.get, ref.null
             reader.unsigned()
         elif opcode == 0xFD:  # v128.const
             reader.unsigned()

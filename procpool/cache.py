@@ -23,7 +23,7 @@ from time import sleep, time_ns
 from types import TracebackType
 
 from .deadline import Deadline
-from .module import write
+from .files import write
 
 logger: logging.Logger = logging.getLogger("procpool")
 
@@ -54,7 +54,7 @@ def open_cache() -> Iterator[Cache | None]:
         yield None
         return
     try:
-        directory = _private_directory(_place())
+        directory = _private_directory(place())
     except OSError as error:
         logger.warning("procpool: no cache of compiled modules: %s", error)
         yield None
@@ -65,8 +65,8 @@ def open_cache() -> Iterator[Cache | None]:
         os.close(directory)
 
 
-def _place() -> str:
-    """The path of the directory.
+def place() -> str:
+    """The path of the directory that the environment asks for.
 
     Raises:
         FileNotFoundError: none is named, and there is no home directory.
@@ -123,7 +123,7 @@ class Cache:
 
     def __init__(self, directory: int, most: int) -> None:
         self._directory = directory
-        self._most = most
+        self.most = most
 
     def find(self, name: str) -> int | None:
         """A descriptor of that entry, for reading; None if there is none.  It counts as used now.
@@ -225,7 +225,7 @@ class Cache:
                     os.write(note, f"{digest.hex()}\n".encode())
                 finally:
                     os.close(note)
-                self._trim()
+                self._trim(self.most)
         return digest
 
     def keep(self, part: int, name: str, content: int) -> None:
@@ -235,8 +235,8 @@ class Cache:
             OSError: it cannot be written; there is no entry then.
         """
         size = os.fstat(content).st_size
-        if size > self._most:  # it would drive out all others, and go with the next
-            raise OSError(errno.EFBIG, f"it has {size} bytes, and {SIZE} is {self._most}")
+        if size > self.most:  # it would drive out all others, and go with the next
+            raise OSError(errno.EFBIG, f"it has {size} bytes, and {SIZE} is {self.most}")
         os.ftruncate(part, 0)
         at = 0
         while chunk := os.pread(content, _CHUNK, at):
@@ -246,21 +246,32 @@ class Cache:
         # has to read it all first.  That the directory may forget the name does no harm.
         os.fsync(part)
         os.rename(f"{name}.part", name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-        self._trim()
+        self._trim(self.most)
 
-    def _trim(self) -> None:
-        """Have no more than there may be, and nothing that dead processes have left."""
+    def clear(self) -> None:
+        """Have nothing in it but what somebody is making now."""
+        self._trim(0)
+
+    def contents(self) -> list[tuple[int, int, str]]:
+        """When each entry and note was last used, in ns of the epoch, how many bytes it takes, and its name."""
         found = []
         for name in os.listdir(self._directory):
             with contextlib.suppress(OSError):  # somebody else has removed it
                 status = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
-                if name.endswith(".part"):
-                    self._sweep(name)
-                else:
+                if not name.endswith(".part"):
                     found.append((status.st_mtime_ns, max(status.st_size, _LEAST_BYTES), name))
+        return sorted(found)
+
+    def _trim(self, most: int) -> None:
+        """Have no more bytes than that, and nothing that dead processes have left."""
+        for name in os.listdir(self._directory):
+            if name.endswith(".part"):
+                with contextlib.suppress(OSError):  # somebody works at it, or has removed it
+                    self._sweep(name)
+        found = self.contents()
         total = sum(size for _, size, _ in found)
-        for _, size, name in sorted(found):
-            if total <= self._most:
+        for _, size, name in found:
+            if total <= most:
                 break
             self.remove(name)
             total -= size

@@ -23,7 +23,8 @@ from .artifact import CompiledModule
 from .cache import Cache, Turn, open_cache
 from .engine import PLAIN, EngineSettings, fingerprint, loading_engine
 from .errors import InvalidModule, StartupError
-from .module import ModuleSource, Opened, anonymous_file, open_module
+from .files import anonymous_file
+from .module import ModuleSource, Opened, open_module
 
 logger: logging.Logger = logging.getLogger("procpool")
 
@@ -45,6 +46,7 @@ def compile_module(
     settings: EngineSettings = PLAIN,
     announce: Announce = unheard,
     patience: float = 60.0,
+    inner: bool = False,
 ) -> CompiledModule:
     """Compile ``source`` for the workers to map, or find that somebody has.
 
@@ -55,6 +57,7 @@ def compile_module(
         announce: told when something is compiled, and not if it was found.
         patience: seconds to wait for another program that compiles the same, and then to do without; and for a process that
             compiles to do anything.
+        inner: have it export all of its state; see `exposed`.
 
     Raises:
         InvalidModule: wasmtime refuses it; the message says where and why.
@@ -62,7 +65,7 @@ def compile_module(
         OSError, TypeError: as :func:`read_source`.
     """
     with open_module(source) as given, open_cache() if cache else contextlib.nullcontext() as kept:
-        compiler = _Compiler(given, settings, announce, patience)
+        compiler = _Compiler(given, settings, announce, patience, inner)
         return compiler.made() if kept is None else compiler.found_or_made(kept)
 
 
@@ -74,6 +77,7 @@ class _Compiler:
     settings: EngineSettings
     announce: Announce
     patience: float
+    inner: bool
 
     def found_or_made(self, cache: Cache) -> CompiledModule:
         """The entry, or what is compiled and becomes one.  Trouble with the cache is no more than a warning."""
@@ -86,7 +90,7 @@ class _Compiler:
 
         try:
             digest = self._digest() if self.given.file < 0 else cache.digest(self.given.file, self._digest)
-            name = hashlib.sha256(artifact.FORMAT + fingerprint(self.settings) + digest).hexdigest()
+            name = hashlib.sha256(artifact.FORMAT + fingerprint(self.settings) + digest + b"inner" * self.inner).hexdigest()
             found = self._found(cache, name)
             if found is not None:
                 return found
@@ -165,7 +169,7 @@ class _Compiler:
     def _made_here(self, fd: int) -> int:
         pid = os.getpid()
         self._begin(pid)
-        artifact.make(fd, self.given.read(), self.given.subject, self.settings, parallel=False)
+        artifact.make(fd, self.given.read(), self.given.subject, self.settings, parallel=False, inner=self.inner)
         return pid
 
     def _begin(self, pid: int) -> None:
@@ -192,7 +196,9 @@ class _Compiler:
             lifeline, _ = map(own, ends)
             answer = anonymous_file(b"")
             owned.callback(os.close, answer)
-            told = wire.Compilation(self.given.subject, own(source), own(fd), own(answer), lifeline, self.settings)
+            told = wire.Compilation(
+                self.given.subject, own(source), own(fd), own(answer), lifeline, self.settings, self.inner
+            )
             settings = anonymous_file(told.dump())
             owned.callback(os.close, settings)
             settings = own(settings)

@@ -22,6 +22,7 @@ class CompiledProgram:
 
     program: Program
     artifacts: tuple[int, ...]  #: file descriptors, one for each part of the program; the owner closes them
+    sources: dict[str | None, bytes]  #: SHA-256 of what each module was compiled from; the main one's under None
 
     def close(self) -> None:
         """Close the descriptors."""
@@ -37,6 +38,7 @@ def compile_program(
     settings: EngineSettings,
     announce: Announce = unheard,
     patience: float = 60.0,
+    inner: bool = False,
 ) -> CompiledProgram:
     """Compile a module, and those that are linked to it.  The arguments are those of `compile_module`.
 
@@ -47,9 +49,10 @@ def compile_program(
     compiled: dict[str | None, CompiledModule] = {}
     with contextlib.ExitStack() as on_failure:
         for name, each in by_name(source, modules).items():
-            compiled[name] = naming(name, lambda one: compile_module(one, cache, settings, announce, patience), each)
+            compiled[name] = naming(name, lambda one: compile_module(one, cache, settings, announce, patience, inner), each)
             on_failure.callback(os.close, compiled[name].artifact)
         interfaces = {name: each.interface for name, each in compiled.items() if name is not None}
         program = link(compiled[None].interface, interfaces, renames)
         on_failure.pop_all()
-    return CompiledProgram(program, tuple(compiled[part.name].artifact for part in program.parts))
+    artifacts = tuple(compiled[part.name].artifact for part in program.parts)
+    return CompiledProgram(program, artifacts, {name: each.source for name, each in compiled.items()})

@@ -125,10 +125,10 @@ def fingerprint(settings: EngineSettings = PLAIN) -> bytes:
     compares the major number only; here it is the whole, for a release may mend what the compiler of the last did wrong.
     """
     with wasmtime.Module(compiling_engine(settings), _EMPTY) as module:
-        return hashlib.sha256(repr(_release()).encode() + module.serialize()).digest()
+        return hashlib.sha256(repr(release()).encode() + module.serialize()).digest()
 
 
-def _release() -> list[object]:
+def release() -> list[object]:
     """Which release of wasmtime is installed: importlib.metadata would tell too, and takes 20 ms to import."""
     package = os.path.dirname(wasmtime.__file__)
     beside = os.listdir(os.path.dirname(package))

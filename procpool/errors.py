@@ -20,6 +20,7 @@ __all__ = [
     "GuestError",
     "GuestExit",
     "BadImport",
+    "BadSnapshot",
     "BadWasi",
     "OutputLimit",
     "RunFailed",
@@ -227,6 +228,10 @@ class LeaseEnded(ProcpoolError, RuntimeError):
     def __init__(self, message: str, given_back: bool = False):
         super().__init__(message)
         self.given_back = given_back  #: whether the holder has put it back
+
+
+class BadSnapshot(ProcpoolError, ValueError):
+    """Raised at construction when no snapshot can keep what an instance holds, or a saved one cannot be used."""
 
 
 class BadWasi(ProcpoolError, ValueError):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import FileIO
@@ -32,6 +30,8 @@ _MAGIC = b"\0asm"
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 GZIP = b"\x1f\x8b"
 _ELF = b"\x7fELF"
+#: Begins files of `saved`.
+SAVED = b"procpool state "
 _CHUNK = 1 << 20
 
 
@@ -129,6 +129,16 @@ def refusal(wasm: bytes, error: wasmtime.WasmtimeError) -> InvalidModule:
 def is_path(source: ModuleSource) -> TypeGuard[str | os.PathLike[str]]:
     """Whether it names a file, and is no module itself."""
     return isinstance(source, os.PathLike) or (isinstance(source, str) and not source.lstrip().startswith(("(", ";;")))
+
+
+def content_of(source: ModuleSource) -> bytes:
+    """What is in ``source``: binary or text.
+
+    Raises:
+        OSError, InvalidModule, TypeError: as :func:`read_source`.
+    """
+    with open_module(source) as found:
+        return found.read()
 
 
 def read_source(source: ModuleSource) -> bytes:
@@ -252,6 +262,8 @@ def to_wasm(data: bytes, subject: str) -> bytes:
             f"{subject} native code, as wasmtime's .cwasm is, made for one version and machine; give the .wasm it was"
             " made from: the pool compiles it once, and remembers"
         )
+    if data.startswith(SAVED):
+        raise InvalidModule(f"{subject} a module with a snapshot; only a pool of its path can begin there")
     if not data.lstrip().startswith((b"(", b";;")):
         raise InvalidModule(
             f"{subject} not WebAssembly: it begins with {data[:8]!r} instead of {_MAGIC!r}, and is no WAT text either"
@@ -260,34 +272,3 @@ def to_wasm(data: bytes, subject: str) -> bytes:
         return bytes(wasmtime.wat2wasm(data))
     except wasmtime.WasmtimeError as error:
         raise InvalidModule(f"{subject} not valid WAT: {error}") from None
-
-
-def anonymous_file(content: bytes | bytearray) -> int:
-    """A descriptor of a file that has no name, so that it is gone with its last user however that user ends.
-
-    Where the system can, it never gets shorter: who has mapped what is cut off would die of it (SIGBUS).
-
-    Raises:
-        OSError: there are no descriptors left, or the content is longer than a file may be.
-    """
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("procpool", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        with contextlib.suppress(OSError, AttributeError):
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-    else:
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
-    try:
-        write(fd, content)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def write(fd: int, content: bytes | bytearray) -> None:
-    """Write all of it, at the file's position."""
-    with memoryview(content) as view:
-        at = 0
-        while at < len(view):
-            at += os.write(fd, view[at:])

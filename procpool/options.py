@@ -23,7 +23,7 @@ MAX_WORKERS = 4096
 #: The most instances per worker process: three descriptors of each travel in one message, which holds 253.
 MAX_INSTANCES = 64
 
-Isolation = Literal["pooled", "fresh"]
+Isolation = Literal["pooled", "fresh", "snapshot"]
 Balance = Literal["least_busy", "round_robin"]
 OnFull = Literal["block", "raise"]
 StartMethod = Literal["forkserver", "spawn"]
@@ -87,6 +87,7 @@ class PoolOptions:
     initializer: Callable[..., object] | None = None
     initargs: Sequence[Any] = ()
     start: Sequence[Start] | None = None  #: what to do once in a new instance; None for the usual
+    warm: Start | Sequence[Start] | None = None  #: what to do once, for each instance to begin behind it
     wasi: WasiConfig | None = None
     balance: Balance = "least_busy"
     retries: int = 0  #: how often a job is run again whose worker died
@@ -141,6 +142,8 @@ class PoolOptions:
             raise TypeError(f"start must be a list of steps, got {shown(self.start)}; write start=[{self.start!r}]")
         if self.start is not None:
             self._freeze("start", _sequence("start", self.start))
+        if self.warm is not None:
+            self._freeze("warm", list(self.warm_steps))
         resource_limits(self.rlimits)
         self._freeze("timeout", checked_timeout(self.timeout))
         self._freeze("idle_expiry", seconds("idle_expiry", self.idle_expiry))
@@ -151,6 +154,18 @@ class PoolOptions:
 
     def _freeze(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
+
+    @property
+    def snapshots(self) -> bool:
+        """Whether instances begin as a snapshot says."""
+        return self.warm is not None or self.isolation == "snapshot"
+
+    @property
+    def warm_steps(self) -> tuple[Start, ...]:
+        """The steps of ``warm``, which may be one."""
+        if isinstance(self.warm, (str, tuple)) or callable(self.warm):
+            return (self.warm,)
+        return () if self.warm is None else _sequence("warm", self.warm)
 
     @property
     def round_robin(self) -> bool:
@@ -174,10 +189,10 @@ class PoolOptions:
             exactly_once: no call may be run again after its worker died, because it has effects outside.
             module: the module's name, for people.
         """
-        fresh = self.isolation == "fresh"
+        fresh, restored = self.isolation == "fresh", self.isolation == "snapshot"
         limits = resource_limits(self.rlimits)
         return wire.Guest(
-            fresh, self.prewarm, exactly_once, environment, limits, log_levels(), module, tuple(self.features)
+            fresh, self.prewarm, exactly_once, environment, limits, log_levels(), module, tuple(self.features), restored
         )
 
 

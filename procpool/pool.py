@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import math
 import os
 import weakref
@@ -26,7 +27,7 @@ from .columns import ColumnCodec
 from .compiled_program import compile_program
 from .deadline import Deadline
 from .engine import Feature
-from .errors import BadArguments, BadWasi, CallTimeout, UnknownExport
+from .errors import BadArguments, BadSnapshot, BadWasi, CallTimeout, UnknownExport
 from .export_function import ExportFunction, ExportTable
 from .imports import Imports, OnMissing, Renames, resolve
 from .job_context import capture, deadline_of
@@ -36,7 +37,7 @@ from .maps.export_map import ArrayMap, ExportMap
 from .maps.options import Casting, MapOptions, Progress
 from .maps.results import AsyncMapResults, MapResults, Waiting
 from .maps.sources import Columns, Given, Rows
-from .module import ModuleSource, is_path
+from .module import ModuleSource, content_of, is_path
 from .options import (
     MAX_WORKERS,
     Balance,
@@ -51,6 +52,8 @@ from .options import (
     usable_cpus,
 )
 from .plain_executor import PlainExecutor
+from .printable import printable
+from .saved import opened, save
 from .start_steps import start_steps
 from .stats import PoolStats, observe
 from .supervisor.awaiting import ended_async, running_loop, turn_for_others, wait_async, wait_for
@@ -64,6 +67,7 @@ from .supervisor.launch import Inheritance, reserve_stdio
 from .supervisor.lease import Lease, Request
 from .supervisor.leasing import Leasing
 from .supervisor.prompt import PromptCalls
+from .warming import Warming, check_possible, compiled_keeper
 from .wasi import (
     CAPTURE,
     INHERIT,
@@ -116,7 +120,8 @@ class ProcessWasmPool(Executor):
     event loops may use one pool at once.
 
     Args:
-        src: the module: bytes (binary or text), WAT text, or the path of a ``.wasm`` or ``.wat`` file.
+        src: the module: bytes (binary or text), WAT text, or the path of a ``.wasm`` or ``.wat`` file; or the path of a
+            file that :meth:`save_snapshot` has made.
         workers: how many processes; by default as many as this process may use CPUs.
         timeout: seconds each job has from when it is given to the pool, waiting for a worker included, unless the call says
             otherwise; None for no limit.
@@ -139,7 +144,9 @@ class ProcessWasmPool(Executor):
             them named.  ``"trap"``: a function whose call fails; ``"zero"``: one that returns zeros and nulls; with both,
             memories and tables of the type imported, and globals that are zero or null.  Or a function of yours that gets
             the :class:`Import` and returns what ``imports`` would give for it.
-        isolation: ``"pooled"`` reuses an instance until a call of it fails; ``"fresh"`` makes a new one for every call.
+        isolation: ``"pooled"`` reuses an instance until a call of it fails; ``"fresh"`` makes a new one for every call;
+            ``"snapshot"`` has each call, item of a map, callable, command and lease find the instance as ``start`` and
+            ``warm`` have left it.
         prewarm: how many of a worker's instances are made before it is ready; the others when they are first used.
         recycle_memory: bytes; an instance one of whose exported memories has grown beyond this, and beyond what it began
             with, does not serve another call.
@@ -151,6 +158,8 @@ class ProcessWasmPool(Executor):
         start: what to do once in each new instance, in turn: call an export (``"name"``), call it with arguments
             (``("name", 1, 2)``), or call a function of yours with the :class:`Instance`.  By default ``_initialize``, if
             there is one.  A start that exits with code 0 has succeeded.
+        warm: likewise, one step or a list of them, and only once for the pool: all instances, and the commands of
+            :meth:`run`, begin with the memories, globals and tables that were there after ``start`` and these steps.
         wasi: gives the module WASI, and what :meth:`run` starts from; see :class:`WasiConfig`.
         balance: ``"least_busy"`` gives a job to the worker used last of those with nothing to do, whose caches are warm;
             ``"round_robin"`` to each in turn.
@@ -181,7 +190,9 @@ class ProcessWasmPool(Executor):
         MissingImport: the module imports something that neither ``imports`` nor ``modules`` gives.
         BadImport: ``imports`` or ``modules`` gives something that does not fit, ``imports`` something that no module
             imports, or modules import from each other in a circle.
-        UnknownExport, BadArguments: ``start`` names no function, or gives one what it does not take.
+        UnknownExport, BadArguments: ``start`` or ``warm`` names no function, or gives one what it does not take.
+        BadSnapshot: with ``warm`` or ``isolation="snapshot"``, the instance holds something that cannot be kept; or a saved
+            snapshot is not whole, or for another release of wasmtime.
         Whatever ``initializer`` raises.
         OSError: the file cannot be read.
         StartupError: no worker could be started, or none was ready within ``start_timeout``; the cause is attached.
@@ -223,6 +234,7 @@ class ProcessWasmPool(Executor):
         initializer: Callable[..., object] | None = None,
         initargs: Sequence[Any] = (),
         start: Sequence[Start] | None = None,
+        warm: Start | Sequence[Start] | None = None,
         wasi: WasiConfig | None = None,
         balance: Balance = "least_busy",
         retries: int = 0,
@@ -257,6 +269,7 @@ class ProcessWasmPool(Executor):
             initializer=initializer,
             initargs=initargs,
             start=start,
+            warm=warm,
             wasi=wasi,
             balance=balance,
             retries=retries,
@@ -280,26 +293,40 @@ class ProcessWasmPool(Executor):
         self._options = options
         self._timeout = options.timeout
         self._retries = options.retries
-        self._name = os.path.basename(src) if is_path(src) else "<bytes>"
         self._functions: dict[str, Export] = {}
         self._refused: dict[str, BadArguments] = {}
         self._callables = ExportTable(self)
         self._maps = MapsUnderWay()
         with announced(options.on_event) as (delivery, journal), contextlib.ExitStack() as on_failure:
+            saved = opened(src)
+            if saved is None:
+                self._source, self._name = src, os.path.basename(src) if is_path(src) else "<bytes>"
+            else:
+                on_failure.callback(os.close, saved.state)
+                self._source, self._name = saved.module, saved.name
+                _check_not_done(options)
+            snapshots = saved is not None or options.snapshots
             reserved = reserve_stdio()
             for fd in reserved:
                 on_failure.callback(os.close, fd)
             compiled = compile_program(
-                src,
+                self._source,
                 options.modules,
                 options.rename_imports,
                 options.cache,
                 options.engine,
                 journal.note,
                 options.start_timeout,
+                snapshots,
             )
             on_failure.callback(compiled.close)
             program = compiled.program
+            self._sources = compiled.sources
+            if saved is not None and saved.linked != self._linked_sources():
+                known = ", ".join(map(printable, saved.linked)) or "none"
+                raise BadSnapshot(f"the snapshot was saved with other modules linked ({known}); give the same as modules=")
+            if snapshots:
+                check_possible(compiled)
             #: what the module exports, by name: signatures of functions, and memories, tables and globals; what a linked
             #: module exports is there as ``"module.name"``
             self.exports: MappingType[str, ExternType] = MappingProxyType(program.exports)
@@ -317,11 +344,23 @@ class ProcessWasmPool(Executor):
             )
             functions = self._index_functions()
             steps = start_steps(options.start, self.exports)
+            warming = start_steps(options.warm_steps, self.exports, "warm")
             check_threads(program)
             self._wasi = options.wasi
             spec = None if self._wasi is None else self._wasi.spec()
             environment = wire.Environment(found, options.initializer, tuple(options.initargs), spec, steps)
             self._visible = bool(found)  # whether Python code runs with a call
+            if self._wasi is not None:
+                empty_files(stdout=self._wasi.stdout, stderr=self._wasi.stderr)
+            snapshot = -1 if saved is None else saved.state
+            if snapshots and snapshot < 0:
+                snapshot = Warming(compiled, functions, environment, warming, options, self._name).snapshot()
+                on_failure.callback(os.close, snapshot)
+            keeper = -1
+            if snapshots:
+                keeper = compiled_keeper(snapshot, program, options)
+                on_failure.callback(os.close, keeper)
+                environment = environment._replace(start=())  # it is behind all instances
             guest = options.guest(cloudpickle.dumps(environment), bool(self.imports), self._name)
             limits = options.guest_limits()
             inheritance = Inheritance(
@@ -333,11 +372,12 @@ class ProcessWasmPool(Executor):
                 options.instances,
                 MAX_WORKERS,
                 reserved,
+                snapshot,
+                keeper,
             )
             on_failure.pop_all()  # they are the inheritance's now
             on_failure.callback(inheritance.close)
-            if self._wasi is not None:
-                empty_files(stdout=self._wasi.stdout, stderr=self._wasi.stderr)
+            self._inheritance = inheritance
             self._dispatcher = Dispatcher(inheritance, options, delivery, journal)
             on_failure.pop_all()
         self._direct = DirectCalls(self._dispatcher, self._visible)
@@ -1245,6 +1285,32 @@ class ProcessWasmPool(Executor):
         self._dispatcher.close()
         return self._dispatcher.when_ended()
 
+    def save_snapshot(self, path: str | os.PathLike[str]) -> None:
+        """Save what all instances begin with, so that a later pool can too: ``ProcessWasmPool(path)``.
+
+        The file holds the module, what its memories, globals and tables held, and which release of wasmtime it is for.  It
+        replaces what was there when it is whole.  Imports, linked modules, ``wasi`` and other options are not in it; the
+        linked modules must be the same again.
+
+        Raises:
+            BadSnapshot: the pool has no snapshot, being made without ``warm`` and without ``isolation="snapshot"``; or the
+                module's file has changed since the pool was made.
+            PoolClosed: the pool was shut down.
+            OSError: it cannot be written.
+        """
+        self._check_open()
+        module = content_of(self._source)
+        if self._inheritance.snapshot < 0:
+            raise BadSnapshot('this pool has no snapshot to save; give it warm=, or isolation="snapshot"')
+        if hashlib.sha256(module).digest() != self._sources[None]:
+            raise BadSnapshot(f"{self._name} has changed since the pool was made")
+        with self._inheritance.held_snapshot() as state:
+            save(path, module, self._name, self._linked_sources(), state)
+
+    def _linked_sources(self) -> dict[str, str]:
+        """SHA-256 of the linked modules, by name."""
+        return {name: digest.hex() for name, digest in self._sources.items() if name is not None}
+
     def terminate(self) -> None:
         """End all processes now.  Jobs that have not finished end in PoolClosed.  In a forked child it does nothing."""
         if not self._dispatcher.forked:
@@ -1345,3 +1411,14 @@ class ProcessWasmPool(Executor):
 def _result(job: Future[T]) -> T:
     """Its result; if we are interrupted while we wait, nobody needs it any more.  The dispatcher keeps its time."""
     return wait_for(job, Deadline.NEVER, "the job is done")
+
+
+def _check_not_done(options: PoolOptions) -> None:
+    """Whether a pool that begins from a saved snapshot is asked for nothing that lies behind that.
+
+    Raises:
+        ValueError: it is.
+    """
+    for option in ("start", "warm"):
+        if getattr(options, option) is not None:
+            raise ValueError(f"{option} was done before the snapshot was saved; give it to the pool that saves one")

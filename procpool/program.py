@@ -88,6 +88,31 @@ class Program:
         """What all modules export, by what it is known as; the main one's first."""
         return self.main.interface.exports | {known: self.exported(names) for known, names in self.places.items()}
 
+    @cached_property
+    def _inner(self) -> dict[str, tuple[str | None, str, ExternType]]:
+        found: dict[str, tuple[str | None, str, ExternType]] = {}
+        given: set[Names] = set()  # what several modules import is one
+        for part in self.parts:
+            imported = {id(each.type): each.names for each in part.interface.imports}
+            for name, type_ in part.interface.inner.items():
+                names = imported.get(id(type_))
+                if names is not None:
+                    if names in part.links or part.source(names) in given:
+                        continue  # whose it is has exported it
+                    given.add(part.source(names))
+                found[name if part.name is None else f"{name} of {part.name!r}"] = part.name, name, type_
+        return found
+
+    @property
+    def inner(self) -> dict[str, ExternType]:
+        """What the modules export for snapshots alone, by what it is known as; each memory, table and global once."""
+        return {known: type_ for known, (_, _, type_) in self._inner.items()}
+
+    @property
+    def inner_places(self) -> dict[str, Names]:
+        """Those of linked modules: the module, and the export's own name."""
+        return {known: (module, name) for known, (module, name, _) in self._inner.items() if module is not None}
+
     @property
     def tags(self) -> tuple[str, ...]:
         """The exported exception tags, by what they are known as."""

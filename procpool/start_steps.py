@@ -16,12 +16,15 @@ from .program import INITIALIZE
 from .supervisor.jobs.shipped import name_of
 
 
-def start_steps(given: Sequence[Start] | None, exports: Mapping[str, ExternType]) -> tuple[wire.Step, ...]:
+def start_steps(
+    given: Sequence[Start] | None, exports: Mapping[str, ExternType], option: str = "start"
+) -> tuple[wire.Step, ...]:
     """What to do in each new instance.
 
     Args:
         given: by the user; None for the usual.
         exports: the module's, and those of linked ones, by what they are known as.
+        option: what they were given for.
 
     Raises:
         UnknownExport: a step names no function.
@@ -33,12 +36,12 @@ def start_steps(given: Sequence[Start] | None, exports: Mapping[str, ExternType]
         for index, each in enumerate(given):
             if not isinstance(each, (str, tuple)) and not callable(each):
                 raise BadArguments(
-                    f"start[{index}] is {shown(each)}; a step is an export's name, a tuple of one and its arguments, or a"
-                    " function"
+                    f"{option}[{index}] is {shown(each)}; a step is an export's name, a tuple of one and its arguments, or"
+                    " a function"
                 )
-        return tuple(_step(f"start[{index}]", each, exports) for index, each in enumerate(given))
+        return tuple(_step(f"{option}[{index}]", each, exports) for index, each in enumerate(given))
     except (UnknownExport, BadArguments) as error:
-        raise type(error)(f"{error}{_hint(given, exports)}") from None
+        raise type(error)(f"{error}{_hint(given, exports, option)}") from None
 
 
 def _step(where: str, given: Start, exports: Mapping[str, ExternType]) -> wire.Step:
@@ -58,10 +61,10 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _hint(given: Sequence[Any], exports: Mapping[str, ExternType]) -> str:
+def _hint(given: Sequence[Any], exports: Mapping[str, ExternType], option: str) -> str:
     """Whether it looks like one step, where a list of steps is meant."""
     name, *args = given
     type_ = exports.get(name) if isinstance(name, str) else None
     if args and isinstance(type_, FuncType) and len(type_.params) == len(args):
-        return f"; start is a list of steps: for one call with arguments, write start=[{tuple(given)!r}]"
+        return f"; {option} is a list of steps: for one call with arguments, write {option}=[{tuple(given)!r}]"
     return ""

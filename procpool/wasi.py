@@ -20,6 +20,22 @@ MODULES = ("wasi_snapshot_preview1", "wasi_unstable")
 WRITES = ("fd_write", "fd_pwrite", "sock_send")
 #: That of them which ends the guest with an exit code.
 PROC_EXIT = "proc_exit"
+#: Functions of WASI after which the others do as they did before, as long as no file was opened.
+STATELESS = frozenset(
+    {
+        *(
+            "args_get",
+            "args_sizes_get",
+            "environ_get",
+            "environ_sizes_get",
+            "clock_res_get",
+            "clock_time_get",
+            "random_get",
+        ),
+        *("proc_exit", "proc_raise", "sched_yield", "poll_oneoff", "fd_write", "fd_pwrite", "fd_prestat_get"),
+        *("fd_prestat_dir_name", "fd_fdstat_get", "fd_filestat_get", "fd_tell", "path_filestat_get"),
+    }
+)
 #: The import of wasi-threads.
 THREAD_SPAWN = ("wasi", "thread-spawn")
 

@@ -17,7 +17,7 @@ from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, eventually, gone, w
 from procpool import PoolClosed, ProcessWasmPool, wire
 from procpool.binary import Interface
 from procpool.compilation import compile_module
-from procpool.module import anonymous_file
+from procpool.files import anonymous_file
 from procpool.program import single
 from procpool.supervisor.launch import LAUNCHERS, Inheritance, SpawnLauncher
 
@@ -122,7 +122,7 @@ SCARCE = f"""
 import os, resource, sys, time
 from procpool import ProcessWasmPool, StartupError, wire
 from procpool.binary import Interface
-from procpool.module import anonymous_file
+from procpool.files import anonymous_file
 from procpool.program import single
 from procpool.supervisor.launch import LAUNCHERS, Inheritance, reserve_stdio
 

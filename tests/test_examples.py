@@ -26,6 +26,7 @@ import psutil
 import pytest
 from bounded import environment
 from conftest import DEADLINE, FIXTURES
+from packages import NotFetched, Store, locked, required, with_large
 
 from examples.build import SOURCES, build
 from fixtures.build import ZIG
@@ -224,6 +225,43 @@ def test_what_is_no_plug_in_is_not_loaded(tmp_path: Path, nothing_left: None) ->
     assert "junk is not loaded: InvalidModule: " in done.stdout
     assert "kernels is not loaded: UnknownExport: it exports no function transform(i32, i32) -> i64" in done.stdout
     assert done.stdout.count("shout says") == 3
+
+
+# -- snippets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("language", "package", "module", "wrong"),
+    [
+        (
+            "javascript",
+            "npm quickjs-wasi",
+            "quickjs.wasm",
+            {"raised InternalError: out of memory", "raised ReferenceError: nothing is not defined"},
+        ),
+        ("ruby", "npm @ruby/3.4-wasm-wasi", "dist/ruby+stdlib.wasm", {"raised an exception of Ruby's"}),
+    ],
+)
+def test_every_snippet_is_accounted_for(
+    language: str, package: str, module: str, wrong: set[str], store: Store, nothing_left: None
+) -> None:
+    needed = locked()[package]
+    if needed.large and not with_large():
+        pytest.skip("takes minutes to compile when it is new; PROCPOOL_PACKAGES=all runs it")
+    try:
+        directory = store.unpacked(needed)
+    except NotFetched as reason:
+        if required():
+            raise
+        pytest.skip(str(reason))
+    done = run("snippets.py", language, directory / module, "--count", 1000 if with_large() else 100, "--timeout", 4)
+    assert done.returncode == 0, done.stderr
+    *lines, last = done.stdout.splitlines()
+    counted = {what: int(count) for count, what in (line.split(maxsplit=1) for line in lines)}
+    assert sum(counted.values()) == int(last.split()[0])
+    assert counted.pop("ended well") == int(last.split()[0]) - 3
+    assert counted.pop("took too long") == 1
+    assert set(counted) == wrong
 
 
 # -- scripts -----------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ WRONG: list[tuple[str, list[Any], str]] = [
     ("max_worker_memory", NO_COUNT, "a positive int"),
     ("max_tasks_per_worker", [each for each in NO_COUNT if each != math.inf], "a positive int"),
     ("isolation", ["Fresh", "", None, True, 1, []], "'pooled', 'fresh'"),
+    ("warm", [1, object()], "a sequence"),
     ("balance", ["random", None, 1, []], "'least_busy', 'round_robin'"),
     ("on_full", ["wait", None, 1, []], "'block', 'raise'"),
     ("start_method", ["fork", "", 1, []], "'forkserver', 'spawn'"),

@@ -229,7 +229,7 @@ def test_a_job_whose_answer_is_there_ends_in_it_though_the_pool_is_terminated(
 
     def terminated(self: PromptCalls, *how: Any) -> None:
         pool._dispatcher.close(kill=True)
-        assert pool._dispatcher._stopped.wait(DEADLINE)
+        pool._dispatcher._stopped.result(DEADLINE)
         end(self, *how)
 
     heat(pool)

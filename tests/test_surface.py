@@ -198,6 +198,7 @@ NOT_TRIED = {
     "__class_getitem__",
     "from_iterable",
     "over",
+    "save_snapshot",  # of a pool that has one: tests/test_snapshots.py
 } | {f"Lease.{name}" for name in ("acquire", "revoke", "ask", "grant", "decline")}
 #: They end the pool.
 ENDING = {"shutdown", "ashutdown", "terminate", "__exit__", "__aexit__"}
@@ -296,6 +297,9 @@ def test_a_worker_imports_nothing_of_the_parents(start_method: Any) -> None:
         "deadline",
         "program",
         "cores",
+        "exposed",
+        "files",
+        "keeper",
         "mapped",
         "raw",
         "engine",

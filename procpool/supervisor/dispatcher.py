@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import wire
 from ..deadline import Deadline
-from ..errors import BadImport, CallTimeout, PoolClosed, PoolFull, ProcpoolError, StartupError
+from ..errors import BadImport, BadSnapshot, CallTimeout, PoolClosed, PoolFull, ProcpoolError, StartupError
 from ..options import PoolOptions
 from ..weak import WeakBag
 from .awaiting import ended
@@ -144,7 +144,7 @@ class Dispatcher:
         self._startup.result()
         if self.population.unfit is not None and self.population.broken is not None:
             error = wire.loaded(self.population.unfit)
-            if isinstance(error, ProcpoolError) and not isinstance(error, BadImport):
+            if isinstance(error, ProcpoolError) and not isinstance(error, (BadImport, BadSnapshot)):
                 raise self.why_closed() from error
             raise error
 

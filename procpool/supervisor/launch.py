@@ -20,8 +20,8 @@ import wasmtime
 from .. import interpreter, wire
 from ..binary import FuncType
 from ..errors import PoolClosed
+from ..files import anonymous_file
 from ..mapped import memory_over
-from ..module import anonymous_file
 from ..program import Program
 
 #: How long the template may take to kill and reap its workers when the pool closes, in seconds.
@@ -31,8 +31,9 @@ CLOSE_GRACE = 5.0
 class Inheritance:
     """The anonymous files that all workers of a pool inherit under their numbers, and the parent's share in them.
 
-    Owns ``artifacts`` and ``reserved``, which are descriptors, from when it is made; if it cannot be, the caller does.
-    `arena`, `payload` and `close` may be called by any thread.
+    Owns ``artifacts``, ``reserved``, ``snapshot`` and ``keeper``, which are descriptors, from when it is made; if it cannot
+    be, the caller does.  ``capture`` is inherited too, and stays the caller's.  What it is asked for may be asked by any
+    thread.
 
     Raises:
         StartupError: there is no Python interpreter that could run workers.
@@ -49,10 +50,14 @@ class Inheritance:
         instances: int,
         slots: int,
         reserved: Sequence[int] = (),
+        snapshot: int = -1,
+        keeper: int = -1,
+        capture: int = -1,
     ) -> None:
         self.interpreter: str = interpreter.chosen()  #: the Python that runs workers
         self.instances = instances  #: per process, each with a row on the board
         self.slots = slots  #: the most processes there can be at a time
+        self.snapshot = snapshot  #: a file with what instances begin as; -1 if there is none
         self._pid = os.getpid()
         # Held while a file is used by its number.  A signal handler or a finalizer may come here again in the same thread.
         self._using = threading.RLock()
@@ -96,13 +101,17 @@ class Inheritance:
                 instances,
                 guest,
                 self.payload_bytes,
+                snapshot,
+                keeper,
                 parent,
             )
             self.settings_fd: int = own(anonymous_file(settings.dump()))
             self._owned = owned.pop_all()
-        for fd in (*artifacts, *reserved):
-            self._owned.callback(os.close, fd)
-        inherited = (self.settings_fd, *artifacts, board_fd, self._arenas, self._payloads, lifeline, parent)
+        for fd in (*artifacts, *reserved, snapshot, keeper):
+            if fd >= 0:
+                self._owned.callback(os.close, fd)
+        shared = (board_fd, self._arenas, self._payloads, lifeline, parent)
+        inherited = (self.settings_fd, *artifacts, *shared, snapshot, keeper, capture)
         self.fds: tuple[int, ...] = tuple(fd for fd in inherited if fd >= 0)
 
     def arena(self, row: int) -> mmap.mmap:
@@ -145,6 +154,22 @@ class Inheritance:
         with self._using:
             self._check_open()
             return wire.map_payload(self._payloads, row, slot, size)
+
+    @contextlib.contextmanager
+    def held_snapshot(self) -> Iterator[int]:
+        """The file of the snapshot, which stays open meanwhile.
+
+        Raises:
+            PoolClosed: `close` came first.
+            OSError: there are no descriptors left.
+        """
+        with self._using:
+            self._check_open()
+            copy = os.dup(self.snapshot)
+        try:
+            yield copy
+        finally:
+            os.close(copy)
 
     def _check_open(self) -> None:
         if not self.fds:  # the numbers may be those of other files by now

@@ -4,3 +4,4 @@ from .frames import *
 from .layout import *
 from .reports import *
 from .settings import *
+from .snapshot import *

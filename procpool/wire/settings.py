@@ -32,6 +32,7 @@ class Guest(NamedTuple):
     log_levels: tuple[tuple[str, int], ...] = ()  #: of the parent's loggers
     module: str = "<bytes>"  #: its name, for people
     features: tuple[str, ...] = ()  #: proposals that the module may use
+    restored: bool = False  #: every job finds the instance as the snapshot says
 
 
 class StartCall(NamedTuple):
@@ -42,11 +43,17 @@ class StartCall(NamedTuple):
     arguments: bytes  #: packed
 
 
+class Capture(NamedTuple):
+    """Have what an instance holds written into a file, as a snapshot."""
+
+    fd: int
+
+
 class Step(NamedTuple):
     """What to do once in every new instance."""
 
     name: str  #: for people: which step it is, and what it calls
-    do: StartCall | Callable[[Any], object]  #: a function gets the instance
+    do: StartCall | Capture | Callable[[Any], object]  #: a function gets the instance
 
 
 class Environment(NamedTuple):
@@ -78,6 +85,8 @@ class Settings:
     instances: int  #: per process
     guest: Guest
     payload_bytes: int  #: the most that may be put into a payload slot; 0 if there are none
+    snapshot: int = -1  #: a file with what new instances begin as; -1 if they begin as the module says
+    keeper: int = -1  #: the compiled module of a keeper for that, which see
     parent: int = -1  #: readable once the parent has ended, whoever holds the lifeline; -1 where there is no such thing
 
     @property
@@ -102,6 +111,7 @@ class Compilation:
     answer: int  #: an empty file for COMPILED, or REFUSED and why; nothing if the process fails
     lifeline: int  #: read end of a pipe whose write end only the parent has
     engine: EngineSettings
+    inner: bool  #: have the module export all of its state
 
     def dump(self) -> bytes:
         return pickle.dumps(self)

@@ -29,14 +29,12 @@ class Access:
         arena: Arena,
         payloads: Payloads,
         streams: Streams,
-        fresh: bool,
     ) -> None:
         self._instances = instances
         self._surface = surface
         self._arena = arena
         self._payloads = payloads
         self._streams = streams
-        self._fresh = fresh
         self._operations: dict[str, Callable[..., Any]] = {
             "size": lambda name: len(surface.memory_named(name)),
             "read": self.read,
@@ -90,9 +88,10 @@ class Access:
 
     def _end(self, discard: bool) -> None:
         """The lease ends."""
-        if discard or self._fresh or self._instances.calls.failed or self._instances.outgrown():
+        if discard:
             self._instances.discard()
         else:
+            self._instances.settle()
             self._streams.end_lines()
 
 

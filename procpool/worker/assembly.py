@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import wasmtime
 
-from ..binary import FuncType, Import
+from ..binary import INNER_START, FuncType, Import
 from ..errors import BadImport
 from ..program import INITIALIZE, Names, Part, mismatch, whom
 from . import ffi
@@ -87,13 +87,14 @@ class Assembly:
             self._made[source] = Made(source, member.left[names].type, value, member.types.of(*names))
         self._taking.setdefault(source, []).append((member.linker, names))
 
-    def instantiate(self, store: wasmtime.Store, own: Own, first: bool = True) -> wasmtime.Instance:
+    def instantiate(self, store: wasmtime.Store, own: Own, starts: bool = True) -> wasmtime.Instance:
         """An instance of the main module.
 
         Args:
             store: for it, and the instances of linked modules.
             own: gets what is made for it, before anything of it runs.
-            first: whether it is not just for another thread of an instance that there is; those are set up already.
+            starts: do what is to be done first: not for another thread of an instance that there is, nor for one that
+                begins as a snapshot says.
 
         Raises:
             BadImport: a module does not fit what it is linked to.
@@ -104,7 +105,10 @@ class Assembly:
             try:
                 if self._quick is None:
                     self._quick = self.members[0].linker.instantiate_pre(self.members[0].module).instantiate
-                return self._quick(store)
+                instance = self._quick(store)
+                if starts:
+                    self._start(store, self.members[0], instance)
+                return instance
             except BaseException as error:
                 self._stages.ended(error, _making(self.members[0]))
                 raise
@@ -116,6 +120,8 @@ class Assembly:
             self._link(member, store, own)
             try:
                 instance = member.linker.instantiate(store, member.module)
+                if starts:
+                    self._start(store, member, instance)
             except BaseException as error:
                 misfit = self._misfit(member, error)
                 if misfit is not None:
@@ -124,10 +130,15 @@ class Assembly:
                 raise
             if member.part.name is not None:
                 own.linked[member.part.name] = instance
-                if first and member.part.interface.exports.get(INITIALIZE) == FuncType():
+                if starts and member.part.interface.exports.get(INITIALIZE) == FuncType():
                     with self._stages.step(f"{INITIALIZE}() of {whom(member.part.name)}", self._calls):
                         ffi.bind(store, instance, INITIALIZE, FuncType(), ffi.Slots(1), self._calls)()
         return instance
+
+    def _start(self, store: wasmtime.Store, member: Member, instance: wasmtime.Instance) -> None:
+        """Call what was the start function of a module that exports its state."""
+        if INNER_START in member.part.interface.inner:
+            ffi.bind(store, instance, INNER_START, FuncType(), ffi.Slots(1), self._calls)()
 
     def _link(self, member: Member, store: wasmtime.Store, own: Own) -> None:
         """Give a member what it imports from those before it."""

@@ -105,10 +105,16 @@ class Attendant:
             else:
                 if why == server.GAVE_UP:
                     return begun
+                if why == server.STALE:
+                    self._instances.discard()
+                    answered = False
+                    continue
                 if why != server.FOR_PYTHON:
                     begun += why == server.RUNG
                     self._board[wire.BEGUN] = begun
                     self.send(self._reply())
+                    if why == server.RUNG:  # wasm has made the call, and left the rest to us
+                        self._instances.settle()
                     return begun
                 answer = self._by_python(begun)
             answered = answer is not None

@@ -9,7 +9,8 @@ from typing import NoReturn
 from .. import wire
 from ..artifact import make
 from ..errors import InvalidModule
-from ..module import Opened, write
+from ..files import write
+from ..module import Opened
 from .lifeline import die_with_parent, die_with_starter
 from .main import usual_signals
 from .title import show_as
@@ -26,7 +27,7 @@ def main(settings_fd: int) -> NoReturn:
     source = Opened(told.subject, None, told.source)
     show_as("compiler", source.name)
     try:
-        make(told.artifact, source.read(), told.subject, told.engine, parallel=True)
+        make(told.artifact, source.read(), told.subject, told.engine, parallel=True, inner=told.inner)
         answer = wire.COMPILED
     except InvalidModule as error:
         answer = wire.REFUSED + str(error).encode(errors="backslashreplace")

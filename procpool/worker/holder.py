@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +18,13 @@ from ..raw import Slots
 from ..wire import page
 from . import ffi
 from .arena import Arena
+from .descriptors import check_descriptors
 from .driver import Drivers, signature_of_driver
 from .host import HostCalls
 from .instantiator import Instantiator
 from .made import Own
 from .server import SIGNATURE, Servers
+from .snapshot import Keeper, take
 from .stages import Stages
 from .streams import Streams
 from .threads import ThreadGroup
@@ -84,6 +87,11 @@ class InstanceHolder:
         self.served: tuple[int, ...] = ()  #: the exports that the server calls
         self._server: Function | None = None
         self._head: wasmtime.Memory | None = None  # of this store: each mapping takes addresses until the store goes
+        self._fresh = settings.guest.fresh
+        self._restored = settings.guest.restored
+        self._rewinds = self._restored and self._wasi is not None and instantiator.reads_files
+        self._keeper: Keeper | None = None  # puts the instance back after each job
+        self._check: tuple[wasmtime.Func, Any] | None = None  # the same, for the server to call
 
     # -- making one ----------------------------------------------------------------------------------------------------
 
@@ -109,6 +117,11 @@ class InstanceHolder:
             for each in self._start:
                 with self.stages.step(each.name, self.calls):
                     self._run(each.do)
+            if self._restored and self._instantiator.snapshot is not None:
+                make = functools.partial(
+                    self._instantiator.snapshot.keeper, self._store, self._instantiator.placing(self._instance, self._own)
+                )
+                self._keeper = self._instantiator.unlimited(self._store, make)
         except BaseException:
             self.discard()
             raise
@@ -119,14 +132,34 @@ class InstanceHolder:
             found = [memory for name in self._memory_names if isinstance(memory := self.extern(name)[1], wasmtime.Memory)]
             self._sized = [(memory, memory.data_len(self._store)) for memory in found]
 
-    def _run(self, do: wire.StartCall | Callable[[Any], object]) -> None:
+    def _run(self, do: wire.StartCall | wire.Capture | Callable[[Any], object]) -> None:
         """Do one thing in a new instance."""
         assert self._store is not None and self._instance is not None
+        if isinstance(do, wire.Capture):
+            self._capture(self._store, self._instance, do.fd)
+            return
         if callable(do):
             do(self._instantiator.surface)
             return
         self._slots.bytes[: len(do.arguments)] = do.arguments
         self._bind(*self._instantiator.place(self._instance, self._own, do.export), do.signature).run()
+
+    def _capture(self, store: wasmtime.Store, instance: wasmtime.Instance, fd: int) -> None:
+        """Write a snapshot of the instance.
+
+        Raises:
+            BadSnapshot: something cannot be kept; names it.
+        """
+        if self.fuelled:
+            store.set_fuel(_FOR_EVER)
+        if self._wasi is not None:
+            directories = [host for host, _, _ in self._wasi.preopens]
+            check_descriptors(store, self._instantiator.beside, directories)
+        with contextlib.closing(self._instantiator.new_store(None)) as other:
+            own = Own()
+            new, _ = self._instantiator.instantiate(other, None, 0, own, starts=False)
+            place = self._instantiator.placing
+            take((store, place(instance, self._own)), (other, place(new, own)), self._instantiator.program.inner, fd)
 
     @contextlib.contextmanager
     def fuelled_anew(self) -> Iterator[None]:
@@ -193,9 +226,7 @@ class InstanceHolder:
             self.warm()
             assert self._store is not None and self._instance is not None
             if self._memory is None:
-                self._store.set_limits()  # the arena is ours, not the guest's
-                self._memory = self._arena.memory(self._store)
-                self._instantiator.limit_memory(self._store)
+                self._memory = self._instantiator.unlimited(self._store, functools.partial(self._arena.memory, self._store))
             known, signature = self._exports[index]
             module, name = self._instantiator.program.places.get(known, (None, known))
             export = self._instantiator.find(self._store, self._instance, self._own, known)
@@ -228,17 +259,17 @@ class InstanceHolder:
         if self._server is None and self.served and self._instance is not None:
             assert self._store is not None
             if self._head is None:
-                self._store.set_limits()  # the page is ours, not the guest's
-                try:
-                    self._head = self._arena.head(self._store)
-                finally:
-                    self._instantiator.limit_memory(self._store)
+                self._head = self._instantiator.unlimited(self._store, functools.partial(self._arena.head, self._store))
             found = [
                 self._instantiator.find(self._store, self._instance, self._own, self._exports[index][0])
                 for index in self.served
             ]
             signatures = {index: self._exports[index][1] for index in self.served}
-            self._server = self._bind(self._servers.link(self._store, self._head, signatures, found), "serve", SIGNATURE)
+            if self._restored and self._check is None:
+                self._check = ffi.host_check(self._store, self._put_back)
+            check = None if self._check is None else self._check[0]
+            linked = self._servers.link(self._store, self._head, signatures, found, check)
+            self._server = self._bind(linked, "serve", SIGNATURE)
         return self._server
 
     def waiter(self) -> Function:
@@ -300,6 +331,52 @@ class InstanceHolder:
 
     # -- getting rid of it ---------------------------------------------------------------------------------------------
 
+    @property
+    def settles(self) -> bool:
+        """Whether there may be something to do after a job that went well."""
+        return self._fresh or self._restored or self._limits.recycle is not None
+
+    @property
+    def served_by_wasm(self) -> bool:
+        """Whether wasm may make calls, and Python need not see to the instance after each."""
+        snapshot = self._instantiator.snapshot
+        in_place = snapshot is not None and snapshot.in_place and not self._rewinds
+        return not (self._fresh or self._limits.recycle is not None) and (in_place or not self._restored)
+
+    def settle(self) -> None:
+        """A job, or a lease, is over: see to it that the next one finds an instance as it should be."""
+        if self._restored and self._put_back():
+            self._streams.end_lines()
+        elif self._fresh or self._restored or self.calls.failed or self.outgrown():
+            self.discard_ended()
+            self.discard()
+
+    def _put_back(self) -> bool:
+        """Have the instance be what the snapshot says; false if it cannot be, and has to go."""
+        keeper, store = self._keeper, self._store
+        if keeper is None or store is None or self.calls.failed:
+            return False
+        try:
+            if self.fuelled:
+                store.set_fuel(_FOR_EVER)
+            if not keeper.restore():
+                return False
+            if self._rewinds:
+                self._rewind(store)
+        except Exception:  # it was interrupted, say
+            return False
+        return True
+
+    def _rewind(self, store: wasmtime.Store) -> None:
+        """Give the instance a WASI with which nothing was done yet."""
+        fds: list[int] = []
+        assert self._wasi is not None
+        try:
+            store.set_wasi(self._streams.configure(self._wasi, fds))
+        finally:
+            for fd in fds:
+                os.close(fd)
+
     def outgrown(self) -> bool:
         """Whether a memory has grown past the limit for reuse."""
         most, store = self._limits.recycle, self._store
@@ -311,7 +388,7 @@ class InstanceHolder:
         """Throw the instance away: the next use makes a new one."""
         self.bound.clear()
         self._bound_drivers.clear()
-        self._server = self._head = None
+        self._server = self._head = self._keeper = self._check = None
         self._own.clear()
         group, self._group = self._group, None
         if group is not None:

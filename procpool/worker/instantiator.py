@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import wasmtime
 
@@ -13,14 +13,17 @@ from .. import wire
 from ..binary import FuncType, Import, is_shared
 from ..errors import GuestExit
 from ..program import Program
-from ..wasi import MODULES, PROC_EXIT, THREAD_SPAWN, WRITES
+from ..wasi import MODULES, PROC_EXIT, STATELESS, THREAD_SPAWN, WRITES
 from . import ffi
 from .assembly import Assembly
 from .host import HostCalls
 from .made import Own
+from .snapshot import Place, Snapshot
 from .stages import Stages
 from .threads import ThreadGroup
 from .traffic import Running
+
+T = TypeVar("T")
 
 #: A table element takes a pointer.
 _ELEMENT_BYTES = 8
@@ -45,7 +48,7 @@ class Instantiator:
         self.limits: wire.GuestLimits = limits
         self._running = running
         self._tags = program.tags
-        self._places = program.places
+        self._places = program.places | program.inner_places
         self.calls: HostCalls = HostCalls()
         self.stages: Stages = Stages()
         self.surface: Any = None  #: what host functions get that want the calling instance
@@ -54,6 +57,7 @@ class Instantiator:
         self.doomed = False  #: threads are left that nothing but the end of the process can end
         #: told by a thread that has ended its group, when the main thread does not notice: it sits in a host call
         self.on_stuck: Callable[[BaseException], object] | None = None
+        self.snapshot: Snapshot | None = None  #: what new instances begin as, if not as the module says
         self._compiled: dict[str, wasmtime.Module] = {}
         self._assembly: Assembly | None = None
         self.threaded: bool = any(each.names == THREAD_SPAWN or is_shared(each.type) for each in program.needed)
@@ -62,6 +66,11 @@ class Instantiator:
     def prints(self) -> bool:
         """Whether a module of the program can print."""
         return any(each.module in MODULES and each.name in WRITES for each in self.program.needed)
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether a module of the program can do something that later calls of WASI show."""
+        return any(each.module in MODULES and each.name not in STATELESS for each in self.program.needed)
 
     @property
     def in_thread(self) -> bool:
@@ -107,10 +116,28 @@ class Instantiator:
         found = self._places.get(name)
         return (instance, name) if found is None else (own.linked[found[0]], found[1])
 
+    def placing(self, instance: wasmtime.Instance, own: Own) -> Place:
+        """Likewise, of that instance's."""
+        return functools.partial(self.place, instance, own)
+
     def limit_memory(self, store: wasmtime.Store) -> None:
         """Bound what the guest's memories and tables in that store may grow to."""
         if self.limits.memory is not None:
             store.set_limits(memory_size=self.limits.memory, table_elements=self.limits.memory // _ELEMENT_BYTES)
+
+    def beside(self, store: wasmtime.Store, text: str) -> wasmtime.Instance:
+        """An instance of a module of ours that imports what the main module of an instance in that store could."""
+        assert self._assembly is not None
+        linker, module = self._assembly.members[-1].linker, self.compiled(text)
+        return self.unlimited(store, lambda: linker.instantiate(store, module))
+
+    def unlimited(self, store: wasmtime.Store, make: Callable[[], T]) -> T:
+        """Make what is ours, and not the guest's, in a store."""
+        store.set_limits()
+        try:
+            return make()
+        finally:
+            self.limit_memory(store)
 
     def instantiate(
         self,
@@ -118,6 +145,7 @@ class Instantiator:
         wasi: Callable[[], wasmtime.WasiConfig] | None,
         max_threads: int,
         own: Own,
+        starts: bool = True,
     ) -> tuple[wasmtime.Instance, ThreadGroup | None]:
         """An instance, and the group of its threads if the module has such.
 
@@ -126,6 +154,7 @@ class Instantiator:
             wasi: what makes the configuration of a thread.
             max_threads: how many there may be.
             own: gets the imports that were made for it, by name, before anything of it runs.
+            starts: start functions run, unless a snapshot has them behind it.
 
         Raises:
             wasmtime.Trap, wasmtime.WasmtimeError: it cannot be made, or its start function trapped.
@@ -144,7 +173,10 @@ class Instantiator:
                     raise
             if self._assembly is None:
                 self._assembly = self.new_assembly()
-            return self._assembly.instantiate(store, own), None
+            instance = self._assembly.instantiate(store, own, starts and self.snapshot is None)
+            if self.snapshot is not None:
+                self.snapshot.begin(store, self.placing(instance, own))
+            return instance, None
         except BaseException as error:
             cause, stage = self.calls.take(), self.stages.of(error)
             if cause is not None:

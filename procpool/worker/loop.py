@@ -66,12 +66,13 @@ class Loop:
         self._board = room.board
         self._printed = room.printed
         self._exports = settings.exports
-        self._fresh = settings.guest.fresh
-        self._may_outgrow = settings.guest.fresh or settings.limits.recycle is not None
+        self._settles = room.instances.settles
         self._exactly_once = settings.guest.exactly_once
         self._alone = settings.instances == 1
         # Where Python has to know of each call, it makes it.
-        self._by_wasm = not (self._may_outgrow or room.instances.fuelled or room.instances.threaded or room.python_sees)
+        self._by_wasm = room.instances.served_by_wasm and not (
+            room.instances.fuelled or room.instances.threaded or room.python_sees
+        )
         # Between two calls of a guest with threads, this process may have to end.
         lingers = not room.instances.threaded
         self._attendant = Attendant(
@@ -251,7 +252,7 @@ class Loop:
                 answer = wire.reply(wire.OK, function.results)
             else:
                 answer = self._run_other(kind, payload)
-            if self._may_outgrow or instances.calls.failed:
+            if self._settles or instances.calls.failed:
                 self._tidy(kind, flags)
         except wire.CorruptStream:
             raise
@@ -263,6 +264,8 @@ class Loop:
                 answer = wire.reply(wire.KEPT, answer[wire.REPLY.size :])
             elif instances.calls.failed or not isinstance(error, GuestError):
                 instances.discard()
+            else:
+                self._tidy(kind, flags)
         if not self._running.finish(number):
             printed = pickle.dumps(self._commands.printed) if kind == wire.RUN else b""
             # After a success too, but for a lease, which would go on with another instance, and for a Python function,
@@ -301,9 +304,8 @@ class Loop:
         instances.stages.forget()  # a callable may have caught what it was not to make of the instance
         if kind == wire.ACCESS or flags & wire.LEASED:
             return  # its holder decides
-        if self._fresh or instances.calls.failed or instances.outgrown():
-            instances.discard_ended()
-            instances.discard()
+        if self._settles or instances.calls.failed:
+            instances.settle()
 
     def _check(self, export: int, payload: bytes) -> None:
         """Whether a failed call can have been what the parent meant."""
@@ -316,7 +318,7 @@ class Loop:
         first, end, cells = self._batch_head(export, payload)
         self._arena.buffer = cells // wire.CELLS
         # One item at a time where each needs something of its own: fuel, an instance, or a number to be interrupted by.
-        singly = self._instances.fuelled or self._may_outgrow or bool(flags & wire.ITEM_BY_ITEM and self._exactly_once)
+        singly = self._instances.fuelled or self._settles or bool(flags & wire.ITEM_BY_ITEM and self._exactly_once)
         while first < end:
             failed, own = b"", False
             running = (number, first) if singly else number
@@ -344,7 +346,7 @@ class Loop:
                     failed = stopped or wire.reply(wire.INTERRUPTED)
             if interrupted or failed:
                 self._instances.discard()
-            elif self._may_outgrow or self._instances.calls.failed:
+            elif self._settles or self._instances.calls.failed:
                 self._tidy(wire.BATCH, 0)
             if failed:
                 _, status = wire.REPLY.unpack_from(failed)

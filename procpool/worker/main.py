@@ -28,6 +28,7 @@ from .logs import attach_logs, forward_logs
 from .loop import Loop, Room
 from .payloads import Payloads
 from .shipped import ShippedFunctions
+from .snapshot import Snapshot
 from .streams import Streams
 from .title import show_as
 from .traffic import Replies, Running, Waiting
@@ -47,6 +48,11 @@ class Blueprint:
         self.modules: list[wasmtime.Module] = [
             wasmtime.Module.deserialize_file(self.engine, f"/dev/fd/{artifact}") for artifact in settings.artifacts
         ]
+        self.snapshot: Snapshot | None = None
+        if settings.snapshot >= 0:
+            keeper = wasmtime.Module.deserialize_file(self.engine, f"/dev/fd/{settings.keeper}")
+            state, inner = wire.read_state(settings.snapshot), settings.program.inner
+            self.snapshot = Snapshot(settings.snapshot, state, inner, keeper)
 
     @classmethod
     def read(cls, settings_fd: int) -> Blueprint:
@@ -55,7 +61,7 @@ class Blueprint:
             file.seek(0)
             settings: wire.Settings = pickle.load(file)
         shared = settings.board, settings.arenas, settings.payloads, settings.lifeline, settings.parent
-        keep(settings_fd, *settings.artifacts, *shared)
+        keep(settings_fd, *settings.artifacts, *shared, settings.snapshot, settings.keeper)
         return cls(settings, memoryview(mmap.mmap(settings.board, 0)).cast("Q"))
 
     @classmethod
@@ -125,6 +131,7 @@ def _work(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> int:
         # may give up the right to open files.
         blueprints = [blueprint, *(Blueprint.again(blueprint) for _ in rows[1:])]
         environment = pickle.loads(settings.guest.environment)
+        keep(*(step.do.fd for step in environment.start if isinstance(step.do, wire.Capture)))
         if environment.initializer is not None:
             environment.initializer(*environment.initargs)
         rooms = [
@@ -178,6 +185,7 @@ def _furnish(
     streams = Streams(running, replies, arena, settings.lifeline, environment.wasi)
     program = settings.program
     instantiator = Instantiator(blueprint.engine, blueprint.modules, program, settings.limits, environment, running)
+    instantiator.snapshot = blueprint.snapshot
     instances = InstanceHolder(instantiator, settings, arena, streams)
     surface = instantiator.surface = Instance(instances, settings.exports, {**program.storage, **program.exports})
     first = row * wire.BOARD_ROW
@@ -189,7 +197,7 @@ def _furnish(
         instances=instances,
         functions=ShippedFunctions(surface, payloads),
         commands=CommandRunner(instantiator, instances, payloads, replies, streams, settings.instances == 1),
-        access=Access(instances, surface, arena, payloads, streams, settings.guest.fresh),
+        access=Access(instances, surface, arena, payloads, streams),
         arena=arena,
         board=blueprint.board[first : first + wire.BOARD_ROW],
         printed=streams.pass_on if streams.sends and instantiator.prints else None,

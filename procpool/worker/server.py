@@ -22,13 +22,17 @@ GAVE_UP = 1  #: no call came, and the worker is asleep now; or its holder is abo
 FOR_PYTHON = 2  #: a call that is not for wasm lies in the page, and has begun
 RUNG = 3  #: a call was made, and what lies in the page is to go through the pipe
 RUNG_AT_ONCE = 4  #: likewise, of what lay there when it was entered
+STALE = 5  #: a call was made and answered, and the instance could not be put back after it
 
 SIGNATURE = FuncType(("i32",), ("i32",))
 _SLOT = 16
 
 
-def server_text(signatures: Mapping[int, FuncType]) -> str:
+def server_text(signatures: Mapping[int, FuncType], checks: bool = False) -> str:
     """A server for the exports of those indices, in the text format.
+
+    Args:
+        checks: after each call it asks for the instance to be put back.
 
     ``serve``: whether an answer lies in the page -> why it returns.
     """
@@ -43,6 +47,10 @@ def server_text(signatures: Mapping[int, FuncType]) -> str:
     turn = f"(i32.const {page.TURN})"
     # An interrupt is looked for where a function or a round begins, so not between a swap and these.
     paid = f"(i32.store (i32.const {page.OWED}) (i32.const 0))"
+    check = ""
+    if checks:
+        imports += '(import "procpool" "put_back" (func $put_back (result i32)))'
+        check = f"(if (i32.eqz (call $put_back)) (then (return (i32.const {STALE}))))"
     return f"""
 (module ${NAME}
   {imports}
@@ -68,6 +76,7 @@ def server_text(signatures: Mapping[int, FuncType]) -> str:
         (return (i32.const {FOR_PYTHON})))
         (if (i32.eqz (call $swap (i32.const {page.TAKEN}) (i32.const {page.AWAKE}))) (then (return (i32.const {RUNG}))))
         {paid}
+        {check}
         (local.set $looks (i32.load (i32.const {page.LINGER})))
         (br $look)))
       (if (i32.and (i32.eq (local.get $turn) (i32.const {page.AWAKE})) (i32.ne (local.get $looks) (i32.const 0))) (then
@@ -100,7 +109,7 @@ class Servers:
 
     def __init__(self, engine: wasmtime.Engine) -> None:
         self._engine = engine
-        self._modules: dict[tuple[int, ...], wasmtime.Module] = {}
+        self._modules: dict[tuple[bool, tuple[int, ...]], wasmtime.Module] = {}
 
     def link(
         self,
@@ -108,10 +117,16 @@ class Servers:
         head: wasmtime.Memory,
         signatures: Mapping[int, FuncType],
         exports: Sequence[wasmtime.Func],
+        check: wasmtime.Func | None = None,
     ) -> wasmtime.Instance:
-        """A server for those very exports, in the order of ``signatures``."""
-        key = tuple(signatures)
+        """A server for those very exports, in the order of ``signatures``.
+
+        Args:
+            check: what puts the instance back after each call, and says whether it could.
+        """
+        key = check is not None, tuple(signatures)
         module = self._modules.get(key)
         if module is None:
-            module = self._modules[key] = wasmtime.Module(self._engine, server_text(signatures))
-        return wasmtime.Instance(store, module, [*exports, head])
+            module = self._modules[key] = wasmtime.Module(self._engine, server_text(signatures, check is not None))
+        checks = [] if check is None else [check]
+        return wasmtime.Instance(store, module, [*exports, *checks, head])

@@ -38,8 +38,10 @@ def surroundings(spec: Spec) -> wasmtime.WasiConfig:
         wasmtime.WasmtimeError: a directory has gone since it was checked.
     """
     config = wasmtime.WasiConfig()
-    config.argv = list(spec.args)
-    config.env = list(spec.env)
+    if spec.args:  # what is left out takes no time, and some get a new configuration for each job
+        config.argv = list(spec.args)
+    if spec.env:
+        config.env = list(spec.env)
     for host, guest, writable in spec.preopens:
         config.preopen_dir(host, guest, writable)
     return config
@@ -123,7 +125,7 @@ class Streams:
         if to == INHERIT:
             getattr(config, f"inherit_{name}")()
         elif to is None:
-            setattr(config, f"{name}_file", os.devnull)
+            return  # then wasmtime drops it, and opens nothing
         elif to.startswith("file:"):
             _append(config, name, to[5:])
         else:

@@ -25,14 +25,17 @@ from .externs import (
 )
 from .functions import bind, call_with_references
 from .hosting import define
+from .state import Functions, Unkeepable, elements, get_bits, grow_table, host_check, set_bits, set_element
 from .values import mark
 
 __all__ = [
     "RAW",
     "Exceptions",
+    "Functions",
     "ImportTypes",
     "Slots",
     "Thrown",
+    "Unkeepable",
     "append_element",
     "backtrace",
     "bind",
@@ -40,12 +43,18 @@ __all__ = [
     "caller_export",
     "define",
     "define_shared_memory",
+    "elements",
     "find",
     "mark",
+    "get_bits",
     "get_element",
     "get_global",
+    "grow_table",
+    "host_check",
     "new_global",
     "new_table",
+    "set_bits",
+    "set_element",
     "set_global",
     "view",
 ]
