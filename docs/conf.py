@@ -107,6 +107,7 @@ def _sentences_of_raises(app: Any, what: str, name: str, obj: Any, options: Any,
 #: Classes that users make themselves; of the others, they need not know how.
 _CONSTRUCTED = {
     "ProcessWasmPool",
+    "ClusterWasmPool",
     "BytesFunction",
     "Convention",
     "WasiConfig",

@@ -117,7 +117,8 @@ def run(theme: str, ways: Sequence[Way]) -> None:
     with contextlib.ExitStack() as made:
         for way in chosen:
             if way.missing():
-                print(f"{way.title}: skipped, {', '.join(way.missing())} is not installed", file=sys.stderr)
+                if not options.worker:  # said once, by the process that starts the others
+                    print(f"{way.title}: skipped, {', '.join(way.missing())} is not installed", file=sys.stderr)
                 continue
             runner.bench_time_func(
                 way.title, _once(way, made), inner_loops=way.inner, metadata={"unit": way.unit, **_metadata(way)}

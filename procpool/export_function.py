@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .checks import cannot_travel
-from .errors import UnknownExport
+from .binary import ExternType
+from .checks import cannot_travel, shown
+from .errors import BadArguments, UnknownExport
 from .supervisor.jobs.call import Export
 
 if TYPE_CHECKING:
@@ -39,6 +41,32 @@ class ExportFunction:
 
     def __repr__(self) -> str:
         return f"<export {self.__name__!r} of {self._pool!r}>"
+
+
+def refuse(
+    export: object, functions: Mapping[str, Export], refused: Mapping[str, BadArguments], exports: Mapping[str, ExternType]
+) -> NoReturn:
+    """Say why there is no function of that name among a module's.
+
+    Args:
+        functions: those that can be called, by name.
+        refused: those that cannot, and why.
+        exports: all that the module exports.
+
+    Raises:
+        TypeError: it is no name.
+        BadArguments: it cannot be called.
+        UnknownExport: there is none; names some that are much like it.
+    """
+    if not isinstance(export, str):
+        raise TypeError(f"expected the name of an export, got {shown(export)}")
+    if export in refused:
+        raise BadArguments(*refused[export].args)
+    if export in exports:
+        raise UnknownExport(f"the export {export!r} is a {exports[export]}, not a function")
+    near = get_close_matches(export, functions, n=3) or sorted(functions)[:5]
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "; it exports no callable function at all"
+    raise UnknownExport(f"the module exports no function {shown(export)}{hint}")
 
 
 class ExportTable(Mapping[str, Export]):

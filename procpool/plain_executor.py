@@ -5,13 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from .checks import shown
 from .plain_function import without_instance
-
-if TYPE_CHECKING:
-    from .pool import ProcessWasmPool
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,7 +21,7 @@ class PlainExecutor(Executor):
     the pool's workers, in the queue with its other jobs, with the pool's ``timeout`` and ``retries``.
     """
 
-    def __init__(self, pool: ProcessWasmPool) -> None:
+    def __init__(self, pool: Executor) -> None:
         self._pool = pool
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from collections.abc import Mapping as MappingType
 from concurrent.futures import Executor, Future
 from dataclasses import replace
-from difflib import get_close_matches
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, overload
 
@@ -27,8 +26,8 @@ from .columns import ColumnCodec
 from .compiled_program import compile_program
 from .deadline import Deadline
 from .engine import Feature
-from .errors import BadArguments, BadSnapshot, BadWasi, CallTimeout, UnknownExport
-from .export_function import ExportFunction, ExportTable
+from .errors import BadArguments, BadSnapshot, BadWasi, CallTimeout
+from .export_function import ExportFunction, ExportTable, refuse
 from .imports import Imports, OnMissing, Renames, resolve
 from .job_context import capture, deadline_of
 from .maps.callable_map import CallableMap
@@ -1397,15 +1396,7 @@ class ProcessWasmPool(Executor):
         """Why there is no function of that name, or its name, if it is one of those that `function` gives."""
         if isinstance(export, ExportFunction):
             return export.name_in(self)
-        if not isinstance(export, str):
-            raise TypeError(f"expected the name of an export, got {shown(export)}")
-        if export in self._refused:
-            raise BadArguments(*self._refused[export].args)
-        if export in self.exports:
-            raise UnknownExport(f"the export {export!r} is a {self.exports[export]}, not a function")
-        near = get_close_matches(export, self._functions, n=3) or sorted(self._functions)[:5]
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "; it exports no callable function at all"
-        raise UnknownExport(f"the module exports no function {shown(export)}{hint}")
+        return refuse(export, self._functions, self._refused, self.exports)
 
 
 def _result(job: Future[T]) -> T:

@@ -39,6 +39,7 @@ FAST = {
         "scheduler_steps",
     ),
     *("values", "weak", "wire", "call", "counters", "shipped"),
+    *("ledger", "heartbeat", "conductor"),
 }
 
 

@@ -456,3 +456,13 @@ def test_sigterm_lets_requests_finish(nothing_left: None) -> None:
     with serving(workers=2, timeout=PATIENCE) as service:
         service.visit(story)
         service.end()
+
+
+# -- cluster -----------------------------------------------------------------------------------------------------------
+
+
+def test_primes_are_counted_on_a_cluster(nothing_left: None) -> None:
+    done = run("cluster.py", "--below", 200_000, "--step", 10_000)
+    assert done.returncode == 0, done.stderr
+    assert "17,984 primes below 200,000" in done.stdout
+    assert "serves with 2 workers" in done.stdout and "2 idle" in done.stdout

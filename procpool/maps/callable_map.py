@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
-from ..supervisor.dispatcher import Dispatcher
 from ..supervisor.jobs.call import Job
-from .course import Course, Ticket
+from .course import Course, Runner, Ticket
 from .options import MapOptions
 
 #: How many jobs to have under way.
@@ -56,14 +55,14 @@ class CallableMap(Course[Errand]):
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        runner: Runner,
         make: Callable[[Any], Job],
         items: Iterator[Any],
         total: int | None,
         options: MapOptions,
         owner: object,
     ) -> None:
-        super().__init__(dispatcher, options, total, options.buffersize or MOST_JOBS_AHEAD, owner)
+        super().__init__(runner, options, total, options.buffersize or MOST_JOBS_AHEAD, owner)
         self._make = make
         self._items = items
         self._at = 0
@@ -90,12 +89,12 @@ class CallableMap(Course[Errand]):
         return errand
 
     def _submit(self, ticket: Errand) -> bool:
-        return ticket.job is None or self._dispatcher.try_submit(ticket.job)
+        return ticket.job is None or self._runner.try_submit(ticket.job)
 
     def _abandon(self, tickets: list[Errand]) -> None:
         jobs = [errand.job for errand in tickets if errand.job is not None]
         if jobs:
-            self._dispatcher.do(lambda: _cancel(jobs))  # which takes the jobs' locks
+            self._runner.do(lambda: _cancel(jobs))  # which takes the jobs' locks
 
     def _outcomes(self, ticket: Errand) -> tuple[list[Any], int | None]:
         outcome, failed = ticket.outcome()

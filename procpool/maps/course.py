@@ -9,16 +9,59 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from threading import Lock, get_ident
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ..bell import Bell, Rings
 from ..deadline import Deadline
 from ..errors import PoolClosed, ProcpoolError, StartupError
-from ..supervisor.dispatcher import Dispatcher
+from ..supervisor.jobs.call import Job
+from ..supervisor.jobs.chunk import Chunk
 from ..weak import WeakBag
 from .options import MapOptions
 from .progress import Reporter
 from .sources import READING_SECONDS
+
+
+class Runner(Protocol):
+    """What runs a map's work: the dispatcher of a pool, or what stands for many of them."""
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child of the process that made it."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more work."""
+
+    @property
+    def lanes(self) -> int:
+        """Workers that it has."""
+
+    @property
+    def retries(self) -> int:
+        """How often what ran in a worker that died is run again."""
+
+    def why_closed(self) -> ProcpoolError:
+        """A fresh exception for a use of it when it is closed."""
+
+    def try_submit(self, job: Job) -> bool:
+        """Queue a job if there is room; whether there was.
+
+        Raises:
+            PoolClosed, StartupError: nothing runs any more.
+        """
+
+    def try_submit_chunk(self, chunk: Chunk) -> bool:
+        """The same for a stretch of a map."""
+
+    def abandon(self, chunk: Chunk) -> None:
+        """Run no more of a stretch: nobody waits for it.  For finalizers too."""
+
+    def on_room(self, callback: Callable[[], None]) -> None:
+        """Call something quick once, from any thread, when there may be room, or it is closed."""
+
+    def do(self, command: Callable[[], None]) -> None:
+        """Have something quick run in another thread soon.  Takes no lock."""
 
 
 class Ticket(ABC):
@@ -53,18 +96,16 @@ class Course(ABC, Generic[T]):
     are called there, and may use the pool, but may not ask their own map for results.
 
     Args:
-        dispatcher: runs the work.
+        runner: runs the work.
         options: what the user asked for.
         total: how many items there are in all, if that is known.
         most_ahead: how many tickets to have under way.
         owner: what must live until the input has been read: the pool.
     """
 
-    def __init__(
-        self, dispatcher: Dispatcher, options: MapOptions, total: int | None, most_ahead: int, owner: object
-    ) -> None:
+    def __init__(self, runner: Runner, options: MapOptions, total: int | None, most_ahead: int, owner: object) -> None:
         self.deadline: Deadline = options.deadline
-        self._dispatcher = dispatcher
+        self._runner = runner
         self._options = options
         self._total = total
         self._most_ahead = most_ahead
@@ -137,8 +178,8 @@ class Course(ABC, Generic[T]):
             The first failure, in its place; the map has ended then.
             RuntimeError: called from inside itself, that is, by the user's iterable or progress callable.
         """
-        if self._dispatcher.forked:
-            raise self._dispatcher.why_closed()
+        if self._runner.forked:
+            raise self._runner.why_closed()
         if not self._turn.take(bell):
             return None
         try:
@@ -299,7 +340,7 @@ class Course(ABC, Generic[T]):
                 bound = self._options.buffersize
                 room = None if bound is None else bound - self._items_ahead
                 # Of a closed pool it only wants to know whether there is more, which would be missing.
-                ticket = self._read(1 if self._dispatcher.closed else room)
+                ticket = self._read(1 if self._runner.closed else room)
                 if ticket is None:
                     self._stop_reading()
                     return
@@ -323,7 +364,7 @@ class Course(ABC, Generic[T]):
             self._abandon(list(self._ahead))
 
     def _all_at_work(self) -> bool:
-        return self._total is None or len(self._ahead) >= self._dispatcher.scheduler.lanes
+        return self._total is None or len(self._ahead) >= self._runner.lanes
 
     def _some_done(self) -> bool:
         if not self._options.ordered:
@@ -338,7 +379,7 @@ class Course(ABC, Generic[T]):
     def _wait_for_room(self) -> None:
         if not self._ahead and not self._room_asked:  # else it is tried again when one of those is done
             self._room_asked = True
-            self._dispatcher.on_room(self._room)
+            self._runner.on_room(self._room)
 
     def _stop_reading(self, why: BaseException | None = None) -> None:
         self._reading = False
@@ -346,7 +387,7 @@ class Course(ABC, Generic[T]):
         self._ending = self._ending or why
 
     def _why_unread(self, closed: ProcpoolError) -> ProcpoolError:
-        if isinstance(closed, PoolClosed) and not self._dispatcher.forked:
+        if isinstance(closed, PoolClosed) and not self._runner.forked:
             return PoolClosed(
                 "this pool was shut down before the map had read its whole input; take the results before, or give inputs"
                 " that have a length, and no buffersize: then shutdown() reads them to the end"

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import BadArguments
-from ..supervisor.dispatcher import Dispatcher
-from ..supervisor.jobs.batch import item_bytes, most_items, segment_of
+from ..supervisor.jobs.batch import item_bytes, most_items
 from ..supervisor.jobs.call import Export
 from ..supervisor.jobs.chunk import Chunk
 from ..wire import loaded
-from .course import Course, Ticket
+from .course import Course, Runner, Ticket
 from .options import MapOptions
 from .sizes import ChunkSizes
 from .sources import PackedData, Piece, Source
@@ -54,7 +53,7 @@ class ExportMap(Course[Run]):
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        runner: Runner,
         export: Export,
         source: Source,
         options: MapOptions,
@@ -68,28 +67,32 @@ class ExportMap(Course[Run]):
             raise BadArguments(
                 f"{export.name} takes and returns {columns} values, and a map can do with {MOST_COLUMNS}; use submit"
             )
-        workers = max(dispatcher.scheduler.lanes, 1)
-        super().__init__(dispatcher, options, source.total, 2 * workers + 2, owner)
+        super().__init__(runner, options, source.total, 2 * max(runner.lanes, 1) + 2, owner)
         self._export = export
         self._source = source
         self._context = context
-        most = max(1, min(most, most_items(export)))
-        chunksize = options.chunksize
-        if chunksize is not None:
-            most = chunksize = min(chunksize, most_items(export))
-        if options.buffersize is not None:
-            # Several chunks should fit in: one that is being taken, and others under way.
-            most = max(1, min(most, options.buffersize // (workers + 1)))
-        self._sizes = ChunkSizes(workers, most, chunksize and min(chunksize, most))
+        self._sizes = self._chunk_sizes(most)
         self._left = source.total
         self._at = 0
+
+    def _chunk_sizes(self, most: int) -> ChunkSizes:
+        """What says how many items go into the next chunk."""
+        workers = max(self._runner.lanes, 1)
+        chunksize, buffersize = self._options.chunksize, self._options.buffersize
+        most = max(1, min(most, most_items(self._export)))
+        if chunksize is not None:
+            most = chunksize = min(chunksize, most_items(self._export))
+        if buffersize is not None:
+            # Several chunks should fit in: one that is being taken, and others under way.
+            most = max(1, min(most, buffersize // (workers + 1)))
+        return ChunkSizes(workers, most, chunksize and min(chunksize, most))
 
     def _read(self, room: int | None) -> Run | None:
         size = self._sizes.next(self._left)
         piece = self._source.take(size if room is None else min(size, room), self._options.chunksize is not None)
         if not piece.count and piece.error is None:
             return None
-        limit, retries = self._options.item_timeout, self._dispatcher.options.retries
+        limit, retries = self._options.item_timeout, self._runner.retries
         run = Run(Chunk(self._export, piece.data, piece.count, limit, retries, self._context), piece, self._at)
         if piece.error is not None and not self._options.return_exceptions:
             self._stop_reading()
@@ -99,11 +102,11 @@ class ExportMap(Course[Run]):
         return run
 
     def _submit(self, ticket: Run) -> bool:
-        return not ticket.piece.count or self._dispatcher.try_submit(segment_of(ticket.chunk))
+        return not ticket.piece.count or self._runner.try_submit_chunk(ticket.chunk)
 
     def _abandon(self, tickets: list[Run]) -> None:
         for run in tickets:
-            self._dispatcher.abandon(run.chunk)
+            self._runner.abandon(run.chunk)
 
     def _measured(self, ticket: Run) -> None:
         if ticket.piece.count:
@@ -126,10 +129,10 @@ class ArrayMap(ExportMap):
     """A map over arrays, which are their own store: nothing comes out but the first failure."""
 
     def __init__(
-        self, dispatcher: Dispatcher, export: Export, source: Source, options: MapOptions, context: bytes, owner: object
+        self, runner: Runner, export: Export, source: Source, options: MapOptions, context: bytes, owner: object
     ) -> None:
         most = max(1, ARRAY_CHUNK_BYTES // max(item_bytes(export), 1))
-        super().__init__(dispatcher, export, source, options, context, owner, most)
+        super().__init__(runner, export, source, options, context, owner, most)
 
     def _outcomes(self, ticket: Run) -> tuple[list[Any], int | None]:
         errors = ticket.chunk.errors

@@ -14,27 +14,36 @@ MOST_UNMEASURED = 64
 class ChunkSizes:
     """How many items to put into the next chunk.
 
-    Small while nothing is known, then so many as take a worker TARGET_NS by the latest measurement, growing eightfold at
-    most (a tiny chunk's time is mostly overhead); and towards a known end a share of what is left, so that the workers
+    Small while nothing is known, then so many as take a worker ``target_ns`` by the latest measurement, growing eightfold
+    at most (a tiny chunk's time is mostly overhead); and towards a known end a share of what is left, so that the workers
     finish together (guided self-scheduling, Polychronopoulos and Kuck 1987).
     """
 
-    def __init__(self, workers: int, most: int, fixed: int | None) -> None:
+    def __init__(
+        self, workers: int, most: int, fixed: int | None, target_ns: int = TARGET_NS, unmeasured: int = MOST_UNMEASURED
+    ) -> None:
         self._workers = workers
         self._most = most
         self._fixed = fixed
+        self._target_ns = target_ns
+        self._unmeasured = unmeasured
         self._size = 1
         self._item_ns: float | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether anything has been measured."""
+        return self._item_ns is not None
 
     def next(self, left: int | None) -> int:
         """The size of the next chunk when ``left`` items remain, if that is known."""
         if self._fixed is not None:
             return self._fixed
         if self._item_ns is None:
-            wanted = min(2 * self._size, MOST_UNMEASURED)
+            wanted = min(2 * self._size, self._unmeasured)
             size, self._size = self._size, wanted
         else:
-            size = self._size = max(1, min(int(TARGET_NS / self._item_ns), 8 * self._size, self._most))
+            size = self._size = max(1, min(int(self._target_ns / self._item_ns), 8 * self._size, self._most))
         if left is not None:
             least = 1 if self._item_ns is None else max(1, int(LEAST_NS / self._item_ns))
             size = min(size, max(least, -(-left // (2 * self._workers))))

@@ -20,7 +20,7 @@ from .awaiting import ended
 from .condition import Moment
 from .delivery import Delivery
 from .events import Journal
-from .jobs.batch import Segment
+from .jobs.batch import Segment, segment_of
 from .jobs.call import Abandoned, Job, Purge
 from .jobs.chunk import Chunk
 from .keys import Keys
@@ -99,6 +99,7 @@ class Dispatcher:
         self._watch = Watch()
         self._delivery = delivery
         self._log = self._delivery.strand()
+        self.hear_log: Callable[[bytes], None] = _log  #: takes what was logged in a worker; in a thread for user code
         self._printed = Printed(options.wasi, self._delivery.strand())
         self.keys: Keys = Keys()
         self.journal: Journal = journal
@@ -132,6 +133,16 @@ class Dispatcher:
             raise
 
     # -- from any thread -----------------------------------------------------------------------------------------------
+
+    @property
+    def lanes(self) -> int:
+        """Workers that there are, one for each instance of a process."""
+        return self.scheduler.lanes
+
+    @property
+    def retries(self) -> int:
+        """How often a job is run again whose worker died, unless it says otherwise."""
+        return self.options.retries
 
     def wait_started(self) -> None:
         """Block until the first worker is ready.
@@ -251,6 +262,10 @@ class Dispatcher:
                 return False
             self._enqueue(job, of_map=True)
             return True
+
+    def try_submit_chunk(self, chunk: Chunk) -> bool:
+        """The same for a stretch of a map."""
+        return self.try_submit(segment_of(chunk))
 
     def on_room(self, callback: Callable[[], None]) -> None:
         """Call something quick once, from any thread, when there may be room in the queue or the pool is closed."""
@@ -759,7 +774,7 @@ class Dispatcher:
         elif status == wire.PRINTED:
             self._printed.heard(lane, payload)
         elif status == wire.LOG:
-            self._log(lambda: _log(payload))
+            self._log(lambda: self.hear_log(payload))
         elif status in (wire.READY, wire.UNFIT) and lane.port.was_ready:
             raise Nonsense("a worker is ready once")  # twice among the idle, it would have two holders
         elif status == wire.SPENT:

@@ -158,6 +158,11 @@ class Received:
         """
         return pickle.loads(self._pickle, buffers=self._buffers)
 
+    def dumped(self) -> Dumped:
+        """The value as `dump` made it, to be sent on without being loaded."""
+        views = [(memoryview(buffer), isinstance(buffer, bytearray)) for buffer in self._buffers]
+        return Dumped(bytes(self._pickle), views)
+
 
 def plain(payload: bytes) -> Any:
     """What arrived, if it is small (`PLAIN`) and names nothing: None, numbers, strings, bytes, and containers of them.

@@ -1,0 +1,1 @@
+"""Dask.distributed as the engine: membership, deployment, transport."""
