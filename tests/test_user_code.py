@@ -152,7 +152,7 @@ def on_event(event: PoolEvent) -> None:
 
 
 def guest_pool(workers: int) -> Any:
-    return pool_that_goes(GUEST, workers=workers, wasi=WasiConfig(), on_event=on_event, kill_grace=0.3)
+    return pool_that_goes(GUEST, workers=workers, wasi=WasiConfig(), on_event=on_event, kill_grace=DEADLINE)
 
 
 @pytest.fixture(scope="module")
