@@ -442,8 +442,12 @@ def test_a_node_whose_pool_breaks_is_no_black_hole(client: Any, tmp_path: Any) -
         assert [pool.call("add", n, 1) for n in range(50)] == list(range(1, 51))
 
 
-def test_what_no_message_holds_does_not_stop_the_others(client: Any, pool: ClusterWasmPool) -> None:
+def test_what_no_message_holds_does_not_stop_the_others(
+    client: Any, pool: ClusterWasmPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Numbers beyond 64 bits and text that is no UTF-8 are said in another way, or refused."""
+    # Nor does what passes between the processes that run tests hold it, where pytest reports what was logged.
+    monkeypatch.setattr(logging.getLogger("cluster.test"), "propagate", False)
     assert pool.submit("add", 1, 2, retries=2**70).result(DEADLINE) == 3
 
     def odd(instance: Any, fail: bool) -> int:
