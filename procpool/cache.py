@@ -41,6 +41,7 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1
 #: What to do about what is no file of ours, and is in the way of one.
 _REMOVE = "; remove it from the cache of compiled modules"
 _HASH = re.compile(rb"[0-9a-f]{64}\n")
+_OURS = re.compile(r"[0-9a-f]{64}(\.note|\.part)?")
 
 
 class Refused(PermissionError):
@@ -255,16 +256,20 @@ class Cache:
     def contents(self) -> list[tuple[int, int, str]]:
         """When each entry and note was last used, in ns of the epoch, how many bytes it takes, and its name."""
         found = []
-        for name in os.listdir(self._directory):
+        for name in self._ours():
             with contextlib.suppress(OSError):  # somebody else has removed it
                 status = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
                 if not name.endswith(".part"):
                     found.append((status.st_mtime_ns, max(status.st_size, _LEAST_BYTES), name))
         return sorted(found)
 
+    def _ours(self) -> Iterator[str]:
+        """What we name so.  A user may have named a directory with files that matter."""
+        return filter(_OURS.fullmatch, os.listdir(self._directory))
+
     def _trim(self, most: int) -> None:
         """Have no more bytes than that, and nothing that dead processes have left."""
-        for name in os.listdir(self._directory):
+        for name in self._ours():
             if name.endswith(".part"):
                 with contextlib.suppress(OSError):  # somebody works at it, or has removed it
                     self._sweep(name)

@@ -7,6 +7,7 @@ Nothing of it is code of this machine's, and nothing of it is run but in the san
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -41,7 +42,7 @@ class Saved:
 
 
 def save(path: str | os.PathLike[str], module: bytes, name: str, linked: Mapping[str, str], state: int) -> None:
-    """Write such a file: it is there when it is whole, and replaces what was there.
+    """Write such a file: it is there when it is whole, and replaces the file that was there.
 
     Args:
         module: binary or text; ``name`` is for people.
@@ -49,9 +50,11 @@ def save(path: str | os.PathLike[str], module: bytes, name: str, linked: Mapping
         state: descriptor of the snapshot.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written, or what is there is no regular file.
     """
-    path = os.path.abspath(path)
+    path = os.path.realpath(path)  # a link stays one
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise FileExistsError(errno.EEXIST, "no file that could be replaced", path)
     size = os.fstat(state).st_size
     told = {
         "wasmtime": release(),
@@ -63,20 +66,37 @@ def save(path: str | os.PathLike[str], module: bytes, name: str, linked: Mapping
         "state_sha256": _copied(state, 0, size),
     }
     text = json.dumps(told).encode()
-    part = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{secrets.token_hex(8)}")
-    fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    directory = os.path.dirname(path)
+    part = os.path.join(directory, f".{os.path.basename(path)}.{secrets.token_hex(8)}")
+    fd = _nameless(directory)
+    named = fd is None
+    if fd is None:
+        fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         write(fd, _HEAD.pack(_MAGIC, len(text)) + text + module)
         start = _HEAD.size + len(text) + len(module)
         os.ftruncate(fd, start + size)
         _copied(state, 0, size, fd, start)
         os.fsync(fd)
+        if not named:
+            # With a descriptor of a directory, for only then does os.link follow the link that /proc has.
+            os.link(f"/proc/self/fd/{fd}", part, src_dir_fd=fd, follow_symlinks=True)
+            named = True
         os.rename(part, path)
     except BaseException:
-        os.unlink(part)
+        if named:
+            os.unlink(part)
         raise
     finally:
         os.close(fd)
+
+
+def _nameless(directory: str) -> int | None:
+    """A file there that has no name yet, and is gone if we are killed; None where the file system has no such."""
+    try:
+        return os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o666)
+    except (OSError, AttributeError):  # if it is for another reason, making one with a name says so
+        return None
 
 
 def opened(source: ModuleSource) -> Saved | None:

@@ -491,6 +491,21 @@ def test_what_a_dead_program_was_writing_is_swept_away(directory: Path, compiled
     assert not list(directory.glob("*.part"))
 
 
+def test_the_users_own_files_stay_where_they_are(directory: Path, compiled: Compilations) -> None:
+    compiled(ONE)
+    (directory / "letters").mkdir()
+    for name in ("mine.txt", ".hidden", "half.part"):
+        (directory / name).write_bytes(b"mine" * 10_000)
+        os.utime(directory / name, (0, 0))
+    (directory / "link").symlink_to("mine.txt")
+    kept = [path.name for path in entries(directory) if path.name.isalnum() and path.is_file() and not path.is_symlink()]
+    with cache.open_cache() as opened:
+        assert opened is not None
+        assert [name for _, _, name in opened.contents()] == kept and len(kept) == 1
+        opened.clear()
+    assert sorted(os.listdir(directory)) == [".hidden", "half.part", "letters", "link", "mine.txt"]
+
+
 def compile_where_nothing_can_be_kept() -> None:
     """In a program of its own: the directory cannot be written any more when the module has been compiled."""
     logging.basicConfig()

@@ -467,6 +467,15 @@ def test_what_no_message_holds_does_not_stop_the_others(
     assert {pool.call("add", number, 1) for number in range(20)} == set(range(1, 21)), "both nodes are heard"
 
 
+def test_who_leaves_while_a_node_starts_is_not_told_that_it_was_refused(client: Any) -> None:
+    told: list[Any] = []
+    for _ in range(5):
+        with ClusterWasmPool(KERNELS, client=client, on_event=told.append) as pool:
+            assert within(pool.call, "add", 1, 2) == 3
+    assert {event.kind for event in told} >= {"node_ready", "node_left"}
+    assert not [str(event) for event in told if event.kind in ("node_refused", "node_lost")]
+
+
 def test_an_initializer_raises_what_no_message_holds(client: Any) -> None:
     class Silent(Exception):
         def __str__(self) -> str:

@@ -6,6 +6,9 @@ import contextlib
 import json
 import os
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 
 import pytest
 import wasmtime
+from conftest import DEADLINE
 from warmed import COUNTER, FIRST
 
 from procpool import (
@@ -315,3 +319,31 @@ def test_a_snapshot_is_kept_in_the_cache(
     assert list((tmp_path / "cache").iterdir()) == []
     monkeypatch.setenv("PROCPOOL_CACHE_DIR", "off")
     assert main(["cache"]) == 2
+
+
+def test_what_is_no_file_is_not_replaced_by_a_snapshot(tmp_path: Path) -> None:
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    link.symlink_to(target)
+    target.write_bytes(b"old")
+    with ProcessWasmPool(COUNTER, workers=1, warm="boot") as pool:
+        with pytest.raises(FileExistsError, match="no file that could be replaced"):
+            pool.save_snapshot(pipe)
+        pool.save_snapshot(link)
+    assert pipe.is_fifo() and link.is_symlink()
+    with ProcessWasmPool(target, workers=1) as pool:
+        assert pool.call("count", timeout=DEADLINE) == FIRST
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe", "target"]
+
+
+def test_who_is_killed_while_it_saves_leaves_nothing(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from procpool import ProcessWasmPool, saved\n"
+        "saved.os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "with ProcessWasmPool(sys.argv[1], workers=1, warm='boot') as pool:\n"
+        "    pool.save_snapshot(sys.argv[2])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, COUNTER, str(tmp_path / "snapshot")], timeout=DEADLINE)
+    assert ended.returncode == -signal.SIGKILL
+    assert os.listdir(tmp_path) == []

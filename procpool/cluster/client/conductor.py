@@ -415,6 +415,14 @@ class Conductor:
             self.journal.note("node_lost", member, f"the node on {member.name} is lost: {reason}")
         self.look()
 
+    def withdrawn(self, session: Session, reason: str) -> None:
+        """A node that had not begun to serve has gone, as it was told to."""
+        member = session.member
+        self._sessions.pop(member.host, None)
+        self._refusals.setdefault(member.host, _Refusals()).until = monotonic() + AGAIN
+        self.journal.note("node_left", member, f"the node on {member.name} has left: {reason}")
+        self.look()
+
     # -- steps ---------------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
@@ -552,7 +560,7 @@ class Conductor:
             for host, refusals in self._refusals.items()
             if host in self._members and refusals.reason
         ]
-        return "; ".join([f"{len(self._members)} hosts are there", *refusing])
+        return "; ".join([f"{len(self._members)} hosts were known", *refusing])
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

@@ -103,6 +103,9 @@ class Session:
 
     def end(self, finish: bool) -> None:
         """Have it finish what it has begun, or stop that, and end."""
+        if self._link is None:  # it has been told nothing yet; when it can be, the link is closed
+            self.drop()
+            self._conductor.withdrawn(self, "the pool has ended")
         self.say([wire.END, finish])
 
     def drop(self) -> None:
@@ -177,6 +180,8 @@ class Session:
         self.silent = False
         self.host, self.workers = wire.Host(*host), workers
         self._conductor.joined(self, workers, wire.Host.here().differs(self.host))
+        if self.leaving:  # it was told to go while it started
+            self._conductor.hushed(self, True)
 
     def _refused(self, reason: str, raised: bytes) -> None:
         self.drop()
@@ -204,7 +209,12 @@ class Session:
 
     def _leaving(self, reason: str) -> None:
         self.leaving = True
-        self._conductor.hushed(self, True)
+        if self.workers:
+            self._conductor.hushed(self, True)
 
     def _ended(self, reason: str) -> None:
-        self._part(reason, monotonic(), expected=True)
+        if self.workers:
+            self._part(reason, monotonic(), expected=True)
+        else:
+            self.drop()
+            self._conductor.withdrawn(self, reason)
