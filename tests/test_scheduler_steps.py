@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -9,10 +10,12 @@ from bounded import started
 from conftest import DEADLINE, eventually
 from models import ModelJob, ModelPort, ModelWorker
 
+from procpool import wire
 from procpool.deadline import Deadline
 from procpool.supervisor import scheduler as scheduler_module
 from procpool.supervisor.jobs.call import Abandoned, Job, Purge
 from procpool.supervisor.lane import Lane
+from procpool.supervisor.lease import Request
 from procpool.supervisor.scheduler import Scheduler
 
 
@@ -569,3 +572,102 @@ def test_a_purge_that_comes_back_is_sent_to_the_same_worker_again() -> None:
     assert lane.head is purge and not scheduler._own
     finish_one(scheduler, lane)
     assert list(scheduler.left) == [lane] and not scheduler.busy
+
+
+class Interrupted:
+    """In place of a function: raises KeyboardInterrupt once, before or after what that does."""
+
+    def __init__(self, function: Callable[..., Any], before: bool = True) -> None:
+        self._function = function
+        self._before = before
+        self._due = True
+
+    def __call__(self, *how: Any, **more: Any) -> Any:
+        due, self._due = self._due, False
+        if due and self._before:
+            raise KeyboardInterrupt
+        done = self._function(*how, **more)
+        if due:
+            raise KeyboardInterrupt
+        return done
+
+
+@pytest.mark.parametrize("key", [None, 1])
+@pytest.mark.parametrize("priority", [0, 3])
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("what", ["begin", "place", "writes", "send"])
+def test_whoever_is_interrupted_while_it_sends_jobs_loses_none(
+    what: str, before: bool, priority: int, key: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler, lane, _ = scheduler_with_one_worker()
+    jobs = [ModelJob(0, buffers=1, function=b"f"), ModelJob(1, buffers=1)]
+    owner: Any = {"begin": jobs[0], "place": jobs[0], "writes": lane.port, "send": lane}[what]
+    monkeypatch.setattr(owner, what, Interrupted(getattr(owner, what), before))
+    for job in jobs:
+        job.priority, job.key = priority, key
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.submit(jobs[0])
+    scheduler.submit(jobs[1])
+    scheduler.mend()
+    scheduler.mend()  # there is nothing left to do
+    worker = lane.port.worker  # type: ignore[attr-defined]
+    while lane.depth or lane.unwritten:
+        assert lane in scheduler.busy
+        scheduler.write_more(lane)
+        while worker.step():
+            pass
+        scheduler.answered(lane, lane.depth)
+        scheduler.settle(lane)
+    assert worker.ran == [0, 1] and scheduler.pending() == 0
+    assert list(scheduler.idle) == [lane] and not scheduler.busy and lane.buffers == wire.BUFFERS
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_whoever_is_interrupted_while_a_job_begins_that_ends_leaves_nothing(
+    ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler, lane, _ = scheduler_with_one_worker()
+    job = ModelJob(0)
+
+    def begin() -> bool:
+        if ends:
+            job.fail(KeyError())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "begin", begin)
+        with pytest.raises(KeyboardInterrupt):
+            scheduler.submit(job)
+    scheduler.mend()
+    assert lane.depth == (not ends) and scheduler.pending() == 0
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_whoever_is_interrupted_while_it_hands_a_worker_over_loses_none(
+    before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler, lane, _ = scheduler_with_one_worker()
+    request = Request()
+    monkeypatch.setattr(request, "succeed", Interrupted(request.succeed, before))
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.submit(request)
+    scheduler.mend()
+    assert request.result(0) is lane, "it is asked for again if it had not got it"
+    assert not scheduler.idle and not scheduler.busy
+    scheduler.release(lane)
+    assert list(scheduler.idle) == [lane]
+
+
+@pytest.mark.parametrize("error", [BlockingIOError, BrokenPipeError])
+def test_what_a_pipe_does_not_take_is_kept_unless_nobody_reads_it_any_more(
+    error: type[OSError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler, lane, _ = scheduler_with_one_worker()
+
+    def writes(data: bytes) -> Iterator[int]:
+        raise error
+        yield
+
+    monkeypatch.setattr(lane.port, "writes", writes)
+    scheduler.submit(ModelJob(0))
+    assert bool(lane.unwritten) == (error is BlockingIOError) and lane.depth == 1
