@@ -228,7 +228,7 @@ def once_each(storage: Mapping[str, T]) -> dict[str, T]:
 class Reader:
     def __init__(self, data: bytes, start: int, end: int) -> None:
         self.data = data
-        self.at = start
+        self.at: int = start
         self.end = end
 
     def byte(self) -> int:
@@ -411,7 +411,7 @@ class Spaces:
     """What a module has of each kind, by index, as far as it has been read; and what of that it shows."""
 
     def __init__(self) -> None:
-        self.interface = Interface()
+        self.interface: Interface = Interface()
         self._types: list[FuncType | None] = []
         self._untold: set[int] = set()  # the types that a signature does not tell
         self.funcs: list[int] = []  #: their types

@@ -23,10 +23,10 @@ class Session:
 
     def __init__(self, conductor: Conductor, member: Member, demand: Demand) -> None:
         self.member = member
-        self.workers = 0  #: that its pool has
+        self.workers: int = 0  #: that its pool has
         self.host: wire.Host | None = None  #: what is installed there
-        self.leaving = False  #: it begins nothing more
-        self.silent = False  #: it has not been heard for so long that it is given nothing
+        self.leaving: bool = False  #: it begins nothing more
+        self.silent: bool = False  #: it has not been heard for so long that it is given nothing
         self._conductor = conductor
         self._demand = demand
         self._link: Link | None = None

@@ -131,10 +131,10 @@ class CallUnit(_Single):
 
     def __init__(self, export: Export, args: tuple[Any, ...], context: bytes, limit: float | None) -> None:
         super().__init__(export.name, context, limit)
-        self.kind = export.name
+        self.kind: Hashable = export.name
         self._slots = export.pack(args)
         self._unpack: Callable[[bytes], Any] = export.codec.unpack
-        self.nbytes = _OVERHEAD + len(self._slots)
+        self.nbytes: int = _OVERHEAD + len(self._slots)
 
     def packed(self, begins: bool) -> wire.Unit | None:
         """See `Travels`."""
@@ -154,14 +154,15 @@ class ShippedUnit(_Single):
         if not function.least <= len(args) <= function.most:
             function.check(len(args))
         super().__init__(function.name, context, limit)
-        self.function = function
-        self.kind = function.digest
+        self.function: Shipped | None = function
+        self._digest = function.digest
+        self.kind: Hashable = function.digest
         self._args = _checked(f"what is given to {function.name}", values.dump(args).inline())
-        self.nbytes = _OVERHEAD + len(self._args)
+        self.nbytes: int = _OVERHEAD + len(self._args)
 
     def packed(self, begins: bool) -> wire.Unit | None:
         """See `Travels`."""
-        return self._unit(wire.SHIPPED, self.kind, begins, self._args)
+        return self._unit(wire.SHIPPED, self._digest, begins, self._args)
 
     def _let_go(self) -> None:
         super()._let_go()
@@ -173,9 +174,9 @@ class RunUnit(_Single):
 
     def __init__(self, name: str, keywords: Mapping[str, Any], context: bytes, limit: float | None) -> None:
         super().__init__(name, context, limit)
-        self.kind = ("run", name)
+        self.kind: Hashable = ("run", name)
         self._keywords = _checked(f"what is given to {name}", pickle.dumps(dict(keywords), 5))
-        self.nbytes = _OVERHEAD + len(self._keywords)
+        self.nbytes: int = _OVERHEAD + len(self._keywords)
 
     def packed(self, begins: bool) -> wire.Unit | None:
         """See `Travels`."""
@@ -190,19 +191,19 @@ class StretchUnit:
     """A chunk of a map: all of it goes to one node."""
 
     function: Shipped | None = None
-    deadline = Deadline.NEVER
-    number = -1
-    priority = 0
+    deadline: Deadline = Deadline.NEVER
+    number: int = -1
+    priority: int = 0
 
     def __init__(self, chunk: Chunk) -> None:
         signature = chunk.export.codec.signature
         self.chunk = chunk
-        self.name = chunk.export.name
+        self.name: str = chunk.export.name
         self.kind: Hashable = "map", self.name
-        self.items = chunk.count
-        self.retries = chunk.retries
+        self.items: int = chunk.count
+        self.retries: int = chunk.retries
         self._widths = [[WIDTH[kind] for kind in kinds] for kinds in (signature.params, signature.results)]
-        self.nbytes = _OVERHEAD + chunk.count * sum(self._widths[0])
+        self.nbytes: int = _OVERHEAD + chunk.count * sum(self._widths[0])
 
     def packed(self, begins: bool) -> wire.Unit | None:
         """See `Travels`."""

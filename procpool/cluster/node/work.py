@@ -85,16 +85,20 @@ class PassedCall(_PassedOn):
         deadline = deadline_of(unit)
         context = rebased(unit.context, visible, unit.limit, deadline)
         super().__init__(export.name, export.frame(core.SUBMIT, unit.payload, context), limit=unit.limit)
-        self.deadline, self.retries = deadline, unit.retries
+        self.deadline: Deadline = deadline
+        self.retries: int = unit.retries
 
 
 class KnownFunction(Shipped):
     """A callable that was pickled on another host.  It is not unpickled here."""
 
     def __init__(self, name: str, digest: bytes, pickled: bytes) -> None:
-        self.name, self.digest, self.pickle = name, digest, pickled
+        self.name: str = name
+        self.digest: bytes = digest
+        self.pickle: bytes = pickled
         self._takes = None
-        self.least, self.most = 0.0, math.inf  # the client has checked
+        self.least: float = 0.0  # the client has checked
+        self.most: float = math.inf
 
 
 class PassedShipped(_PassedOn, ShippedCall):
@@ -109,7 +113,8 @@ class PassedShipped(_PassedOn, ShippedCall):
         self._size = self._args.size
         if 0 < self._size <= core.PAYLOAD_BYTES:
             self.buffers = 1
-        self.deadline, self.retries = deadline, unit.retries
+        self.deadline: Deadline = deadline
+        self.retries: int = unit.retries
 
     def answered(self, lane: Lane, memory: Memory, status: int, payload: bytes) -> Sequence[Job]:
         if status == core.VALUE and values.slot_of(payload) != values.INLINE:
@@ -131,8 +136,8 @@ class Stretch:
         if [len(column) for column in self._params] != [width * unit.items for width in self._widths[0]]:
             raise ValueError(f"a stretch of {unit.items} items with {[len(column) for column in self._params]} bytes")
         self._results = [bytearray(width * unit.items) for width in self._widths[1]]
-        self.number = unit.number
-        self.chunk = Chunk(export, self, unit.items, unit.limit, unit.retries, context)
+        self.number: int = unit.number
+        self.chunk: Chunk = Chunk(export, self, unit.items, unit.limit, unit.retries, context)
 
     def load(self, column: int, start: int, stop: int, target: memoryview) -> None:
         """See `Data`."""
