@@ -85,6 +85,9 @@ class Sides:
     def waiter(self) -> Function:
         return self._linked(())
 
+    def settle(self) -> None:
+        """Nothing is to be done to this instance after a call."""
+
     def serve(self, export: int) -> None:
         self.served = (*self.served, export)
 

@@ -393,6 +393,7 @@ class Pool(RuleBasedStateMachine):
         del self.held[lane]
         if wanted:  # it was submitted
             job.direct = False
+            job.owner = self
             job.begin()
             self.scheduler.adopt(lane, job, self.now, taken=False)
         else:
