@@ -204,7 +204,7 @@ class _Compiler:
             settings = own(settings)
             fds = (settings, told.source, told.artifact, told.answer, told.lifeline)
             try:
-                process = interpreter.start("compiler", settings, fds=fds)
+                process = interpreter.start("worker.compiler", settings, fds=fds)
             except OSError as error:
                 logger.debug("procpool: compiling on one thread: no process can be started: %s", error)
                 return self._made_here(fd)

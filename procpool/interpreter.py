@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from multiprocessing import spawn
-from typing import Literal
 
 from .errors import StartupError
 
@@ -44,7 +43,7 @@ def _frozen() -> bool:
 
 
 def command(python: str, part: str, *args: int) -> list[str]:
-    """The command line of a fresh interpreter with this one's import path, that runs ``main`` of a module of `worker`.
+    """The command line of a fresh interpreter with this one's import path, that runs ``main`` of a module of procpool.
 
     The path is passed on as it is now, so a worker finds what the parent finds whatever its working directory, and
     ``__main__`` is never imported again.  A frozen program's path, which lacks most of the library, comes after the
@@ -59,7 +58,7 @@ def command(python: str, part: str, *args: int) -> list[str]:
         f"sys.path[{'len(sys.path)' if _frozen() else ''}:] = sys.argv[n + 1:]; "
     )
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    code = f"{prelude}from procpool.worker.{part} import main; main(*args)"
+    code = f"{prelude}from procpool.{part} import main; main(*args)"
     return [python, *flags, "-c", code, *map(str, args), *path]
 
 
@@ -81,15 +80,13 @@ def _environment() -> dict[str, str]:
             pass
 
 
-def start(
-    part: Literal["compiler", "spawned", "template"], *args: int, fds: Sequence[int], python: str | None = None
-) -> subprocess.Popen[bytes]:
+def start(part: str, *args: int, fds: Sequence[int], python: str | None = None) -> subprocess.Popen[bytes]:
     """A fresh interpreter that inherits ``fds``.
 
     By its name, as nothing of the child's side is imported here.
 
     Args:
-        part: the module of `worker` whose ``main`` it runs, with ``args``.
+        part: the module of procpool whose ``main`` it runs, with ``args``.
         python: which one; by default the one that is chosen now.
 
     Raises:

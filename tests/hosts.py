@@ -96,6 +96,11 @@ class Host:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def signal_workers(self, number: signal.Signals) -> None:
+        """Send a signal to what was started here, and not to what that has started."""
+        for process in self._processes:
+            process.send_signal(number)
+
     def kill(self) -> None:
         """End everything on it at once."""
         while pids := [pid for pid in self.pids() if not gone([pid])]:

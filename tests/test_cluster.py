@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import itertools
 import logging
@@ -41,7 +42,9 @@ from procpool import (
     without_instance,
 )
 from procpool.cluster import ClusterEvent, ClusterWasmPool
+from procpool.cluster.client.known_functions import KnownFunctions
 from procpool.cluster.pool import LAST_SECONDS
+from procpool.supervisor.jobs.shipped import Shipped
 
 HELLO = """
 (module
@@ -653,3 +656,30 @@ def test_what_is_said_is_encrypted_if_the_client_s_connections_are() -> None:
                 timeout=2,
                 ssl_context=Security.temporary().get_connection_args("client")["ssl_context"],
             )
+
+
+def test_a_node_forgets_the_callables_that_were_not_used_for_long(client: Any) -> None:
+    def known(dask_worker: Any) -> int:
+        return max(len(session._functions) for session in dask_worker.plugins["procpool"].host._sessions)
+
+    with made(KERNELS, client) as pool:
+        for _ in range(2):  # the second time all of them are known no more
+            futures = [pool.submit(lambda instance, n=n: n) for n in range(700)]
+            assert [future.result(DEADLINE) for future in futures] == list(range(700))
+        assert max(client.run(known, workers=[node.address for node in pool.nodes()]).values()) <= 256
+
+
+def test_which_callables_a_node_is_told_to_forget() -> None:
+    functions = KnownFunctions(most=2, most_bytes=1000)
+    small = [Shipped(functools.partial(pow, n)) for n in range(3)]
+    large = Shipped(functools.partial(len, bytes(2000)))
+    assert [functions.use(small[0]), functions.use(small[1]), functions.use(small[0])] == [True, True, False]
+    assert functions.forget() == []
+    assert functions.use(small[2])
+    assert functions.forget() == [small[1].digest], "the one used longest ago"
+    assert functions.use(large)
+    assert functions.forget() == [small[0].digest, small[2].digest]
+    assert not functions.use(large), "the one used last is kept, whatever its size"
+    assert functions.forget() == []
+    assert functions.use(small[0])
+    assert functions.forget() == [large.digest]

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from bounded import started, within
-from conftest import DEADLINE, KERNELS, eventually
+from conftest import DEADLINE, KERNELS, eventually, gone
 from hosts import ORACLE, Cluster, Oracle, known
 
 from procpool import CallTimeout, StartupError
@@ -156,25 +156,82 @@ def test_retries_run_it_again_elsewhere(scene: Any, hosts: Cluster) -> None:
     assert max(collections.Counter(here.oracle.begun()).values()) <= 2
 
 
+class Haunted:
+    """A job that never ends by itself and may be run again elsewhere, and the host that it has begun on."""
+
+    def __init__(self, scene: Any, hosts: Cluster) -> None:
+        self.here: Scene = scene(retries=1)
+        self.job = self.here.pool.submit("haunt", 77)
+        self.here.running(1)
+        (self.node,) = [node for node in self.here.pool.nodes() if node.running]
+        self.host = next(host for host in hosts.hosts if host.address == self.node.host)
+        (self._first,) = {pid for _, _, _, pid in self.here.oracle.notes()}
+
+    def _elsewhere(self) -> list[int]:
+        """When it noted something there."""
+        return [at for _, _, at, pid in self.here.oracle.notes() if pid != self._first]
+
+    def stops_before_anybody_else_begins(self) -> None:
+        # So often that the first would have noted something in between if it still ran.
+        eventually(lambda: len(self._elsewhere()) > 50, "it to be run elsewhere")
+        stopped = max(at for _, _, at, pid in self.here.oracle.notes() if pid == self._first)
+        begun = min(self._elsewhere())
+        assert stopped < begun, f"both have run for {(stopped - begun) / 1e9} s"
+        self.here.hear("node_lost")
+        assert [event.node for event in self.here.told("node_lost")] == [self.host.address]
+
+    def serves_again(self) -> None:
+        """With a pool of its own."""
+        self.here.hear("node_ready", 4)
+        assert len(self.here.pool.nodes()) == 3
+        self.job.cancel()
+
+
 def test_a_host_that_is_cut_off_stops_before_anybody_else_begins(scene: Any, hosts: Cluster) -> None:
-    here = scene(retries=1)
-    future = here.pool.submit("haunt", 77)
-    here.running(1)
-    (haunted,) = [node.host for node in here.pool.nodes() if node.running]
-    victim = next(host for host in hosts.hosts if host.address == haunted)
-    first = {pid for _, _, _, pid in here.oracle.notes()}
-    victim.cut()
-    eventually(lambda: {pid for _, _, _, pid in here.oracle.notes()} > first, "it to be run elsewhere")
-    notes = here.oracle.notes()
-    stopped = max(at for _, _, at, pid in notes if pid in first)
-    begun = min(at for _, _, at, pid in notes if pid not in first)
-    assert stopped < begun, f"both have run for {(stopped - begun) / 1e9} s"
-    assert haunted in [event.node for event in here.told("node_silent")]
-    assert [event.node for event in here.told("node_lost")] == [haunted]
-    victim.heal()
-    here.hear("node_ready", 4)
-    assert len(here.pool.nodes()) == 3, "it serves again, with a pool of its own"
-    future.cancel()
+    haunted = Haunted(scene, hosts)
+    haunted.host.cut()
+    haunted.stops_before_anybody_else_begins()
+    assert haunted.host.address in [event.node for event in haunted.here.told("node_silent")]
+    haunted.host.heal()
+    haunted.serves_again()
+
+
+def test_a_host_whose_dask_worker_is_stopped_stops_before_anybody_else_begins(scene: Any, hosts: Cluster) -> None:
+    haunted = Haunted(scene, hosts)
+    haunted.host.signal_workers(signal.SIGSTOP)
+    haunted.stops_before_anybody_else_begins()
+    haunted.host.signal_workers(signal.SIGCONT)
+    haunted.serves_again()
+
+
+def test_a_host_whose_dask_worker_lets_no_thread_run_stops_before_anybody_else_begins(
+    scene: Any, hosts: Cluster, tmp_path: Path
+) -> None:
+    haunted = Haunted(scene, hosts)
+    gate = str(tmp_path / "gate")
+    os.mkfifo(gate)
+
+    def hold_the_gil() -> int:
+        import ctypes
+        import os
+
+        return ctypes.PyDLL(None).open(os.fsencode(gate), os.O_RDONLY)
+
+    held = haunted.here.client.submit(hold_the_gil, workers=[haunted.node.address], pure=False)
+    haunted.stops_before_anybody_else_begins()
+    os.close(os.open(gate, os.O_WRONLY))
+    assert held.result(DEADLINE) >= 0
+    haunted.serves_again()
+
+
+def test_a_host_whose_warden_is_killed_fails_what_it_had_begun_and_serves_again(scene: Any, hosts: Cluster) -> None:
+    """The process that guards its lease: the workers die with it, and the node has nothing to work with."""
+    haunted = Haunted(scene, hosts)
+    (warden,) = [pid for pid in haunted.host.pids() if b"cluster.node.warden" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(warden, signal.SIGKILL)
+    haunted.stops_before_anybody_else_begins()
+    haunted.serves_again()
+    eventually(lambda: gone([warden]), "it to be reaped")
 
 
 def test_a_short_cut_costs_nothing(scene: Any, hosts: Cluster) -> None:

@@ -31,7 +31,7 @@ class Tenure:
 
     def __init__(self, lease: float, now: float) -> None:
         self.lease = lease
-        self._until = now + lease
+        self.until = now + lease  #: when its lease is over, unless more is acknowledged
         self._sent: deque[tuple[int, float]] = deque()  # beats without an acknowledgement
         self._number = 0
         self._over = False
@@ -51,12 +51,12 @@ class Tenure:
         """The client has heard that beat, and so all before it."""
         while self._sent and self._sent[0][0] <= number:
             _, at = self._sent.popleft()
-            self._until = max(self._until, at + self.lease)
+            self.until = max(self.until, at + self.lease)
 
     def remaining(self, now: float) -> float:
         """Seconds for which it may still work.  Once there are none, there never are any again."""
-        self._over = self._over or now >= self._until
-        return 0.0 if self._over else self._until - now
+        self._over = self._over or now >= self.until
+        return 0.0 if self._over else self.until - now
 
 
 class Vigil:

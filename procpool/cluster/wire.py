@@ -32,6 +32,7 @@ UNITS = "units"  #: units, each as `Unit`
 BEGIN = "begin"  #: numbers of units that were sent, and may begin
 DROP = "drop"  #: numbers of units that nobody wants any more
 FUNCTION = "function"  #: digest, name, pickle: a callable that units will name
+FORGET = "forget"  #: digests of callables that no later unit names, unless it is told of them again
 BLOB = "blob"  #: digest, the bytes of a module
 RESIZE = "resize"  #: number of workers: the host has more Dask workers now, or fewer
 ASK = "ask"  #: number of the question; what about

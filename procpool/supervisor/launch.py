@@ -285,7 +285,7 @@ def _start(
         OSError: it cannot be started.
     """
     python = inheritance.interpreter
-    return interpreter.start(part, inheritance.settings_fd, *args, fds=(*inheritance.fds, *fds), python=python)
+    return interpreter.start(f"worker.{part}", inheritance.settings_fd, *args, fds=(*inheritance.fds, *fds), python=python)
 
 
 class TemplateLauncher:

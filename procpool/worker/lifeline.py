@@ -19,10 +19,18 @@ def die_with_parent(lifeline: int, owner: int) -> None:
     No thread or handler of ours has to run for it, so it also ends a worker that holds the GIL in a stuck host
     function.  Where the system has no F_SETSIG, the control socket's end of file does the same a little less firmly.
     """
-    if not sys.platform.startswith("linux"):
-        return
+    if sys.platform.startswith("linux"):
+        die_with_writers(f"/dev/fd/{lifeline}", owner)
+
+
+def die_with_writers(pipe: str, owner: int) -> None:
+    """Likewise, when nobody holds the pipe at that path open for writing any more.  On Linux only.
+
+    Raises:
+        OSError: there is no such pipe.
+    """
     # Opened anew, because the owner belongs to the open file and others hold the inherited one.
-    watch = os.open(f"/dev/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK)
+    watch = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     fcntl.fcntl(watch, _F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(watch, fcntl.F_SETOWN, owner)
     fcntl.fcntl(watch, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)

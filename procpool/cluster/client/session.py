@@ -11,6 +11,7 @@ from ...printable import printable
 from .. import wire
 from ..heartbeat import Vigil
 from .backend import Link, Member
+from .known_functions import KnownFunctions
 from .ledger import Orders
 from .units import Travels
 
@@ -31,7 +32,7 @@ class Session:
         self._demand = demand
         self._link: Link | None = None
         self._vigil: Vigil | None = None
-        self._functions: set[bytes] = set()  # digests of those it knows
+        self._functions = KnownFunctions()
         self._over = False
         self._hear: dict[str, Callable[..., None]] = {
             wire.NEED: self._send_modules,
@@ -87,12 +88,14 @@ class Session:
                 forget(number)
                 continue
             function = unit.function
-            if function is not None and function.digest not in self._functions:
-                self._functions.add(function.digest)
+            if function is not None and self._functions.use(function):
                 sayings.append([wire.FUNCTION, function.digest, printable(function.name), function.pickle])
             packed.append(travels)
         if packed:
             sayings.append([wire.UNITS, packed])
+        forgotten = self._functions.forget()
+        if forgotten:
+            sayings.append([wire.FORGET, forgotten])
         if sayings:
             self.say(*sayings)
 

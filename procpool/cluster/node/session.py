@@ -2,7 +2,7 @@
 
 The session ends with the connection, with the client's word, or with the lease (`heartbeat.Tenure`), and the pool with the
 session: nothing runs on for a client that is not there.  The lease is watched by a thread of its own, for the loop is
-shared with others, who may hold it up.
+shared with others, who may hold it up; and by a process of its own (`Warden`), for so is this one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from ...pool import ProcessWasmPool
 from ...printable import printable
 from .. import wire
 from ..heartbeat import Tenure
+from . import warden
 from .terms import Prepare, Terms
+from .warden import Warden
 from .work import KnownFunction, PassedCall, PassedShipped, Stretch, rebased, start_run
 
 if TYPE_CHECKING:
@@ -90,12 +92,14 @@ class NodeSession:
         self._stopped = False  # the pool is being ended
         self._tenure = Tenure(hello["lease"], monotonic())
         self._tenure_changed = threading.Condition()
+        self._warden: Warden | None = None
         self._stopping = threading.Lock()
         self._hear: dict[str, Callable[..., object]] = {
             wire.UNITS: self._take,
             wire.BEGIN: self._begin,
             wire.DROP: self._drop,
             wire.FUNCTION: self._learn,
+            wire.FORGET: self._forget,
             wire.BLOB: self._store,
             wire.RESIZE: self._resize,
             wire.ASK: self._asked,
@@ -113,6 +117,12 @@ class NodeSession:
         if refusal is not None:
             await self._part([wire.REFUSED, refusal, b""])
             return
+        if warden.possible():
+            try:
+                self._warden = Warden(self._tenure.until)
+            except (OSError, ProcpoolError) as error:
+                await self._part([wire.REFUSED, _reason(error), core.exception_to_bytes(error)])
+                return
         threading.Thread(target=self._watch_tenure, name="procpool-node-lease", daemon=True).start()
         tasks = [asyncio.ensure_future(each) for each in (self._send(), self._beat(), self._hear_pulse())]
         try:
@@ -136,6 +146,10 @@ class NodeSession:
             await self._stop_aside()
             await self._pulse.close()
             await self._stream.close()
+            if self._making is not None:
+                await self._making  # until then workers may start, and look for the warden by its descriptor
+            if self._warden is not None:
+                self._warden.close()
 
     async def leave(self, reason: str) -> None:
         """Begin nothing more, and end when nothing is left."""
@@ -156,6 +170,8 @@ class NodeSession:
             return
         for each in units:
             unit = wire.Unit(*each)
+            if unit.kind == wire.SHIPPED:
+                unit = unit._replace(name=self._functions[unit.name])  # now, for it may be forgotten before it begins
             if unit.begins:
                 self._start(unit)
             else:
@@ -177,6 +193,10 @@ class NodeSession:
 
     def _learn(self, digest: bytes, name: str, pickled: bytes) -> None:
         self._functions[digest] = KnownFunction(name, digest, pickled)
+
+    def _forget(self, digests: Sequence[bytes]) -> None:
+        for digest in digests:
+            del self._functions[digest]
 
     def _store(self, digest: str, data: bytes) -> None:
         self._modules[digest] = data
@@ -229,7 +249,7 @@ class NodeSession:
             self._modules[terms.module],
             self._workers,
             modules={name: self._modules[digest] for name, digest in terms.linked.items()},
-            initializer=Prepare(terms.levels, initializer),
+            initializer=Prepare(terms.levels, None if self._warden is None else self._warden.lifeline, initializer),
             initargs=initargs,
             on_event=self._happened,
             **options,
@@ -255,7 +275,7 @@ class NodeSession:
         if unit.kind == wire.CALL:
             job = PassedCall(unit, pool._function(unit.name), pool._visible)
         else:
-            job = PassedShipped(unit, self._functions[unit.name])
+            job = PassedShipped(unit)
         job.pass_on(unit.number, self._tell)
         pool._dispatcher.submit(job, job.deadline)
         return job.cancel
@@ -319,7 +339,13 @@ class NodeSession:
                 for _, number in await self._pulse.receive():
                     with self._tenure_changed:
                         self._tenure.acknowledged(number)
-        except OSError:
+                    if self._warden is not None:
+                        self._warden.prolong(self._tenure.until)
+        except OSError as error:  # the connection is gone, or the warden and with it the workers
+            if isinstance(error, BrokenPipeError):
+                logger.warning(
+                    "procpool: the process that guards the lease of the workers here has ended, and they with it"
+                )
             self._over = True
             await self._stream.close()
 

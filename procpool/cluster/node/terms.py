@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,13 +18,26 @@ class Terms(NamedTuple):
 
 
 class Prepare:
-    """The initializer of a node's workers: has them log what the client wants to see, and calls the user's."""
+    """The initializer of a node's workers: has them die with the warden, and log what the client wants to see.
 
-    def __init__(self, levels: tuple[tuple[str, int], ...], then: Callable[..., object] | None) -> None:
+    Args:
+        levels: see `Terms`.
+        lifeline: see `Warden`; None where there is none.
+        then: the user's initializer.
+    """
+
+    def __init__(
+        self, levels: tuple[tuple[str, int], ...], lifeline: str | None, then: Callable[..., object] | None
+    ) -> None:
         self._levels = levels
+        self._lifeline = lifeline
         self._then = then
 
     def __call__(self, *args: Any) -> None:
+        from ...worker.lifeline import die_with_writers  # of the child's side, as this call is
+
+        if self._lifeline is not None:
+            die_with_writers(self._lifeline, os.getpid())
         for name, level in self._levels:
             logging.getLogger(name or None).setLevel(level)
         if self._then is not None:

@@ -102,9 +102,10 @@ class KnownFunction(Shipped):
 
 
 class PassedShipped(_PassedOn, ShippedCall):
-    """A call of a callable."""
+    """A call of a callable, which stands in the unit for its digest."""
 
-    def __init__(self, unit: wire.Unit, function: KnownFunction) -> None:
+    def __init__(self, unit: wire.Unit) -> None:
+        function: KnownFunction = unit.name
         deadline = deadline_of(unit)
         PickledJob.__init__(self, function.name, b"", limit=unit.limit)
         self._args = values.detach(unit.payload, _no_slot, slots=range(0)).dumped()
