@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from conftest import DEADLINE, FIXTURES, MISBEHAVE, all_held, eventually, worker
 from test_instances import with_note
 
 from procpool import CallTimeout, LeaseEnded, PoolClosed, ProcessWasmPool, WasiConfig, WorkerCrashed
+from procpool.supervisor.condition import Moment
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not import what tests need
 HOST = FIXTURES / "host.wat"
@@ -638,7 +639,7 @@ def test_who_begins_to_wait_at_the_end_is_told(nothing_left: None) -> None:
     """The command that registers who waits comes to a dispatcher that has stopped."""
     pool = ProcessWasmPool(COUNTER, 1)
     dispatcher = pool._dispatcher
-    happened: Future[None] = Future()
+    happened: Moment[None] = Moment()
     pool.terminate()
     dispatcher.do(lambda: dispatcher._await(happened, lambda: False))
     assert isinstance(happened.exception(DEADLINE), PoolClosed)

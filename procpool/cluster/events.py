@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from ..supervisor.events import LEVELS as POOL_LEVELS
-from ..supervisor.events import EventKind
+from ..supervisor.events import Chronicle, EventKind
 from .client.backend import Member
-
-logger: logging.Logger = logging.getLogger("procpool")
 
 ClusterEventKind = Literal[
     "node_ready",
@@ -53,51 +48,18 @@ class ClusterEvent:
     message: str
 
 
-class ClusterJournal:
-    """Counts what happens, and tells everybody who wants to know.
-
-    Args:
-        hook: the user's ``on_event``.
-        tell: runs the user's code, in the order of the events.
-    """
-
-    def __init__(self, hook: Callable[[ClusterEvent], None] | None, tell: Callable[[Callable[[], object]], None]) -> None:
-        self._hook = hook
-        self._tell = tell
-        self._counting = threading.Lock()
-        self._counts: Counter[str] = Counter()
-
-    def counts(self) -> Counter[str]:
-        """Events so far by kind, and failed jobs as "failed"."""
-        with self._counting:
-            return self._counts.copy()
-
-    def job_failed(self) -> None:
-        """A job has ended in an exception.  From any thread."""
-        with self._counting:
-            self._counts["failed"] += 1
+class ClusterJournal(Chronicle[ClusterEvent]):
+    """A cluster's."""
 
     def note(self, kind: ClusterEventKind | EventKind, member: Member | None, message: str, pid: int | None = None) -> None:
-        """Count, log and hand on one event."""
-        with self._counting:
-            self._counts[kind] += 1
-        level = _LEVELS[kind]
+        """Something has happened."""
+        where = "" if member is None or kind in LEVELS else f" (on {member.name})"
         event = ClusterEvent(kind, None if member is None else member.name, pid, message)
-        self._tell(lambda: self._hand_on(event, level))
+        self.record(event, _LEVELS[kind], message + where)
 
     def log(self, payload: bytes, member: Member) -> None:
         """Log here what was logged on a node."""
         self._tell(lambda: _handle(payload, member))
-
-    def _hand_on(self, event: ClusterEvent, level: int) -> None:
-        """A hook that raises is logged, and harms nothing."""
-        where = "" if event.node is None or event.kind in LEVELS else f" (on {event.node})"
-        logger.log(level, "procpool: %s%s", event.message, where)
-        if self._hook is not None:
-            try:
-                self._hook(event)
-            except BaseException:
-                logger.exception("procpool: on_event raised at a %r event", event.kind)
 
 
 def _handle(payload: bytes, member: Member) -> None:

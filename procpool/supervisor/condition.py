@@ -10,10 +10,12 @@ from __future__ import annotations
 from _thread import LockType, RLock, allocate_lock
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Condition(RLock):  # type: ignore[misc]  # final in typeshed only
@@ -65,9 +67,19 @@ _release: Callable[[Condition], Any] = RLock._release_save  # type: ignore[attr-
 _take_again: Callable[[Condition, Any], None] = RLock._acquire_restore  # type: ignore[attr-defined]
 
 
-class Moment(Future[None]):
+class Moment(Future[T]):
     """Ends when something has come about."""
 
     def __init__(self) -> None:
         super().__init__()
         self._condition = Condition()  # type: ignore[assignment]
+
+    def come(self, result: T) -> None:
+        """It has, with that; nothing happens if it had, or who waited for it has cancelled it."""
+        with suppress(InvalidStateError):
+            self.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        """Likewise: it will not, for that reason."""
+        with suppress(InvalidStateError):
+            self.set_exception(error)

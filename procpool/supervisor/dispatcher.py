@@ -7,7 +7,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import CancelledError, Future
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -109,9 +109,9 @@ class Dispatcher:
         )
         population = self.population
         self._overseer = Overseer(self.scheduler, self.journal, options.kill_grace, population.kill, population.lanes)
-        self._startup = Moment()  # the first worker is ready, or why none will be
-        self._awaited: list[tuple[Future[None], Callable[[], bool]]] = []  # ends when it is so
-        self._endings: list[Future[None]] = []
+        self._startup: Moment[None] = Moment()  # the first worker is ready, or why none will be
+        self._awaited: list[tuple[Moment[None], Callable[[], bool]]] = []  # ends when it is so
+        self._endings: list[Moment[None]] = []
         self._ending = threading.Lock()
         self._admitting = threading.Lock()
         self._commands: deque[Callable[[], None]] = deque()
@@ -119,7 +119,7 @@ class Dispatcher:
         self._again = False  # it has made work for itself that it has passed in this round
         self._swept = False  # the queue has been emptied for good
         self._deaf = False  # the thread has run its last command; whoever has another runs it
-        self._stopped = Moment()  # the workers have ended, and all is closed
+        self._stopped: Moment[None] = Moment()  # the workers have ended, and all is closed
         self._ended = False  # and the callbacks
         self._thread = threading.Thread(target=self._run, name="procpool-dispatcher", daemon=True)
         self._pid = os.getpid()
@@ -223,7 +223,7 @@ class Dispatcher:
             return None
         if self._admit(job, most):
             return None
-        taken = Moment()
+        taken: Moment[None] = Moment()
 
         def try_again() -> None:
             try:
@@ -240,7 +240,7 @@ class Dispatcher:
                 elif not taken.cancelled():
                     taken.set_result(None)
             except Exception as error:
-                _end(taken, error)
+                taken.fail(error)
 
         self.do(try_again)
         return taken
@@ -335,7 +335,7 @@ class Dispatcher:
 
     def when_ended(self) -> Future[None]:
         """What ends when all processes have, and the callbacks of all jobs; for a callback, that is at once."""
-        happened = Moment()
+        happened: Moment[None] = Moment()
         self.notice_fork()
         if self.forked:  # and who held the lock may not exist
             happened.set_result(None)
@@ -350,13 +350,13 @@ class Dispatcher:
     def _when(self, condition: Callable[[], bool]) -> Future[None]:
         if self.closed:
             raise self.why_closed()
-        happened = Moment()
+        happened: Moment[None] = Moment()
         self.do(lambda: self._await(happened, condition))
         return happened
 
-    def _await(self, happened: Future[None], condition: Callable[[], bool]) -> None:
+    def _await(self, happened: Moment[None], condition: Callable[[], bool]) -> None:
         if self._deaf:
-            _end(happened, self.why_closed())
+            happened.fail(self.why_closed())
             return
         self.attentive = True
         self._awaited.append((happened, condition))
@@ -572,7 +572,7 @@ class Dispatcher:
         """In a forked child: let go of everything, touching no lock (its owner may not exist here) and no worker."""
         self.closing = self.closed = self.forked = True
         self._stopped = Moment()
-        _end(self._stopped)
+        self._stopped.come(None)
         self.population.forsake()
         self._inheritance.close()
         self._watch.forsake()
@@ -643,7 +643,7 @@ class Dispatcher:
             if happened.cancelled():
                 continue
             if condition():
-                _end(happened)
+                happened.come(None)
             else:
                 self._awaited.append((happened, condition))
         self.attentive = self.closing or bool(self._awaited)
@@ -668,16 +668,18 @@ class Dispatcher:
         for lease in self.leases:
             lease.revoke()
         self.population.end(error)
-        if not self._startup.done():
-            _end(self._startup, None if self.population.unfit is not None else error)
+        if self.population.unfit is not None:
+            self._startup.come(None)  # whoever waits for it looks there
+        else:
+            self._startup.fail(error)
         for happened, _ in self._awaited:
-            _end(happened, self.why_closed())
+            happened.fail(self.why_closed())
         self._deaf = True
         self._run_commands()  # workers given back by direct calls that saw them die
         self._close_left()
         self._watch.close()
         self._inheritance.close()
-        _end(self._stopped)
+        self._stopped.come(None)
         while not self._delivery.close(None if (at := self._delivery.keep_time(monotonic())) is None else at - monotonic()):
             pass
         self._tell_ended()
@@ -688,7 +690,7 @@ class Dispatcher:
             self._ended = True
             endings, self._endings = self._endings, []
         for happened in endings:
-            _end(happened)
+            happened.come(None)
 
     def _close_left(self) -> None:
         """Close the channels of workers that their holders have given back when all had ended.  From any thread."""
@@ -796,7 +798,7 @@ class Dispatcher:
             process.is_ready(monotonic())
             self.journal.note("ready", process.pid, f"{process.title} is ready")
         if not self._startup.done():
-            _end(self._startup)
+            self._startup.come(None)
 
     def _hear_adopted(self, lane: Lane, used: bool) -> None:
         """The reply to a job whose caller has left."""
@@ -834,14 +836,3 @@ class Dispatcher:
         if self.scheduler.write_more(lane):
             self._watch.forget(lane.port.jobs_fd)
             self.scheduler.settle(lane)
-
-
-def _end(future: Future[None], error: BaseException | None = None) -> None:
-    """End a future of ours, unless who waited for it has cancelled it."""
-    try:
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
-    except InvalidStateError:
-        pass

@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, Protocol, TypeVar
 
 from .delivery import Delivery
 
@@ -58,7 +58,17 @@ class PoolEvent:
     message: str
 
 
-class Journal:
+class Record(Protocol):
+    """One thing that happened."""
+
+    @property
+    def kind(self) -> str: ...
+
+
+E = TypeVar("E", bound=Record)
+
+
+class Chronicle(Generic[E]):
     """Counts what happens, and tells everybody who wants to know.
 
     Args:
@@ -66,7 +76,7 @@ class Journal:
         tell: runs the user's code, which handlers and filters of a logger may be too, in the order of the events.
     """
 
-    def __init__(self, hook: Callable[[PoolEvent], None] | None, tell: Callable[[Callable[[], object]], None]) -> None:
+    def __init__(self, hook: Callable[[E], None] | None, tell: Callable[[Callable[[], object]], None]) -> None:
         self._hook = hook
         self._tell = tell
         self._counting = threading.Lock()
@@ -82,21 +92,33 @@ class Journal:
         with self._counting:
             self._counts["failed"] += 1
 
-    def note(self, kind: EventKind, pid: int | None, message: str) -> None:
-        """Count, log and hand on one event."""
-        with self._counting:
-            self._counts[kind] += 1
-        if self._hook is not None or logger.isEnabledFor(LEVELS[kind]):
-            self._tell(lambda: self._hand_on(PoolEvent(kind, pid, message)))
+    def record(self, event: E, level: int, message: str) -> None:
+        """Count, log and hand on one event.
 
-    def _hand_on(self, event: PoolEvent) -> None:
+        Args:
+            level: at which it is logged, with ``message``.
+        """
+        with self._counting:
+            self._counts[event.kind] += 1
+        if self._hook is not None or logger.isEnabledFor(level):
+            self._tell(lambda: self._hand_on(event, level, message))
+
+    def _hand_on(self, event: E, level: int, message: str) -> None:
         """A hook that raises is logged, and harms nothing."""
-        logger.log(LEVELS[event.kind], "procpool: %s", event.message)
+        logger.log(level, "procpool: %s", message)
         if self._hook is not None:
             try:
                 self._hook(event)
             except BaseException:
                 logger.exception("procpool: on_event raised at a %r event", event.kind)
+
+
+class Journal(Chronicle[PoolEvent]):
+    """A pool's."""
+
+    def note(self, kind: EventKind, pid: int | None, message: str) -> None:
+        """Something has happened."""
+        self.record(PoolEvent(kind, pid, message), LEVELS[kind], message)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ class Process:
         self.starts_by = starts_by
         self.pid: int | None = None  #: None until it is known
         self.exitcode: int | None = None
-        self.exited: Moment = Moment()  #: `exitcode` is as known as it will ever be
+        self.exited: Moment[None] = Moment()  #: `exitcode` is as known as it will ever be
         self.asked_at: float = monotonic()  #: when it was asked for
         self.ready_at: float = math.inf  #: when all its workers took jobs
         self.reaped: bool = False  #: its pid may be another's

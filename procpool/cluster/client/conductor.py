@@ -13,7 +13,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from time import monotonic
@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 from ... import wire as core
 from ...deadline import Deadline
 from ...errors import PoolClosed, ProcpoolError, StartupError
+from ...supervisor.condition import Moment
 from ...supervisor.delivery import Delivery
 from ...supervisor.jobs.chunk import Chunk
 from .. import wire
@@ -94,8 +95,8 @@ class Conductor:
         self._sessions: dict[str, Session] = {}  # by host
         self._refusals: dict[str, _Refusals] = {}
         self._fences: list[tuple[float, int, list[Travels]]] = []
-        self._awaited: list[tuple[Future[None], Callable[[], bool]]] = []
-        self._questions: dict[int, tuple[Session, Future[Any]]] = {}
+        self._awaited: list[tuple[Moment[None], Callable[[], bool]]] = []
+        self._questions: dict[int, tuple[Session, Moment[Any]]] = {}
         self._looks_at = 0.0  # when all nodes are looked at for silence
         self._alarm: tuple[float, Callable[[], None]] | None = None
         self._forlorn_at: float | None = None  # since when there has been neither a node nor a coordinator
@@ -103,8 +104,8 @@ class Conductor:
         self._end_by: float | None = None
         self._killing = False
         self._ended = False
-        self._startup: Future[None] = Future()
-        self._endings: Future[None] = Future()  # ends when all has
+        self._startup: Moment[None] = Moment()
+        self._endings: Moment[None] = Moment()  # ends when all has
         delivery.wake = self.look
 
     # -- from any thread -----------------------------------------------------------------------------------------------
@@ -251,10 +252,10 @@ class Conductor:
 
     def when(self, condition: Callable[[], bool]) -> Future[None]:
         """What ends when that is so; the condition is asked in the engine's thread, whenever something has changed."""
-        happened: Future[None] = Future()
+        happened: Moment[None] = Moment()
         self.do(lambda: self._awaited.append((happened, condition)))
         if self._ended:  # as in `submit`
-            _end(happened, self.why_closed())
+            happened.fail(self.why_closed())
         return happened
 
     def drained(self) -> bool:
@@ -272,7 +273,7 @@ class Conductor:
         answers: dict[str, Future[Any]] = {}
         for session in self.nodes:
             if session.serving:
-                future: Future[Any] = Future()
+                future: Moment[Any] = Moment()
                 answers[session.member.host] = future
                 self.do(lambda session=session, future=future: self._ask(session, what, future))  # type: ignore[misc]
         return answers
@@ -288,11 +289,11 @@ class Conductor:
 
     def when_ended(self) -> Future[None]:
         """What ends when all has, the callbacks of jobs too; for a callback, that is at once."""
-        happened: Future[None] = Future()  # of the caller's own, who may cancel it
+        happened: Moment[None] = Moment()  # of the caller's own, who may cancel it
         if self._delivery.inside():
             happened.set_result(None)
         else:
-            self._endings.add_done_callback(lambda _: _end(happened))
+            self._endings.add_done_callback(lambda _: happened.come(None))
         return happened
 
     def cancel_queued(self) -> None:
@@ -341,7 +342,7 @@ class Conductor:
         if self._why is None and not self._ended:
             self._why = why
             self.journal.note("broken", None, str(why))
-            _end(self._startup, why)
+            self._startup.fail(why)
             self.closing = self.closed = True
             self._close(kill=True)
 
@@ -355,7 +356,7 @@ class Conductor:
         self.journal.note("node_ready", session.member, f"the node on {session.member.name} serves with {workers} workers")
         if remark is not None:
             self.journal.note("node_differs", session.member, f"the node on {session.member.name} has {remark}")
-        _end(self._startup)
+        self._startup.come(None)
         self.look()
 
     def refused(self, session: Session, reason: str, raised: bytes = b"") -> None:
@@ -369,7 +370,7 @@ class Conductor:
         self.journal.note("node_refused", session.member, f"the host {session.member.name} does not serve: {reason}")
         if raised:
             # It may be of a class of the user's, whose code does not run in this thread.
-            self.post(lambda: _end(self._startup, core.loaded(core.report_of(core.RAISED, raised, None))))
+            self.post(lambda: self._startup.fail(core.loaded(core.report_of(core.RAISED, raised, None))))
         self.look()
 
     def answered(self, session: Session, answer: wire.Answer) -> None:
@@ -381,7 +382,7 @@ class Conductor:
         """A node has answered a question."""
         asked = self._questions.pop(question, None)
         if asked is not None:
-            _end(asked[1], None, answer)
+            asked[1].come(answer)
 
     def hushed(self, session: Session, quiet: bool) -> None:
         """A node that serves is to be given nothing more, or can be again."""
@@ -399,7 +400,7 @@ class Conductor:
         if self._sessions.get(member.host) is session:
             del self._sessions[member.host]
         for number in [number for number, (asked, _) in self._questions.items() if asked is session]:
-            _end(self._questions.pop(number)[1], PoolClosed("the node is gone"))
+            self._questions.pop(number)[1].fail(PoolClosed("the node is gone"))
         loss = self._ledger.lose(member.host, finished=expected)
         now = monotonic()
         for unit in loss.failed:
@@ -537,15 +538,15 @@ class Conductor:
             if happened.cancelled():
                 continue
             if self._ended:
-                _end(happened, self.why_closed())
+                happened.fail(self.why_closed())
             elif condition():
-                _end(happened)
+                happened.come(None)
             else:
                 self._awaited.append((happened, condition))
 
-    def _ask(self, session: Session, what: str, future: Future[Any]) -> None:
+    def _ask(self, session: Session, what: str, future: Moment[Any]) -> None:
         if not session.serving or self._ended:
-            _end(future, PoolClosed("the node is gone"))
+            future.fail(PoolClosed("the node is gone"))
             return
         number = next(self._numbers)
         self._questions[number] = session, future
@@ -588,8 +589,8 @@ class Conductor:
         self._sessions.clear()
         self._tell_awaiting()
         for _, future in self._questions.values():
-            _end(future, self.why_closed())
-        _end(self._startup, self.why_closed())
+            future.fail(self.why_closed())
+        self._startup.fail(self.why_closed())
         if self._alarm is not None:
             self._alarm[1]()
         self._backend.close()
@@ -599,18 +600,7 @@ class Conductor:
     def _end_delivery(self) -> None:
         while not self._delivery.close(None if (at := self._delivery.keep_time(monotonic())) is None else at - monotonic()):
             pass
-        _end(self._endings)
-
-
-def _end(future: Future[Any], error: BaseException | None = None, result: Any = None) -> None:
-    """End a future of ours, unless it has ended or who waited for it has cancelled it."""
-    try:
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
-    except InvalidStateError:
-        pass
+        self._endings.come(None)
 
 
 def _nothing() -> None:

@@ -107,9 +107,9 @@ class Session:
     def end(self, finish: bool) -> None:
         """Have it finish what it has begun, or stop that, and end."""
         if self._link is None:  # it has been told nothing yet; when it can be, the link is closed
-            self.drop()
-            self._conductor.withdrawn(self, "the pool has ended")
-        self.say([wire.END, finish])
+            self._part("the pool has ended", expected=True)
+        else:
+            self.say([wire.END, finish])
 
     def drop(self) -> None:
         """Be done with it, whatever it does."""
@@ -161,7 +161,8 @@ class Session:
         if self._link is not None:
             self._link.close()
         if not self.workers:
-            self._conductor.refused(self, reason)
+            gone = self._conductor.withdrawn if expected else self._conductor.refused
+            gone(self, reason)
             return
         assert self._vigil is not None
         self._vigil.give_up()
@@ -216,8 +217,4 @@ class Session:
             self._conductor.hushed(self, True)
 
     def _ended(self, reason: str) -> None:
-        if self.workers:
-            self._part(reason, monotonic(), expected=True)
-        else:
-            self.drop()
-            self._conductor.withdrawn(self, reason)
+        self._part(reason, monotonic(), expected=True)
