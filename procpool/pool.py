@@ -10,17 +10,17 @@ import os
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from collections.abc import Mapping as MappingType
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from dataclasses import replace
-from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, overload
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
 
 import cloudpickle
 
 from . import wire
 from .binary import ExternType, FuncType, Import
 from .bytes_function import BytesFunction, bytes_function
-from .checks import boolean, cannot_travel, choice, is_int, shown
+from .checks import boolean, choice, is_int, shown
 from .codec import Codec
 from .columns import ColumnCodec
 from .compiled_program import compile_program
@@ -30,6 +30,7 @@ from .errors import BadArguments, BadSnapshot, BadWasi, CallTimeout
 from .export_function import ExportFunction, ExportTable, refuse
 from .imports import Imports, OnMissing, Renames, resolve
 from .job_context import capture, deadline_of
+from .lifetime import Lifetime
 from .maps.callable_map import CallableMap
 from .maps.course import Course, MapsUnderWay
 from .maps.export_map import ArrayMap, ExportMap
@@ -109,10 +110,9 @@ C = TypeVar("C")
 J = TypeVar("J", bound=Job)
 #: What is waited for, for messages.
 _READY, _REPLACED = "all workers are ready", "the workers are replaced"
-_DRAINED, _ENDED = "all jobs are done", "all processes have ended"
 
 
-class ProcessWasmPool(Executor):
+class ProcessWasmPool(Lifetime):
     """N worker processes that run the exports of one WebAssembly module in parallel.
 
     It is a :class:`concurrent.futures.Executor` whose "function" is the name of an export.  Any number of threads and
@@ -377,7 +377,7 @@ class ProcessWasmPool(Executor):
             on_failure.pop_all()  # they are the inheritance's now
             on_failure.callback(inheritance.close)
             self._inheritance = inheritance
-            self._dispatcher = Dispatcher(inheritance, options, delivery, journal)
+            self._runner = self._dispatcher = Dispatcher(inheritance, options, delivery, journal)
             on_failure.pop_all()
         self._direct = DirectCalls(self._dispatcher, self._visible)
         self._prompt = PromptCalls(self._dispatcher, self._direct)
@@ -1211,79 +1211,6 @@ class ProcessWasmPool(Executor):
         self._check_open()
         await wait_async(self._dispatcher.when_replaced(), deadline, _REPLACED, loop)
 
-    def drain(self, timeout: float | None = None) -> None:
-        """Block until no job is queued or running.
-
-        Args:
-            timeout: seconds; None for no limit.
-
-        Raises:
-            TimeoutError: that took longer than ``timeout`` seconds.
-            PoolClosed: the pool was shut down.
-            ValueError, TypeError: ``timeout`` is no positive number.
-        """
-        deadline = Deadline.after(timeout)
-        self._check_open()
-        wait_for(self._dispatcher.when_drained(), deadline, _DRAINED)
-
-    async def adrain(self, timeout: float | None = None) -> None:
-        """:meth:`drain` for asyncio."""
-        loop, deadline = running_loop("pool.drain"), Deadline.after(timeout)
-        self._check_open()
-        await wait_async(self._dispatcher.when_drained(), deadline, _DRAINED, loop)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None) -> None:
-        """Take no more jobs, finish those there are, and end all processes.  May be called again, from any thread.
-
-        In a forked child it does nothing: the workers are the parent's.
-
-        Args:
-            wait: return when all processes and all callbacks of jobs have ended; otherwise at once.  A callback that never
-                ends is waited for until ``timeout``, or until :meth:`terminate`.
-            cancel_futures: cancel what has not begun.
-            timeout: seconds to wait; None for no limit.
-
-        Raises:
-            TimeoutError: that took longer than ``timeout`` seconds.  It goes on by itself; :meth:`terminate` ends it.
-            ValueError, TypeError: ``timeout`` is no positive number.
-        """
-        deadline = Deadline.after(timeout)
-        if wait and not cancel_futures:
-            self._finish_maps(deadline)
-        ended = self._close(cancel_futures)
-        if wait and ended is not None:
-            wait_for(ended, deadline, _ENDED)
-
-    async def ashutdown(self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None) -> None:
-        """:meth:`shutdown` for asyncio.  It goes on if the task is cancelled.
-
-        Maps are not read to their end, as that would block the loop or call their iterables in another thread.
-        """
-        loop, deadline = running_loop("pool.shutdown"), Deadline.after(timeout)
-        ended = self._close(cancel_futures)
-        if wait and ended is not None:
-            await wait_async(ended, deadline, _ENDED, loop)
-
-    def _finish_maps(self, deadline: Deadline) -> None:
-        """Have maps under way read their inputs, where those end; nobody else may submit meanwhile."""
-        if self._dispatcher.closed:
-            return
-        self._dispatcher.finish()
-        try:
-            self._maps.finish(deadline)
-        except BaseException:
-            self._dispatcher.close(kill=True)
-            raise
-
-    def _close(self, cancel_futures: bool) -> Future[None] | None:
-        """Take no more jobs; what ends when all has, or None if this is not the process that made the pool."""
-        if self._dispatcher.forked:
-            return None
-        if cancel_futures:
-            self._dispatcher.cancel_queued()
-        self._dispatcher.close()
-        return self._dispatcher.when_ended()
-
     def save_snapshot(self, path: str | os.PathLike[str]) -> None:
         """Save what all instances begin with, so that a later pool can too: ``ProcessWasmPool(path)``.
 
@@ -1315,33 +1242,7 @@ class ProcessWasmPool(Executor):
         if not self._dispatcher.forked:
             self._dispatcher.terminate()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None or issubclass(kind, Exception):
-            self.shutdown(cancel_futures=kind is not None)
-        else:
-            self.terminate()
-
-    async def __aenter__(self) -> ProcessWasmPool:
-        running_loop("pool.__enter__")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None or issubclass(kind, Exception):
-            await self.ashutdown(cancel_futures=kind is not None)
-        else:  # the cancelling of the task among them: what it started is stopped
-            self.terminate()
-
-    def __reduce__(self) -> NoReturn:
-        raise cannot_travel(self, "make one there, or have the parent submit what is to be done")
-
     # -- looking -------------------------------------------------------------------------------------------------------
-
-    @property
-    def closed(self) -> bool:
-        """Whether it takes no more jobs, because of `shutdown`, or because this is a forked child of its process."""
-        return self._dispatcher.closed or self._dispatcher.forked
 
     def stats(self) -> PoolStats:
         """What the pool is doing now, and has done.

@@ -115,7 +115,7 @@ class WasiConfig:
             if not is_int(value, 1):
                 raise BadWasi(f"{name} must be a positive int, got {shown(value)}")
         return Spec(
-            tuple(_text("argument", arg) for arg in _sequence(self.args)),
+            tuple(_text("argument", arg) for arg in checked_args(self.args)),
             tuple(_variable(name, value) for name, value in (self.env or {}).items()),
             stdin,
             stdin_path,
@@ -128,7 +128,12 @@ class WasiConfig:
         )
 
 
-def _sequence(args: Any) -> Sequence[Any]:
+def checked_args(args: Any) -> tuple[Any, ...]:
+    """Arguments of a command.
+
+    Raises:
+        BadWasi: it is one text; it would be taken for a sequence of letters.
+    """
     if isinstance(args, (str, bytes)):
         raise BadWasi(f"args must be a sequence of strings, got {args!r}; did you mean [{args!r}]?")
     return tuple(args)

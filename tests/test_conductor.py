@@ -73,7 +73,7 @@ def test_what_is_submitted_while_the_engine_ends_ends_too(engine: Engine, conduc
     with pytest.raises(PoolClosed, match="the engine has ended"):
         conductor.submit(job())
     with pytest.raises(PoolClosed, match="the engine has ended"):
-        conductor.when(conductor.drained).result(0)
+        conductor.when_drained().result(0)
 
 
 def test_what_waits_while_the_engine_ends_is_told(engine: Engine, conductor: Conductor) -> None:

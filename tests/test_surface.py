@@ -349,7 +349,8 @@ def test_what_signatures_name_is_exported() -> None:
     """So that users can write the types of what they pass on."""
     named: dict[str, str] = {}
     for owner in (*CLASSES, *(getattr(procpool, name) for name in ("AsyncMapResults", "Leasing", "PlainExecutor"))):
-        for name, member in vars(owner).items():
+        for name in dir(owner):
+            member = inspect.getattr_static(owner, name)
             if (name.startswith("_") and name != "__init__") or f"{owner.__name__}.{name}" in NOT_TRIED or name in ("of",):
                 continue
             function = member.fget if isinstance(member, property) else member

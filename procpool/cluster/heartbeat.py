@@ -31,7 +31,7 @@ class Tenure:
 
     def __init__(self, lease: float, now: float) -> None:
         self.lease = lease
-        self.until = now + lease  #: when its lease is over, unless more is acknowledged
+        self.until: float = now + lease  #: when its lease is over, unless more is acknowledged
         self._sent: deque[tuple[int, float]] = deque()  # beats without an acknowledgement
         self._number = 0
         self._over = False

@@ -8,23 +8,24 @@ import hashlib
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from inspect import signature as inspect_signature
-from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, get_args
 
 import cloudpickle
 
 from ..binary import ExternType, FuncType, Import
 from ..bytes_function import bytes_function
-from ..checks import boolean, cannot_travel, choice, is_int, seconds, shown
+from ..checks import boolean, choice, is_int, seconds, shown
 from ..codec import Codec
 from ..columns import ColumnCodec
 from ..deadline import Deadline
 from ..errors import BadArguments, BadWasi
 from ..export_function import refuse
 from ..job_context import capture, deadline_of
+from ..lifetime import Lifetime
 from ..maps.callable_map import CallableMap
 from ..maps.course import Course, MapsUnderWay
 from ..maps.options import Casting, MapOptions, Progress
@@ -38,7 +39,7 @@ from ..supervisor.awaiting import running_loop, wait_async, wait_for
 from ..supervisor.delivery import Delivery
 from ..supervisor.jobs.call import Export, Job
 from ..supervisor.jobs.shipped import Shipper
-from ..wasi import CompletedRun, check_command
+from ..wasi import CompletedRun, check_command, checked_args
 from . import wire
 from .client.backend import Backend
 from .client.conductor import Conductor, Demand
@@ -63,7 +64,7 @@ _OF_NODES: Mapping[str, Any] = {
 }
 _RUN_KEYWORDS = ("stdin", "env", "cwd", "preopens", "stdout", "stderr", "check", "text", "max_output")
 #: Until when it is waited, for messages.
-_READY, _DRAINED, _DONE, _ENDED = "all nodes are ready", "all jobs are done", "the job is done", "all nodes have ended"
+_READY, _DONE = "all nodes are ready", "the job is done"
 #: Seconds for which `stats` waits for the slowest node, and `terminate` for the last.
 STATS_SECONDS = 2.0
 LAST_SECONDS = 10.0
@@ -73,7 +74,7 @@ LEAST_LEASE = 0.5
 MOST_LEASE = 86_400.0
 
 
-class ClusterWasmPool(Executor):
+class ClusterWasmPool(Lifetime):
     """The pool of :class:`~procpool.ProcessWasmPool` on every host of a Dask cluster: a node on each, an ordinary pool.
 
     Methods mean what they mean there, but for what is said here.  Any number of threads may use one pool at once.
@@ -180,7 +181,8 @@ class ClusterWasmPool(Executor):
         demand = _demand(main, sources, lease, checked, {**options, "start_timeout": checked.start_timeout})
         delivery = Delivery()
         try:
-            self._conductor = Conductor(backend, demand, delivery, ClusterJournal(checked.on_event, delivery.strand()))
+            journal = ClusterJournal(checked.on_event, delivery.strand())
+            self._runner = self._conductor = Conductor(backend, demand, delivery, journal)
             self._conductor.start()
         except BaseException:
             delivery.close(0)
@@ -328,9 +330,7 @@ class ClusterWasmPool(Executor):
             raise TypeError(f"run takes no keyword {unknown[0]!r}")
         _check_streams(options.get("stdin"), options.get("stdout", "capture"), options.get("stderr", "capture"))
         if args is not None:
-            if isinstance(args, (str, bytes)):
-                raise BadWasi(f"args must be a sequence of strings, got {args!r}; did you mean [{args!r}]?")
-            args = tuple(args)
+            args = checked_args(args)
         if isinstance(options.get("stdin"), (bytearray, memoryview)):
             options = {**options, "stdin": bytes(options["stdin"])}
         self._conductor.check_open()
@@ -499,51 +499,6 @@ class ClusterWasmPool(Executor):
         self._conductor.check_open()
         await wait_async(self._conductor.when(self._conductor.manned), deadline, _READY, loop)
 
-    def drain(self, timeout: float | None = None) -> None:
-        """Block until no job is queued or running; as :meth:`ProcessWasmPool.drain`."""
-        deadline = Deadline.after(timeout)
-        self._conductor.check_open()
-        wait_for(self._conductor.when(self._conductor.drained), deadline, _DRAINED)
-
-    async def adrain(self, timeout: float | None = None) -> None:
-        """:meth:`drain` for asyncio."""
-        loop, deadline = running_loop("pool.drain"), Deadline.after(timeout)
-        self._conductor.check_open()
-        await wait_async(self._conductor.when(self._conductor.drained), deadline, _DRAINED, loop)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None) -> None:
-        """Take no more jobs, finish those there are, and end the pools on all nodes; as :meth:`ProcessWasmPool.shutdown`.
-
-        The Dask client and its cluster stay as they are.
-        """
-        deadline = Deadline.after(timeout)
-        if wait and not cancel_futures and not self.closed:
-            self._conductor.finish()
-            try:
-                self._maps.finish(deadline)
-            except BaseException:
-                self._conductor.close(kill=True)
-                raise
-        ended = self._close(cancel_futures)
-        if wait and ended is not None:
-            wait_for(ended, deadline, _ENDED)
-
-    async def ashutdown(self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None) -> None:
-        """:meth:`shutdown` for asyncio; as :meth:`ProcessWasmPool.ashutdown`."""
-        loop, deadline = running_loop("pool.shutdown"), Deadline.after(timeout)
-        ended = self._close(cancel_futures)
-        if wait and ended is not None:
-            await wait_async(ended, deadline, _ENDED, loop)
-
-    def _close(self, cancel_futures: bool) -> Future[None] | None:
-        """Take no more jobs; what ends when all has, or None if this is not the process that made the pool."""
-        if self._conductor.forked:
-            return None
-        if cancel_futures:
-            self._conductor.cancel_queued()
-        self._conductor.close()
-        return self._conductor.when_ended()
-
     def terminate(self) -> None:
         """End all that runs on all nodes now.  Jobs that have not finished end in PoolClosed."""
         if not self._conductor.forked:
@@ -551,33 +506,7 @@ class ClusterWasmPool(Executor):
             with contextlib.suppress(FutureTimeout):
                 self._conductor.when_ended().result(LAST_SECONDS)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None or issubclass(kind, Exception):
-            self.shutdown(cancel_futures=kind is not None)
-        else:
-            self.terminate()
-
-    async def __aenter__(self) -> ClusterWasmPool:
-        running_loop("pool.__enter__")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None or issubclass(kind, Exception):
-            await self.ashutdown(cancel_futures=kind is not None)
-        else:
-            self.terminate()
-
-    def __reduce__(self) -> NoReturn:
-        raise cannot_travel(self, "make one there, or have the parent submit what is to be done")
-
     # -- looking -------------------------------------------------------------------------------------------------------
-
-    @property
-    def closed(self) -> bool:
-        """Whether it takes no more jobs."""
-        return self._conductor.closed or self._conductor.forked
 
     def nodes(self) -> tuple[NodeInfo, ...]:
         """The nodes of now: one for each host that serves, or is about to."""

@@ -258,9 +258,9 @@ class Conductor:
             happened.fail(self.why_closed())
         return happened
 
-    def drained(self) -> bool:
-        """Whether nothing is queued and nothing runs."""
-        return not self._units
+    def when_drained(self) -> Future[None]:
+        """What ends when nothing is queued and nothing runs."""
+        return self.when(lambda: not self._units)
 
     def manned(self) -> bool:
         """Whether every host that is there, and does not refuse, serves."""
