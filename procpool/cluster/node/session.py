@@ -123,9 +123,9 @@ class NodeSession:
             except (OSError, ProcpoolError) as error:
                 await self._part([wire.REFUSED, _reason(error), core.exception_to_bytes(error)])
                 return
-        threading.Thread(target=self._watch_tenure, name="procpool-node-lease", daemon=True).start()
         tasks = [asyncio.ensure_future(each) for each in (self._send(), self._beat(), self._hear_pulse())]
         try:
+            threading.Thread(target=self._watch_tenure, name="procpool-node-lease", daemon=True).start()
             missing = [digest for digest in self._hello["modules"] if digest not in self._modules]
             if missing:
                 self._say([wire.NEED, missing])
@@ -146,10 +146,12 @@ class NodeSession:
             await self._stop_aside()
             await self._pulse.close()
             await self._stream.close()
-            if self._making is not None:
-                await self._making  # until then workers may start, and look for the warden by its descriptor
-            if self._warden is not None:
-                self._warden.close()
+            try:
+                if self._making is not None:
+                    await self._making  # until then workers may start, and look for the warden by its descriptor
+            finally:
+                if self._warden is not None:
+                    self._warden.close()
 
     async def leave(self, reason: str) -> None:
         """Begin nothing more, and end when nothing is left."""
@@ -342,7 +344,7 @@ class NodeSession:
                     if self._warden is not None:
                         self._warden.prolong(self._tenure.until)
         except OSError as error:  # the connection is gone, or the warden and with it the workers
-            if isinstance(error, BrokenPipeError):
+            if isinstance(error, ProcessLookupError):
                 logger.warning(
                     "procpool: the process that guards the lease of the workers here has ended, and they with it"
                 )

@@ -8,18 +8,22 @@ when its time is up, or the node does.
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
-import select
 import signal
-import struct
 import subprocess
 import sys
+import time
 from time import monotonic
 
 from ... import interpreter
+from ...files import anonymous_file
 
-#: What a node writes: until when its workers may live, by the monotonic clock, which all processes of a host share.
-_UNTIL = struct.Struct("=d")
+
+def _shared(told: int) -> memoryview[float]:
+    """Until when the workers may live, by the monotonic clock, which all processes of a host share."""
+    return memoryview(mmap.mmap(told, 8)).cast("d")
 
 
 class Warden:
@@ -34,20 +38,17 @@ class Warden:
     """
 
     def __init__(self, until: float) -> None:
-        heard, self._tell = os.pipe()
-        # Only the warden keeps the write end, and it never writes: its closing is the news.
-        self._lifeline, held = os.pipe()
-        try:
-            os.set_blocking(self._tell, False)
-            self.prolong(until)
-            self._process: subprocess.Popen[bytes] = interpreter.start(_PART, heard, held, fds=(heard, held))
-        except BaseException:
-            os.close(self._tell)
-            os.close(self._lifeline)
-            raise
-        finally:
-            os.close(heard)
-            os.close(held)
+        with contextlib.ExitStack() as both, contextlib.ExitStack() as ours:
+            told = anonymous_file(bytes(8))
+            both.callback(os.close, told)
+            self._until: memoryview[float] = ours.enter_context(_shared(told))
+            self._until[0] = until
+            # Only the warden keeps the write end, and it never writes: its closing is the news.
+            self._lifeline, held = os.pipe()
+            ours.callback(os.close, self._lifeline)
+            both.callback(os.close, held)
+            self._process: subprocess.Popen[bytes] = interpreter.start(_PART, told, held, os.getpid(), fds=(told, held))
+            self._owned = ours.pop_all()
 
     @property
     def lifeline(self) -> str:
@@ -58,19 +59,17 @@ class Warden:
         """Let the workers live until then.
 
         Raises:
-            BrokenPipeError: it has ended, and so have they.
+            ProcessLookupError: it has ended, and so have they.
         """
-        try:
-            os.write(self._tell, _UNTIL.pack(until))
-        except BlockingIOError:  # it is stopped itself, and will find so much to read that more makes no difference
-            pass
+        self._until[0] = until
+        if self._process.poll() is not None:
+            raise ProcessLookupError("the process that guards the workers has ended")
 
     def close(self) -> None:
         """End it, and with it what workers there still are."""
         self._process.kill()
         self._process.wait()
-        os.close(self._tell)
-        os.close(self._lifeline)
+        self._owned.close()
 
 
 def possible() -> bool:
@@ -81,24 +80,23 @@ def possible() -> bool:
 _PART = "cluster.node.warden"
 
 
-def main(heard: int, held: int) -> None:
+def main(told: int, held: int, node: int) -> None:
     """Be the warden.
 
     Args:
-        heard: where the node says until when.
+        told: a file with the time that the node says.
         held: what the workers watch; it closes when this process ends.
+        node: its pid.
     """
+    from ...worker.lifeline import die_with_starter  # of the child's side, as this is
+
     for number in (signal.SIGTERM, signal.SIGHUP):  # a node that is asked to go may want to finish first
         signal.signal(number, signal.SIG_IGN)
     os.setpgid(0, 0)  # what the terminal sends to the program's group stops or ends the node, and must not stop this
-    until = monotonic()
-    poll = select.poll()
-    poll.register(heard, select.POLLIN)
-    while True:
-        if poll.poll(max(0.0, until - monotonic()) * 1e3):
-            told = os.read(heard, 1 << 16)
-            if not told:  # the node has ended
-                return
-            until = max(each for (each,) in _UNTIL.iter_unpack(told))
-        elif monotonic() >= until:
-            return
+    die_with_starter(-1)
+    if os.getppid() != node:  # it had ended before we asked
+        return
+    # Looked at again when the time is up, and no sooner: who has been stopped meanwhile finds what holds now.
+    until = _shared(told)
+    while (left := until[0] - monotonic()) > 0:
+        time.sleep(left)
