@@ -239,7 +239,8 @@ class ClusterWasmPool(Lifetime):
     ) -> Future[Any]:
         """Queue a call of an export, or of a Python function that runs in some worker of some node beside an instance.
 
-        As :meth:`ProcessWasmPool.submit`.  A callable travels once to each node, and once to each of its workers.
+        As :meth:`ProcessWasmPool.submit`.  A callable travels to each node, and to each of its
+        workers, when it is new there, or was not used for long.
 
         Returns:
             A future.  It ends in what :meth:`call` returns or raises.
