@@ -89,7 +89,7 @@ class ClusterWasmPool(Lifetime):
         retries: how often a job is run again after the worker it ran in died, or after the node was lost that had begun it.
             With 0 nothing is ever run twice.
         lease: seconds that a node may work without being heard by the client.  A node that is cut off stops its work when
-            they are over; the client takes it for lost at most a second later.
+            they are over; the client takes it for lost at most a sixth of that and 0.75 seconds later.
         on_event: called with a :class:`ClusterEvent` when a host joins, leaves, is lost or refused, and for what happens in
             the pools there.
         start_timeout: seconds to wait for the first node, and for each worker process on it.

@@ -117,12 +117,20 @@ class NodeSession:
         if refusal is not None:
             await self._part([wire.REFUSED, refusal, b""])
             return
-        if warden.possible():
-            try:
-                self._warden = Warden(self._tenure.until)
-            except (OSError, ProcpoolError) as error:
-                await self._part([wire.REFUSED, _reason(error), core.exception_to_bytes(error)])
-                return
+        try:
+            self._warden = Warden(self._tenure.until) if warden.possible() else None
+        except (OSError, ProcpoolError) as error:
+            await self._part([wire.REFUSED, _reason(error), core.exception_to_bytes(error)])
+            return
+        try:
+            await self._serve()
+            if self._making is not None:
+                await self._making  # until then workers may start, and look for the warden by its descriptor
+        finally:
+            if self._warden is not None:
+                self._warden.close()
+
+    async def _serve(self) -> None:
         tasks = [asyncio.ensure_future(each) for each in (self._send(), self._beat(), self._hear_pulse())]
         try:
             threading.Thread(target=self._watch_tenure, name="procpool-node-lease", daemon=True).start()
@@ -146,12 +154,6 @@ class NodeSession:
             await self._stop_aside()
             await self._pulse.close()
             await self._stream.close()
-            try:
-                if self._making is not None:
-                    await self._making  # until then workers may start, and look for the warden by its descriptor
-            finally:
-                if self._warden is not None:
-                    self._warden.close()
 
     async def leave(self, reason: str) -> None:
         """Begin nothing more, and end when nothing is left."""
