@@ -44,7 +44,7 @@ class Bare:
         self.control, control_theirs = socket.socketpair()
         fds = (jobs_theirs, replies_theirs, control_theirs.fileno())
         self.process = subprocess.Popen(
-            command(chosen(), "spawned", self.inheritance.settings_fd, 0, *fds),
+            command(chosen(), "worker.spawned", self.inheritance.settings_fd, 0, *fds),
             pass_fds=(*self.inheritance.fds, *fds),
             stderr=subprocess.PIPE,
         )

@@ -243,6 +243,37 @@ def test_ten_pools_leave_nothing(nothing_left: None) -> None:
     eventually(lambda: threading.active_count() <= threads, "the dispatchers' threads to end")
 
 
+#: Workers that are ready when they are told to be, which is when the parent has failed to start others again and again.
+SLOW_STARTS = """
+import os, sys
+from procpool import ProcessWasmPool
+
+os.mkfifo(sys.argv[1])
+gate = os.open(sys.argv[1], os.O_RDWR)
+failed = 0
+
+def wait(gate):
+    os.read(os.open(gate, os.O_RDONLY), 1)
+
+def hear(event):
+    global failed
+    if event.kind == "start_failed":
+        failed += 1
+        if failed == 7:
+            os.write(gate, b"x" * 64)
+
+with ProcessWasmPool(sys.argv[2], 30, initializer=wait, initargs=(sys.argv[1],), on_event=hear) as pool:
+    print(pool.call("add", 1, 2), failed >= 7)
+"""
+
+
+def test_with_few_descriptors_and_workers_that_start_slowly(tmp_path: Path) -> None:
+    """While one starts, it is not known that none can."""
+    script = [sys.executable, "-c", SLOW_STARTS, str(tmp_path / "gate"), str(KERNELS)]
+    done = run(["bash", "-c", 'ulimit -n 64; exec "$@"', "bash", *script], cwd="/")
+    assert (done.stdout, done.returncode) == ("3 True\n", 0), done.stderr
+
+
 def test_with_few_descriptors() -> None:
     """As many workers as the limit allows serve; the lack is logged."""
     script = "import logging; logging.basicConfig()\n" + USE.replace(", 2)", ", 30)", 1)

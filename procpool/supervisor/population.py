@@ -305,6 +305,8 @@ class Population:
         self._journal.note("start_failed", None, f"a worker could not be started ({self._bad_starts} in a row): {why}")
         if any(lane.port.state == READY for process in self.present.values() for lane in self.lanes(process)):
             return
+        if isinstance(error, OSError) and self.present:  # others are starting, however slowly, and may get ready
+            return
         if isinstance(error, (OSError, StartupError)) and self._worked and not self._closing:
             return
         if self._bad_starts >= GIVE_UP_AFTER or not isinstance(error, (OSError, WorkerCrashed)):
