@@ -137,7 +137,9 @@ def test_a_worker_ends_at_a_wrong_command(nothing_left: None) -> None:
         worker.control.send(wire.CONTROL.pack(9, 0, 0))
         assert worker.process.wait(DEADLINE) == wire.EXIT_CORRUPT
     with bare() as worker:  # commands for jobs that never were, or are long over, are harmless
-        for number in (0, 5, 2**60):
+        os.write(worker.jobs, job(wire.SUBMIT, struct.pack("<i12xi12x", 3, 4), export=_add(worker)))
+        assert worker.control.recv(4096)[8:12] == struct.pack("<i", 7)
+        for number in (0, 5, 2**60):  # the first is over: before it began, it might have been meant
             worker.control.send(wire.CONTROL.pack(wire.INTERRUPT, number % 7, number))
         os.write(worker.jobs, job(wire.SUBMIT, struct.pack("<i12xi12x", 1, 2), export=_add(worker)))
         assert worker.control.recv(4096)[8:12] == struct.pack("<i", 3)
