@@ -358,7 +358,8 @@ def _ends_at_work(how: str, seed: int) -> None:
         return run
 
     def end() -> None:
-        eventually(lambda: len(ledger.jobs) > 300, "work")
+        # Threads submit hundreds before a worker has answered once.
+        eventually(lambda: len(ledger.jobs) > 300 and any(job.done() for job, _ in list(ledger.jobs)), "work, and results")
         if how == "terminate":
             pool.terminate()
         else:
