@@ -105,12 +105,12 @@ class Started:
 
 
 @pytest.fixture
-def node() -> Iterator[Callable[..., Started]]:
-    """Starts nodes that have a warden for some seconds and say what a worker would watch, and the warden's pid."""
+def start() -> Iterator[Callable[..., Started]]:
+    """Starts programs, and ends them after the test."""
     with contextlib.ExitStack() as ending:
 
-        def start(seconds: float = 3600.0, forks: bool = False) -> Started:
-            started = Started(NODE, str(seconds), *(["forks"] if forks else []))
+        def start(code: str, *args: str) -> Started:
+            started = Started(code, *args)
             ending.callback(started.end)
             return started
 
@@ -118,16 +118,15 @@ def node() -> Iterator[Callable[..., Started]]:
 
 
 @pytest.fixture
-def worker() -> Iterator[Callable[[str], Started]]:
+def node(start: Callable[..., Started]) -> Callable[..., Started]:
+    """Starts nodes that have a warden for some seconds and say what a worker would watch, and the warden's pid."""
+    return lambda seconds=3600.0, forks=False: start(NODE, str(seconds), *(["forks"] if forks else []))
+
+
+@pytest.fixture
+def worker(start: Callable[..., Started]) -> Callable[[str], Started]:
     """Starts workers that watch."""
-    with contextlib.ExitStack() as ending:
-
-        def start(lifeline: str) -> Started:
-            started = Started(WORKER, lifeline)
-            ending.callback(started.end)
-            return started
-
-        yield start
+    return lambda lifeline: start(WORKER, lifeline)
 
 
 @pytest.fixture

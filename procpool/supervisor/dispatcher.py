@@ -797,8 +797,7 @@ class Dispatcher:
         if self.population.ready(process):
             process.is_ready(monotonic())
             self.journal.note("ready", process.pid, f"{process.title} is ready")
-        if not self._startup.done():
-            self._startup.come(None)
+        self._startup.come(None)
 
     def _hear_adopted(self, lane: Lane, used: bool) -> None:
         """The reply to a job whose caller has left."""

@@ -20,6 +20,8 @@ from time import monotonic
 from ... import interpreter
 from ...files import anonymous_file
 
+_PART = "cluster.node.warden"
+
 
 def _shared(told: int) -> memoryview[float]:
     """Until when the workers may live, by the monotonic clock, which all processes of a host share."""
@@ -78,9 +80,6 @@ def possible() -> bool:
         return sys.platform.startswith("linux") and os.readlink("/proc/self") == str(os.getpid())
     except OSError:
         return False
-
-
-_PART = "cluster.node.warden"
 
 
 def main(told: int, held: int, node: int) -> None:
