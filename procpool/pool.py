@@ -452,7 +452,8 @@ class ProcessWasmPool(Lifetime):
         """
         loop = running_loop("pool.call, ...")
         deadline = deadline_of(timeout, self._timeout)
-        job = self._promptly(export, args, deadline, priority, key, retries)
+        function = self._ordinary(export, priority, key, retries)
+        job = None if function is None else self._prompt.attempt(function, args, deadline, self._retries)
         if job is None:
             job = self._call_job(export, args, deadline, priority, key, retries)
             return await self._run(job, deadline, loop)
@@ -507,26 +508,18 @@ class ProcessWasmPool(Lifetime):
             Whatever pickling a callable or its arguments raises, or comparing the key with itself, at once.
         """
         deadline = deadline_of(timeout, self._timeout)
-        job = self._promptly(export, args, deadline, priority, key, retries)
-        if job is not None:
-            return job
-        job = self._call_job(export, args, deadline, priority, key, retries)
-        return self._submit(job, deadline)
+        function = self._ordinary(export, priority, key, retries)
+        if function is not None:
+            return self._prompt.submit(function, args, deadline, self._retries)
+        return self._submit(self._call_job(export, args, deadline, priority, key, retries), deadline)
 
-    def _promptly(
-        self,
-        export: str | Callable[..., Any],
-        args: tuple[Any, ...],
-        deadline: Deadline,
-        priority: int,
-        key: Hashable,
-        retries: int | None,
-    ) -> Job | None:
-        """The job of an ordinary call that a worker makes at once; None if it has to be queued, or looked into."""
+    def _ordinary(
+        self, export: str | Callable[..., Any], priority: int, key: Hashable, retries: int | None
+    ) -> Export | None:
+        """The function that a call without anything special is for; None if it has to be looked into."""
         if type(priority) is not int or priority or key is not None or retries is not None or not isinstance(export, str):
             return None
-        function = self._functions.get(export)
-        return None if function is None else self._prompt.submit(function, args, deadline, self._retries)
+        return self._functions.get(export)
 
     def _call_job(
         self,
@@ -550,9 +543,7 @@ class ProcessWasmPool(Lifetime):
                 raise self._dispatcher.why_closed()
             job: Job = ShippedCall(self._shipped.ship(export), args, limit, capture(True, limit, at))
         else:
-            function = function or self._function(export)
-            frame = function.frame(wire.SUBMIT, function.pack(args), capture(self._visible, limit, at))
-            job = Job(function.name, frame, function.codec.unpack, limit)
+            job = (function or self._function(export)).job(args, capture(self._visible, limit, at), limit)
         if priority:
             job.priority = priority
         if key is not None:

@@ -20,6 +20,7 @@ from .awaiting import ended
 from .condition import Moment
 from .delivery import Delivery
 from .events import Journal
+from .fork_mark import fork_mark
 from .jobs.batch import Segment, segment_of
 from .jobs.call import Abandoned, Job, Purge
 from .jobs.chunk import Chunk
@@ -122,7 +123,7 @@ class Dispatcher:
         self._stopped: Moment[None] = Moment()  # the workers have ended, and all is closed
         self._ended = False  # and the callbacks
         self._thread = threading.Thread(target=self._run, name="procpool-dispatcher", daemon=True)
-        self._pid = os.getpid()
+        self._unforked = fork_mark()
         delivery.wake = self.look_again
         _live.add(self)
         try:
@@ -294,7 +295,8 @@ class Dispatcher:
         return PoolFull(f"{most} jobs are waiting already, and max_pending={most}")
 
     def _enqueue(self, job: Job, of_map: bool = False) -> None:
-        self.notice_fork()
+        if not self._unforked():
+            self.notice_fork()
         if self.closed or (self.closing and not of_map):
             raise self.why_closed()
         job.owner = self
@@ -565,7 +567,7 @@ class Dispatcher:
 
         Not asked by blocking calls of exports, which would take some 50 ns longer each.
         """
-        if not self.forked and os.getpid() != self._pid:
+        if not self._unforked() and not self.forked:
             self.forsake()
 
     def forsake(self) -> None:
