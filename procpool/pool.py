@@ -107,7 +107,6 @@ T = TypeVar("T")
 A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
-J = TypeVar("J", bound=Job)
 #: What is waited for, for messages.
 _READY, _REPLACED = "all workers are ready", "the workers are replaced"
 
@@ -511,7 +510,7 @@ class ProcessWasmPool(Lifetime):
         function = self._ordinary(export, priority, key, retries)
         if function is not None:
             return self._prompt.submit(function, args, deadline, self._retries)
-        return self._submit(self._call_job(export, args, deadline, priority, key, retries), deadline)
+        return self._dispatcher.submit(self._call_job(export, args, deadline, priority, key, retries), deadline)
 
     def _ordinary(
         self, export: str | Callable[..., Any], priority: int, key: Hashable, retries: int | None
@@ -551,15 +550,6 @@ class ProcessWasmPool(Lifetime):
             job.owner = self._dispatcher  # whom it gives its key back to, however it ends, and just once
             job.key = self._dispatcher.keys.hold(key)
         job.retries = self._retries if retries is None else retries
-        return job
-
-    def _submit(self, job: J, deadline: Deadline) -> J:
-        """Queue a job, when there is room."""
-        try:
-            self._dispatcher.submit(job, deadline)
-        except BaseException:  # Ctrl-C may come when it is queued already
-            job.cancel()
-            raise
         return job
 
     async def _run(self, job: Job, deadline: Deadline, loop: asyncio.AbstractEventLoop) -> Any:
@@ -640,7 +630,7 @@ class ProcessWasmPool(Lifetime):
     ) -> Future[Any]:
         """:meth:`call_bytes` as a future.  For many, ``pool.map(BytesFunction("sha256", returns=32), blobs)``."""
         deadline = deadline_of(timeout, self._timeout)
-        return self._submit(self._call_job(self._bytes_function(export, convention), args, deadline), deadline)
+        return self._dispatcher.submit(self._call_job(self._bytes_function(export, convention), args, deadline), deadline)
 
     def _bytes_function(self, export: str, convention: MappingType[str, Any]) -> BytesFunction:
         return bytes_function(self._function(export).name, convention)
@@ -688,7 +678,7 @@ class ProcessWasmPool(Lifetime):
         deadline = deadline_of(timeout, self._timeout)
         config = self._configure(args, stdin, env, cwd, preopens, stdout, stderr, max_output)
         command = self._begun(config, stdout, stderr, text, check, deadline)
-        done: CompletedRun = _result(self._submit(command, deadline))
+        done: CompletedRun = _result(self._dispatcher.submit(command, deadline))
         return done
 
     async def arun(
@@ -733,7 +723,7 @@ class ProcessWasmPool(Lifetime):
         deadline = deadline_of(timeout, self._timeout)
         config = self._configure(args, stdin, env, cwd, preopens, stdout, stderr, max_output)
         command = self._begun(config, stdout, stderr, text, check, deadline)
-        return self._submit(command, deadline)
+        return self._dispatcher.submit(command, deadline)
 
     def _configure(
         self,
@@ -852,7 +842,7 @@ class ProcessWasmPool(Lifetime):
         deadline = deadline_of(timeout, self._timeout)
         lease, request = self._ask()
         try:
-            self._submit(request, deadline)
+            self._dispatcher.submit(request, deadline)
             wait_for(request, Deadline.NEVER, "an instance is free")
             lease.grant(request)
         except CallTimeout:

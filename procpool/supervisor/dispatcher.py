@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import wire
 from ..deadline import Deadline
@@ -36,6 +36,8 @@ from .watch import Watch
 
 if TYPE_CHECKING:
     from .lease import Lease
+
+J = TypeVar("J", bound=Job)
 
 logger: logging.Logger = logging.getLogger("procpool")
 
@@ -188,8 +190,8 @@ class Dispatcher:
         if self._deaf:
             self._close_left()
 
-    def submit(self, job: Job, deadline: Deadline = Deadline.NEVER) -> None:
-        """Queue a job, which ends by the deadline.
+    def submit(self, job: J, deadline: Deadline = Deadline.NEVER) -> J:
+        """Queue a job, which ends by the deadline; the job, which is cancelled if this raises.
 
         Raises:
             PoolClosed, StartupError: no more jobs are taken.
@@ -198,15 +200,23 @@ class Dispatcher:
         """
         job.deadline = deadline
         most = self.options.max_pending
-        if most is None:
-            self._enqueue(job)
-            return
+        try:
+            if most is None:
+                self._enqueue(job)
+            else:
+                self._enqueue_when_room(job, most)
+        except BaseException:  # Ctrl-C may come when it is queued already
+            job.cancel()
+            raise
+        return job
+
+    def _enqueue_when_room(self, job: Job, most: int) -> None:
         full = Deadline.after(self.options.full_timeout) if self.options.full_timeout else Deadline.NEVER
         while not self._admit(job, most):
-            until = full.sooner(deadline)
+            until = full.sooner(job.deadline)
             self.scheduler.wait_for_space(most, lambda: self.closing, until.remaining())
             if until.passed():
-                raise self.no_room(job, deadline)
+                raise self.no_room(job, job.deadline)
 
     def offer(self, job: Job, deadline: Deadline = Deadline.NEVER) -> Future[None] | None:
         """Queue a job without waiting for room: None if there was some, or what ends when it has been queued.

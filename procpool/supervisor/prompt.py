@@ -57,11 +57,7 @@ class PromptCalls:
         if job is None:
             job = export.job(args, self._direct.context(deadline))
             job.retries = retries
-            try:
-                self._dispatcher.submit(job, deadline)
-            except BaseException:  # Ctrl-C may come when it is queued already
-                job.cancel()
-                raise
+            self._dispatcher.submit(job, deadline)
         return job
 
     def attempt(self, export: Export, args: tuple[Any, ...], deadline: Deadline, retries: int) -> Job | None:
