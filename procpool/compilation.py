@@ -142,7 +142,7 @@ class _Compiler:
         try:
             compiled = artifact.read(fd)
             # The workers do the same.  To map even a large one takes some milliseconds, and nothing of it is run.
-            wasmtime.Module.deserialize_file(loading_engine(self.settings), f"/dev/fd/{fd}").close()
+            artifact.mapped(loading_engine(self.settings), fd, compiled.is_component).close()
         except (artifact.Torn, wasmtime.WasmtimeError, OSError) as error:
             logger.warning("procpool: not using what is in the cache for %s: %s", self.given.name, error)
             cache.remove(name)

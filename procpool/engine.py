@@ -45,7 +45,7 @@ _SETTINGS = {
 _NO_SETTING = "wasmtime's C API (50) has no setting for it"
 #: Why others cannot be had.
 _REFUSED = {
-    "component-model": "procpool runs core modules",
+    "component-model": "it is always there: a component needs no feature",
     "custom-descriptors": _NO_SETTING,
     "legacy-exceptions": f"{_NO_SETTING}, and its compiler does not know them; compile with -sWASM_LEGACY_EXCEPTIONS=0, or "
     "translate the module with wasm-opt --translate-to-exnref",

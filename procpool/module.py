@@ -27,6 +27,9 @@ ModuleSource = Union[str, bytes, bytearray, "os.PathLike[str]"]
 T = TypeVar("T")
 
 _MAGIC = b"\0asm"
+_COMPONENT = b"\x0d\0\1\0"
+#: The beginning of a component in the text format, behind comments.
+_COMPONENT_TEXT = re.compile(rb"(?:\s|;;[^\n]*\n|\(;.*?;\))*\(\s*component\b", re.DOTALL)
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 GZIP = b"\x1f\x8b"
 _ELF = b"\x7fELF"
@@ -193,6 +196,12 @@ class Opened:
         """All that is in it."""
         return b"".join(self.chunks()) if self._content is None else self._content
 
+    @property
+    def is_component(self) -> bool:
+        """Whether it is a component, as far as its beginning tells."""
+        beginning = os.pread(self.file, _CHUNK, 0) if self._content is None else self._content
+        return is_component(beginning) or _COMPONENT_TEXT.match(beginning) is not None
+
     def wasm(self) -> bytes:
         """The binary.
 
@@ -240,6 +249,11 @@ def _file(path: str | os.PathLike[str]) -> FileIO:
         raise InvalidModule(f"{os.fspath(path)!r} is no path that a file can have") from None
 
 
+def is_component(wasm: bytes) -> bool:
+    """Whether a binary, of which the first 8 bytes will do, is a component."""
+    return wasm[:8] == _MAGIC + _COMPONENT
+
+
 def to_wasm(data: bytes, subject: str) -> bytes:
     """The binary of a module that may be text.
 
@@ -247,11 +261,17 @@ def to_wasm(data: bytes, subject: str) -> bytes:
         subject: what errors call it, with its verb.
 
     Raises:
-        InvalidModule: it is neither a binary nor text that parses.
+        InvalidModule: it is neither a binary nor text that parses; or it is a component.
     """
+    wasm = to_binary(data, subject)
+    if is_component(wasm):
+        raise InvalidModule(f"{subject} a WebAssembly component, and only a core module can be used here")
+    return wasm
+
+
+def to_binary(data: bytes, subject: str) -> bytes:
+    """The binary of a module or component that may be text; otherwise as `to_wasm`."""
     if data.startswith(_MAGIC):
-        if data[4:8] == b"\x0d\0\x01\0":
-            raise InvalidModule(f"{subject} a WebAssembly component; procpool runs core modules")
         return data
     if not data.strip():
         raise InvalidModule(f"{subject} empty; expected a WebAssembly module")

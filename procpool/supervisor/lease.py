@@ -22,7 +22,7 @@ from ..program import absent
 from ..wire import values
 from .direct import DirectCalls
 from .dispatcher import Dispatcher
-from .jobs.call import Export, Job
+from .jobs.call import Callee, Job
 from .lane import Lane
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Lease:
         self,
         dispatcher: Dispatcher,
         direct: DirectCalls,
-        functions: Mapping[str, Export],
+        functions: Mapping[str, Callee],
         types: Mapping[str, Any],
         bytes_calls: CallTable,
         visible: bool,
@@ -428,7 +428,7 @@ def _bounds(where: slice | int) -> tuple[int | None, int | None, bool]:
 
 
 class _LeasedExports(Mapping[str, Callable[..., Any]]):
-    def __init__(self, lease: Lease, functions: Mapping[str, Export]) -> None:
+    def __init__(self, lease: Lease, functions: Mapping[str, Callee]) -> None:
         self._lease = weakref.ref(lease)  # or a dropped lease would wait for the garbage collector
         self._functions = functions
 
