@@ -61,9 +61,7 @@ def compile_program(
 
             one = compiled[None]
             if len(compiled) > 1:
-                raise BadImport(
-                    "modules= links core modules, and the program is a component: compose components beforehand"
-                )
+                raise BadImport("modules= links core modules, and this is a component: compose components beforehand")
             found = CompiledComponent(component_program(one.outline), (one.artifact,), {None: one.source})
             on_failure.pop_all()
             return found

@@ -10,7 +10,7 @@ from ..supervisor.jobs.call import Callee, Job
 from . import wit
 from .program import ComponentProgram
 from .scalars import ScalarCodec
-from .wrapping import Entry, entry, is_scalar
+from .wrapper import Entry, entry_of, is_scalar
 
 if TYPE_CHECKING:
     from ..supervisor.lane import Lane, Memory
@@ -79,7 +79,7 @@ class ComponentFunctions(Mapping[str, ComponentCallee]):
     @property
     def signatures(self) -> tuple[tuple[str, Entry], ...]:
         """What a worker has to know, by index."""
-        return tuple((name, entry(callee.function)) for name, callee in self._functions.items())
+        return tuple((name, entry_of(callee.function, callee.index)) for name, callee in self._functions.items())
 
     def find(self, name: object) -> ComponentCallee:
         return self._functions[name]

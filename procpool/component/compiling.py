@@ -10,7 +10,7 @@ from ..module import refusal
 from .binary import read_world
 from .outline import outline
 from .refused import check_world
-from .wrapping import wrapped
+from .wrapper import CannotWrap, wrap
 
 
 def compiled(engine: wasmtime.Engine, wasm: bytes, subject: str) -> tuple[bytearray, bytes]:
@@ -25,8 +25,8 @@ def compiled(engine: wasmtime.Engine, wasm: bytes, subject: str) -> tuple[bytear
     try:
         world = read_world(wasm)
         check_world(world)
-        outer = wrapped(wasm, world)
-    except InvalidModule as error:
+        outer = wrap(wasm, world).wasm
+    except (InvalidModule, CannotWrap) as error:
         raise InvalidModule(f"{subject} a component that cannot be run: {error}") from None
     try:
         with wasmtime.component.Component(engine, outer) as component:

@@ -52,8 +52,8 @@ class ComponentKind:
 
     def columns(self, function: Callee, method: str) -> Export:
         raise BadArguments(
-            f"{method} is for functions of core modules, which work on columns of numbers; {function.name} is a component's:"
-            " use map, or a function of a list"
+            f"{method} is for functions of core modules, which work on columns of numbers, and {function.name} is one of a"
+            " component; use map, or a function of a list"
         )
 
     def course(

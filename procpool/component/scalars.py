@@ -107,4 +107,4 @@ class ScalarCodec:
             raise ArgumentOutOfRange(f"{self.export}: {name} is {shown(value)}, out of range for {kind}") from None
 
     def _refuse(self, name: str, value: Any, expected: str) -> NoReturn:
-        raise BadArguments(f"{self.export}: {name} is {shown(value)} ({type(value).__name__}), expected {expected}")
+        raise BadArguments(f"{self.export}: {name} is {shown(value)}, expected {expected}")

@@ -8,7 +8,7 @@ import wasmtime
 
 from ... import wire
 from ...component.commands import RUN, failed
-from ...component.wrapping import Entry
+from ...component.wrapper import Entry
 from ...errors import GuestExit
 from ...wasi import INHERIT, Spec
 from ...wire import values

@@ -8,7 +8,7 @@ import wasmtime
 import wasmtime.component
 
 from ... import wire
-from ...component.wrapping import Entry
+from ...component.wrapper import Entry
 from ..arena import Arena
 from ..ffi.components import ComponentFunction
 from ..holder import Function, waiter
@@ -104,8 +104,8 @@ class ComponentHolder:
         """
         if export >= len(self._entries):
             raise wire.CorruptStream(f"a call of export {export}")
-        params = self._entries[export][1].params
-        if params is not None and len(payload) != 8 * len(params):
+        entry = self._entries[export][1]
+        if not entry.image and len(payload) != 8 * len(entry.params):
             raise wire.CorruptStream(f"a call of export {export} with {len(payload)} bytes of arguments")
 
     def refuel(self) -> None:

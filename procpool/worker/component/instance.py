@@ -12,7 +12,7 @@ import wasmtime
 
 from ...component.callee import component_functions
 from ...component.program import ComponentProgram
-from ...component.wrapping import Entry
+from ...component.wrapper import Entry
 from ..failures import seen_beside
 from .holder import ComponentHolder
 

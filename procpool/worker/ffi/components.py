@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import wasmtime
 import wasmtime.component
 
-from ...component.wrapping import SCALARS, Entry
+from ...component.wrapper import Entry
 from ...raw import c
 from ..host import HostCalls
 
@@ -36,21 +36,19 @@ class ComponentFunction:
         instance: that has it.
         entry: which export, and what it takes and returns.
         calls: where exceptions of host functions are kept.
-
-    Raises:
-        LookupError: there is no such export.
     """
 
     def __init__(
         self, store: wasmtime.Store, instance: wasmtime.component.Instance, entry: Entry, calls: HostCalls
     ) -> None:
-        func = _find(store, instance, entry.path)
-        takes = ("",) if entry.params is None else entry.params
-        self._text = entry.params is None
+        func = instance.get_func(store, entry.export)
+        assert func is not None  # our wrapper exports it
+        takes = (_STRING,) if entry.image else entry.params
+        self._text = entry.image
         self._values = (ctypes.c_uint64 * (_WORDS * max(len(takes), 1)))()
         words = memoryview(self._values).cast("B").cast("Q")
         for at, kind in enumerate(takes):
-            words[_WORDS * at] = SCALARS.get(kind, _STRING)
+            words[_WORDS * at] = kind
         self._words: Any = words[1 : _WORDS * len(takes) : _WORDS]
         self._data = b""  # behind the address among the values
         returns = int(self._text or entry.result is not None)
@@ -104,16 +102,3 @@ class ComponentFunction:
         finally:
             _delete(ctypes.addressof(result))
         self.results = data if data.isascii() else data.decode().encode("latin-1")
-
-
-def _find(store: wasmtime.Store, instance: wasmtime.component.Instance, path: Sequence[str]) -> wasmtime.component.Func:
-    index = None
-    for name in path:
-        index = instance.get_export_index(store, name, index)
-        if index is None:
-            raise LookupError(f"the component has no export {'#'.join(path)!r}")
-    assert index is not None
-    func = instance.get_func(store, index)
-    if func is None:
-        raise LookupError(f"the export {'#'.join(path)!r} is no function")
-    return func
