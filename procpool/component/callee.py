@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import wire
+from ..checks import shown
+from ..errors import UnknownExport
 from ..supervisor.jobs.call import Callee, Job
 from . import wit
 from .program import ComponentProgram
@@ -82,7 +84,18 @@ class ComponentFunctions(Mapping[str, ComponentCallee]):
         return tuple((name, entry_of(callee.function, callee.index)) for name, callee in self._functions.items())
 
     def find(self, name: object) -> ComponentCallee:
-        return self._functions[name]
+        """The function that a name stands for.
+
+        Raises:
+            UnknownExport: there is none, or there are several; says which are near.
+            TypeError: it is no name.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"expected the name of an export, got {shown(name)}")
+        found = self._functions.get(name)
+        if found is None:
+            raise UnknownExport(f"the component exports no function {shown(name)}")
+        return found
 
     def __getitem__(self, name: str) -> ComponentCallee:
         return self._functions[name]
