@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from . import wire
 from .binary import FuncType
+from .checks import shown
 from .codec import Codec
 from .columns import ColumnCodec
 from .compiled_program import CompiledProgram
@@ -109,6 +110,9 @@ class ModuleKind:
         program = self._compiled.program
         if options.snapshots:
             check_possible(self._compiled)
+        for module, names in options.imports.items():
+            if not isinstance(names, Mapping):
+                raise TypeError(f"imports[{module!r}] must be a mapping, got {shown(names)}")
         found = resolve(
             self.imports,
             options.imports,

@@ -65,6 +65,20 @@ class ComponentCall(Job):
             self.succeed(result)
 
 
+class _Stub:
+    formats = ("", "")
+    plain: frozenset[type] = frozenset()
+
+    def __init__(self, function):
+        self.export = function.name
+
+    def pack(self, args):
+        return args[0]
+
+    def unpack(self, data, offset=0):
+        return bytes(data[offset:])
+
+
 class ComponentFunctions(Mapping[str, ComponentCallee]):
     """All of a component, by name.
 
@@ -75,7 +89,7 @@ class ComponentFunctions(Mapping[str, ComponentCallee]):
     def __init__(self, program: ComponentProgram) -> None:
         self._functions: dict[str, ComponentCallee] = {}
         for function in program.world.exports:
-            packing = ScalarCodec(function)
+            packing = ScalarCodec(function) if is_scalar(function) else _Stub(function)
             self._functions[function.name] = ComponentCallee(len(self._functions), function, packing)
 
     @property

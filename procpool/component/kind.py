@@ -18,6 +18,7 @@ from ..options import PoolOptions
 from ..supervisor.jobs.call import Callee, Export, Job
 from .callee import component_functions
 from .commands import RUN
+from .imports import resolve
 from .program import CompiledComponent
 from .refused import check_options
 from .starting import start_steps
@@ -41,7 +42,8 @@ class ComponentKind:
 
     def prepare(self, options: PoolOptions) -> Prepared:
         check_options(options)
-        return Prepared({}, start_steps(options.start, self._found), ())
+        found = resolve(self._world, options)
+        return Prepared(found, start_steps(options.start, self._found), ())
 
     def function(self, export: object) -> Callee:
         return self._found.find(export)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import struct
-from typing import Any, NoReturn
+from typing import Any, NoReturn, SupportsFloat, SupportsIndex
 
 from ..checks import shown
 from ..errors import ArgumentOutOfRange, BadArguments
@@ -63,10 +63,11 @@ class ScalarCodec:
             try:
                 return self._pack.pack(*args)
             except (struct.error, OverflowError):
-                pass  # for `_converted` to explain
+                pass  # for `converted` to explain
         if len(args) != len(self._kinds):
             raise BadArguments(f"{self._shown} takes {len(self._kinds)} arguments, got {len(args)}")
-        return self._pack.pack(*map(self._converted, self._names, self._kinds, args))
+        each = zip(self._names, self._kinds, args, strict=True)
+        return self._pack.pack(*[converted(f"{self.export}: {name}", kind, value) for name, kind, value in each])
 
     def unpack(self, data: bytes | memoryview, offset: int = 0) -> Any:
         """The result at ``offset``, or None."""
@@ -75,36 +76,45 @@ class ScalarCodec:
         (value,) = self._unpack.unpack_from(data, offset)
         return chr(value) if self._result == "char" else value
 
-    def _converted(self, name: str, kind: str, value: Any) -> Any:
-        if kind == "bool":
-            if isinstance(value, bool):
-                return value
-            self._refuse(name, value, "a bool")
-        if kind == "char":
-            if isinstance(value, str) and len(value) == 1 and ord(value) not in _SURROGATES:
-                return ord(value)
-            self._refuse(name, value, "a char, so a str of one character")
-        if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
-            self._refuse(name, value, f"{kind}, and a bool is not a number here; use int(...)")
-        if kind in _FLOATS:
-            if isinstance(value, (str, bytes, bytearray)) or not (
-                hasattr(value, "__float__") or hasattr(value, "__index__")
-            ):
-                self._refuse(name, value, f"{kind}, so a float or an int")
-            try:
-                real = float(value)
-                struct.pack("<" + kind[0] if kind == "f32" else "<d", real)
-                return real
-            except OverflowError:
-                raise ArgumentOutOfRange(f"{self.export}: {name} is {shown(value)}, too large for {kind}") from None
-        try:
-            number = operator.index(value)
-            struct.pack("<" + _FORMATS[kind], number)
-            return number
-        except TypeError:
-            self._refuse(name, value, f"{kind}, so an int")
-        except struct.error:
-            raise ArgumentOutOfRange(f"{self.export}: {name} is {shown(value)}, out of range for {kind}") from None
 
-    def _refuse(self, name: str, value: Any, expected: str) -> NoReturn:
-        raise BadArguments(f"{self.export}: {name} is {shown(value)}, expected {expected}")
+def converted(what: str, kind: str, value: Any) -> Any:
+    """A value of the user's as one of a scalar type, by the rules of :class:`ScalarCodec`; of a char, its code.
+
+    Args:
+        what: what it is for, for the text of an exception.
+
+    Raises:
+        BadArguments: its type does not fit.
+        ArgumentOutOfRange: it does not fit into the type's bits.
+    """
+    if kind == "bool":
+        if isinstance(value, bool):
+            return value
+        _refuse(what, value, "a bool")
+    if kind == "char":
+        if isinstance(value, str) and len(value) == 1 and ord(value) not in _SURROGATES:
+            return ord(value)
+        _refuse(what, value, "a char, so a str of one character")
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+        _refuse(what, value, f"{kind}, and a bool is not a number here; use int(...)")
+    if kind in _FLOATS:
+        if isinstance(value, (str, bytes, bytearray)) or not isinstance(value, (SupportsFloat, SupportsIndex)):
+            _refuse(what, value, f"{kind}, so a float or an int")
+        try:
+            real = float(value)
+            struct.pack("<f" if kind == "f32" else "<d", real)
+            return real
+        except OverflowError:
+            raise ArgumentOutOfRange(f"{what} is {shown(value)}, too large for {kind}") from None
+    try:
+        number = operator.index(value)
+        struct.pack("<" + _FORMATS[kind], number)
+        return number
+    except TypeError:
+        _refuse(what, value, f"{kind}, so an int")
+    except struct.error:
+        raise ArgumentOutOfRange(f"{what} is {shown(value)}, out of range for {kind}") from None
+
+
+def _refuse(what: str, value: Any, expected: str) -> NoReturn:
+    raise BadArguments(f"{what} is {shown(value)}, expected {expected}")

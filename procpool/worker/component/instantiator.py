@@ -8,10 +8,12 @@ import wasmtime
 import wasmtime.component
 
 from ... import wire
+from ...component.imports import WASI
 from ...component.program import ComponentProgram
 from ..host import HostCalls
 from ..stages import Stages
 from ..traffic import Running
+from .hosting import define_imports
 
 _MAKING = "making an instance of the component"
 #: A table element takes a pointer.
@@ -39,6 +41,7 @@ class ComponentInstantiator:
         self._component = component
         self._limits = limits
         self._running = running
+        self._alive: list[Any] = []  # what the linker refers to by address
         self._linker: wasmtime.component.Linker | None = None
 
     def instantiate(self, wasi: wasmtime.WasiConfig | None) -> tuple[wasmtime.Store, wasmtime.component.Instance]:
@@ -85,4 +88,7 @@ class ComponentInstantiator:
         linker.allow_shadowing = True
         if self.environment.wasi is not None:
             linker.add_wasip2()
+        world, given = self.program.world, self.environment.imports
+        if any(WASI.fullmatch(name) is None for name in world.needs):
+            self._alive = define_imports(linker, world, given, self.surface, self.calls)
         return linker

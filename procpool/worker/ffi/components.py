@@ -22,6 +22,7 @@ _pointer, _size = ctypes.c_void_p, ctypes.c_size_t
 _call = ctypes.CFUNCTYPE(_pointer, _pointer, _pointer, _pointer, _size, _pointer, _size)(
     ("wasmtime_component_func_call", c.dll)
 )
+_NO_FINALIZER = ctypes.CFUNCTYPE(None, _pointer)()
 _delete = ctypes.CFUNCTYPE(None, _pointer)(("wasmtime_component_val_delete", c.dll))
 
 if ctypes.sizeof(c.wasmtime_component_val_t) != 8 * _WORDS:
@@ -102,3 +103,32 @@ class ComponentFunction:
         finally:
             _delete(ctypes.addressof(result))
         self.results = data if data.isascii() else data.decode().encode("latin-1")
+
+
+def define(where: wasmtime.component.LinkerInstance, name: str, call: Callable[[Any, Any], bool]) -> Any:
+    """Have a Python function serve an import.  What is returned must live as long as the linker and its instances.
+
+    Args:
+        where: the interface, or the root.
+        call: gets the C API's values of the arguments, and of the result for it to write; false if the guest is to trap.
+
+    Raises:
+        wasmtime.WasmtimeError: it cannot be defined.
+    """
+
+    def trampoline(
+        _data: int, _context: Any, _type: Any, args: Any, _nargs: int, results: Any, _nresults: int
+    ) -> int | None:
+        if call(args, results):
+            return 0
+        return ctypes.cast(c.wasmtime_error_new(b"host"), _pointer).value
+
+    callback = c.wasmtime_component_func_callback_t(trampoline)
+    encoded = name.encode()
+    error = c.wasmtime_component_linker_instance_add_func(
+        *(where.ptr(), ctypes.create_string_buffer(encoded), len(encoded), callback, None),
+        _NO_FINALIZER,
+    )
+    if error:
+        raise wasmtime.WasmtimeError._from_ptr(error)
+    return callback
