@@ -563,7 +563,11 @@ def _finished(wasm: bytes) -> wit.World:
         imported,
         frozen.named(),
         tuple(name for name, sort, _ in read.imports if sort in (1, 5)),
-        tuple((name, _SORTS[sort].rstrip("s") if sort else "module") for name, sort, _ in read.imports if sort not in (1, 3, 5)),
+        tuple(
+            (name, _SORTS[sort].rstrip("s") if sort else "module")
+            for name, sort, _ in read.imports
+            if sort not in (1, 3, 5)
+        ),
     )
 
 

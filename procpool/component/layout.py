@@ -19,6 +19,9 @@ MOST_PARAMS, MOST_RESULTS = 16, 1
 #: Where an image begins in the memory of the wrapper; see `procpool.component.wrapper`.
 BASE = 16
 
+#: An image is filled up to a multiple of so many bytes.
+CHUNK = 4
+
 _SIZES = {
     **dict.fromkeys(("bool", "s8", "u8"), 1),
     **dict.fromkeys(("s16", "u16"), 2),

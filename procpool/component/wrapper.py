@@ -1,9 +1,9 @@
 """A component around a component, through which values go as bytes.
 
 wasmtime's C API hands values over as trees of tagged unions: a ``list<u8>`` takes 32 bytes and a conversion for each byte.
-Strings are the exception, as they are copied as a whole.  So the user's component is nested in one of ours that exports, for
-each function of the inner one, a function from string to string.  Its strings have the encoding latin1+utf16, in which any
-bytes are a string: they hold the values as the canonical ABI lays them out in memory, an *image*.
+Strings are the exception, as they are copied as a whole, which is fast where they are ASCII.  So the user's component is
+nested in one of ours that exports, for each function of the inner one, a function from string to string.  They hold, in
+hexadecimal digits, the values as the canonical ABI lays them out in memory, an *image*.
 
 An image of arguments always comes to lie at the same address, as nothing else is allocated before it, so its pointers are
 right when it is made.  All that the inner function returns is allocated behind the place of its result, which begins at
@@ -21,7 +21,7 @@ import wasmtime
 from ..binary import framed, named, unsigned
 from . import wit
 from .binary import PREAMBLE, leading, read_world, sections_between
-from .layout import BASE, flat_params, flat_results, placed
+from .layout import BASE, CHUNK, flat_params, flat_results, placed
 
 #: The kinds of the C API's values, for what is passed as it is; see ``wasmtime/component/val.h``.
 KINDS = {
@@ -88,14 +88,23 @@ def wrap(component: bytes, world: wit.World | None = None) -> Wrapped:
     return _Wrapper(component, world).wrapped()
 
 
-#: The memory of the wrapper, and its allocator, which gives out what follows the last allocation.
+#: The memory of the wrapper, and its allocator, which gives out what follows the last allocation.  What it holds is written
+#: over by its digits, and these by what they mean, so that neither takes room of its own.
 _MEMORY = f"""
 (module
   (memory (export "memory") 1)
   (global $end (export "end") (mut i32) (i32.const {BASE}))
+  (func $reserve (param $end i64)
+    (local $missing i64)
+    (local.set $missing
+      (i64.sub (i64.shr_u (i64.add (local.get $end) (i64.const 0xffff)) (i64.const 16)) (i64.extend_i32_u (memory.size))))
+    (if (i64.gt_s (local.get $missing) (i64.const 0))
+      (then
+        (if (i32.eq (i32.const -1) (memory.grow (i32.wrap_i64 (local.get $missing))))
+          (then (unreachable))))))
   (func (export "realloc") (param $old i32) (param $size i32) (param $align i32) (param $new i32) (result i32)
     (local $at i32)
-    (local $end i32)
+    (local $end i64)
     (if (i32.and (i32.ne (local.get $old) (i32.const 0))
                  (i32.eq (i32.add (local.get $old) (local.get $size)) (global.get $end)))
       (then (local.set $at (local.get $old)))
@@ -103,24 +112,70 @@ _MEMORY = f"""
         (local.set $at
           (i32.and (i32.sub (i32.add (global.get $end) (local.get $align)) (i32.const 1))
                    (i32.sub (i32.const 0) (local.get $align))))))
-    (local.set $end (i32.add (local.get $at) (local.get $new)))
-    (if (i32.or (i32.lt_u (local.get $end) (local.get $at)) (i32.lt_u (local.get $at) (i32.const {BASE})))
-      (then (unreachable)))
-    (if (i64.gt_u (i64.extend_i32_u (local.get $end))
-                  (i64.shl (i64.extend_i32_u (memory.size)) (i64.const 16)))
-      (then
-        (if (i32.eq (i32.const -1)
-              (memory.grow
-                (i32.sub (i32.add (i32.shr_u (i32.sub (local.get $end) (i32.const 1)) (i32.const 16)) (i32.const 1))
-                         (memory.size))))
-          (then (unreachable)))))
+    (local.set $end (i64.add (i64.extend_i32_u (local.get $at)) (i64.extend_i32_u (local.get $new))))
+    (call $reserve (local.get $end))
     (if (i32.and (i32.ne (local.get $old) (i32.const 0)) (i32.ne (local.get $old) (local.get $at)))
       (then
         (memory.copy (local.get $at) (local.get $old)
           (select (local.get $size) (local.get $new) (i32.lt_u (local.get $size) (local.get $new))))))
-    (global.set $end (local.get $end))
+    (global.set $end (i32.wrap_i64 (local.get $end)))
     (local.get $at))
-  (func (export "reset") (param i32) (global.set $end (i32.const {BASE}))))
+  (func (export "reset") (param i32) (global.set $end (i32.const {BASE})))
+
+  (func (export "decode") (param $from i32) (param $size i32)
+    (local $to i32)
+    (local $last i32)
+    (local $word i64)
+    (local.set $to (i32.const {BASE}))
+    (local.set $last (i32.add (local.get $from) (local.get $size)))
+    (block $done
+      (loop $next
+        (br_if $done (i32.ge_u (local.get $from) (local.get $last)))
+        (local.set $word (i64.load (local.get $from)))
+        (local.set $word
+          (i64.add (i64.and (local.get $word) (i64.const 0x0f0f0f0f0f0f0f0f))
+                   (i64.mul (i64.and (i64.shr_u (local.get $word) (i64.const 6)) (i64.const 0x0101010101010101))
+                            (i64.const 9))))
+        (local.set $word
+          (i64.and (i64.or (i64.shl (local.get $word) (i64.const 4)) (i64.shr_u (local.get $word) (i64.const 8)))
+                   (i64.const 0x00ff00ff00ff00ff)))
+        (local.set $word
+          (i64.and (i64.or (local.get $word) (i64.shr_u (local.get $word) (i64.const 8))) (i64.const 0x0000ffff0000ffff)))
+        (i64.store32 (local.get $to) (i64.or (local.get $word) (i64.shr_u (local.get $word) (i64.const 16))))
+        (local.set $to (i32.add (local.get $to) (i32.const 4)))
+        (local.set $from (i32.add (local.get $from) (i32.const 8)))
+        (br $next))))
+
+  (func (export "encode") (param $size i32) (result i32)
+    (local $from i32)
+    (local $to i32)
+    (local $word i64)
+    (local.set $size (i32.and (i32.add (local.get $size) (i32.const {CHUNK - 1})) (i32.const {-CHUNK})))
+    (local.set $from (i32.add (i32.const {BASE}) (local.get $size)))
+    (call $reserve (i64.add (i64.const {BASE}) (i64.shl (i64.extend_i32_u (local.get $size)) (i64.const 1))))
+    (local.set $to (i32.add (local.get $from) (local.get $size)))
+    (block $done
+      (loop $next
+        (br_if $done (i32.le_u (local.get $from) (i32.const {BASE})))
+        (local.set $from (i32.sub (local.get $from) (i32.const 4)))
+        (local.set $to (i32.sub (local.get $to) (i32.const 8)))
+        (local.set $word (i64.load32_u (local.get $from)))
+        (local.set $word
+          (i64.and (i64.or (local.get $word) (i64.shl (local.get $word) (i64.const 16))) (i64.const 0x0000ffff0000ffff)))
+        (local.set $word
+          (i64.and (i64.or (local.get $word) (i64.shl (local.get $word) (i64.const 8))) (i64.const 0x00ff00ff00ff00ff)))
+        (local.set $word
+          (i64.and (i64.or (i64.shr_u (local.get $word) (i64.const 4)) (i64.shl (local.get $word) (i64.const 8)))
+                   (i64.const 0x0f0f0f0f0f0f0f0f)))
+        (i64.store (local.get $to)
+          (i64.add
+            (i64.add (local.get $word) (i64.const 0x3030303030303030))
+            (i64.mul
+              (i64.and (i64.shr_u (i64.add (local.get $word) (i64.const 0x0606060606060606)) (i64.const 4))
+                       (i64.const 0x0101010101010101))
+              (i64.const 0x27))))
+        (br $next)))
+    (i32.shl (local.get $size) (i32.const 1))))
 """
 
 
@@ -143,15 +198,18 @@ def _calls(functions: list[wit.Function]) -> str:
             size = placed(function.result, False)[0]
         bodies.append(f"""
   (func (export "{number}") (param i32 i32) (result i32)
+    (call $decode (local.get 0) (local.get 1))
     (global.set $end (i32.const {BASE + size}))
     {f"({results[0]}.store (i32.const {BASE}) {call})" if results else call}
     (i32.store (i32.const 0) (i32.const {BASE}))
-    (i32.store (i32.const 4) (i32.sub (global.get $end) (i32.const {BASE})))
+    (i32.store (i32.const 4) (call $encode (i32.sub (global.get $end) (i32.const {BASE}))))
     (i32.const 0))""")
     return f"""
 (module
   (import "memory" "memory" (memory 1))
   (import "memory" "end" (global $end (mut i32)))
+  (import "memory" "decode" (func $decode (param i32 i32)))
+  (import "memory" "encode" (func $encode (param i32) (result i32)))
   {" ".join(imports)}
   {"".join(bodies)})
 """
@@ -161,7 +219,7 @@ FUNCTION, TYPE, COMPONENT, INSTANCE = 1, 3, 4, 5
 #: The sorts as they are written; a core module has two bytes.
 _SORTS = {0: b"\0\x11", FUNCTION: b"\1", TYPE: b"\3", COMPONENT: b"\4", INSTANCE: b"\5"}
 _STRING = b"\x73"
-_LATIN1 = b"\2"
+_UTF8 = b"\0"
 
 
 class _Wrapper:
@@ -259,7 +317,7 @@ class _Wrapper:
         return [self._new_core_function() for _ in lowered]
 
     def _lift(self, core: int) -> int:
-        options = unsigned(4) + self._memory + b"\5" + unsigned(self._reset) + _LATIN1
+        options = unsigned(4) + self._memory + b"\5" + unsigned(self._reset) + _UTF8
         self._section(8, b"\0\0" + unsigned(core) + options + unsigned(self._signature))
         return self._new(FUNCTION)
 
