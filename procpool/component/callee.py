@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import wire
-from ..checks import shown
-from ..errors import UnknownExport
 from ..supervisor.jobs.call import Callee, Job
 from . import wit
+from .codec import ComponentCodec
+from .names import Functions
 from .program import ComponentProgram
 from .scalars import ScalarCodec
 from .wrapper import Entry, entry_of, is_scalar
@@ -24,10 +24,12 @@ SMALL = 4096
 class ComponentCallee(Callee):
     """An exported function of a component."""
 
-    def __init__(self, index: int, function: wit.Function, packing: Any) -> None:
-        super().__init__(index, packing)
-        self.function = function
+    def __init__(self, index: int, function: wit.Function) -> None:
         self._sized = is_scalar(function)
+        super().__init__(index, ScalarCodec(function) if self._sized else _Images(function))
+        self.function = function
+        if not self._sized:
+            self.takes = _takes_none
 
     def frame(self, kind: int, slots: bytes, context: bytes, flags: int = 0) -> bytes:
         if self._sized:
@@ -65,62 +67,51 @@ class ComponentCall(Job):
             self.succeed(result)
 
 
-class _Stub:
+class _Images:
+    """Packs and unpacks the values of a function that takes or returns more than numbers, as `ScalarCodec` does these."""
+
     formats = ("", "")
     plain: frozenset[type] = frozenset()
 
-    def __init__(self, function):
+    def __init__(self, function: wit.Function) -> None:
         self.export = function.name
+        codec = ComponentCodec(function)
+        self.pack = codec.pack
+        self._unpack = codec.unpack
 
-    def pack(self, args):
-        return args[0]
-
-    def unpack(self, data, offset=0):
-        return bytes(data[offset:])
+    def unpack(self, data: bytes | memoryview, offset: int = 0) -> Any:
+        return self._unpack(memoryview(data)[offset:])
 
 
-class ComponentFunctions(Mapping[str, ComponentCallee]):
-    """All of a component, by name.
+def _takes_none(types: object) -> bool:
+    return False
+
+
+class ComponentFunctions:
+    """The functions of a component.
 
     Args:
         program: the component.
     """
 
     def __init__(self, program: ComponentProgram) -> None:
-        self._functions: dict[str, ComponentCallee] = {}
-        for function in program.world.exports:
-            packing = ScalarCodec(function) if is_scalar(function) else _Stub(function)
-            self._functions[function.name] = ComponentCallee(len(self._functions), function, packing)
+        functions = program.world.exports
+        self._names = Functions(functions)
+        #: by their full names
+        self.by_name: dict[str, ComponentCallee] = {
+            each.name: ComponentCallee(index, each) for index, each in enumerate(functions)
+        }
 
     @property
     def signatures(self) -> tuple[tuple[str, Entry], ...]:
         """What a worker has to know, by index."""
-        return tuple((name, entry_of(callee.function, callee.index)) for name, callee in self._functions.items())
+        return tuple((name, entry_of(each.function, each.index)) for name, each in self.by_name.items())
 
     def find(self, name: object) -> ComponentCallee:
-        """The function that a name stands for.
+        """The function that a name stands for, be it the shortest.
 
         Raises:
             UnknownExport: there is none, or there are several; says which are near.
             TypeError: it is no name.
         """
-        if not isinstance(name, str):
-            raise TypeError(f"expected the name of an export, got {shown(name)}")
-        found = self._functions.get(name)
-        if found is None:
-            raise UnknownExport(f"the component exports no function {shown(name)}")
-        return found
-
-    def __getitem__(self, name: str) -> ComponentCallee:
-        return self._functions[name]
-
-    def __iter__(self) -> Any:
-        return iter(self._functions)
-
-    def __len__(self) -> int:
-        return len(self._functions)
-
-
-def component_functions(program: ComponentProgram) -> ComponentFunctions:
-    """The functions of a component."""
-    return ComponentFunctions(program)
+        return self.by_name[self._names.find(name).name]

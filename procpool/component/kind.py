@@ -16,7 +16,7 @@ from ..maps.options import MapOptions
 from ..maps.sources import Given
 from ..options import PoolOptions
 from ..supervisor.jobs.call import Callee, Export, Job
-from .callee import component_functions
+from .callee import ComponentFunctions
 from .commands import RUN
 from .imports import resolve
 from .program import CompiledComponent
@@ -33,8 +33,8 @@ class ComponentKind:
     def __init__(self, compiled: CompiledComponent) -> None:
         program = compiled.program
         self._world = program.world
-        self._found = component_functions(program)
-        self.functions: dict[str, Callee] = dict(self._found)
+        self._found = ComponentFunctions(program)
+        self.functions: dict[str, Callee] = dict(self._found.by_name)
         self.signatures: tuple[tuple[str, Any], ...] = self._found.signatures
         self.exports: Mapping[str, Any] = MappingProxyType({each.name: each for each in self._world.exports})
         self.imports: tuple[Any, ...] = self._world.imports

@@ -10,7 +10,7 @@ from typing import Any
 
 import wasmtime
 
-from ...component.callee import component_functions
+from ...component.callee import ComponentFunctions
 from ...component.program import ComponentProgram
 from ...component.wrapper import Entry
 from ..failures import seen_beside
@@ -32,8 +32,8 @@ class ComponentInstance:
         self._names = [name for name, _ in exports]
 
     @cached_property
-    def _functions(self) -> Any:
-        return component_functions(self._program)
+    def _functions(self) -> ComponentFunctions:
+        return ComponentFunctions(self._program)
 
     @cached_property
     def exports(self) -> Mapping[str, Callable[..., Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import ctypes
 import functools
 from collections.abc import Callable
@@ -76,8 +77,7 @@ class ComponentFunction:
             if payload:
                 self._words[:] = memoryview(payload).cast("Q")
             return
-        # In a text of Latin-1, which the C API takes as UTF-8, each byte is a letter.
-        data = self._data = payload if payload.isascii() else payload.decode("latin-1").encode()
+        data = self._data = binascii.hexlify(payload)
         values = self._values
         values[1] = len(data)
         values[2] = ctypes.cast(ctypes.c_char_p(data), _pointer).value or 0
@@ -102,7 +102,7 @@ class ComponentFunction:
             data = ctypes.string_at(result[2], result[1])
         finally:
             _delete(ctypes.addressof(result))
-        self.results = data if data.isascii() else data.decode().encode("latin-1")
+        self.results = binascii.unhexlify(data)
 
 
 def define(where: wasmtime.component.LinkerInstance, name: str, call: Callable[[Any, Any], bool]) -> Any:
