@@ -102,7 +102,7 @@ class _Bool(Form):
         numbers.append(int(value))
 
     def take(self, numbers: Sequence[Any], at: int, image: Input) -> bool:
-        return numbers[at] != 0
+        return bool(numbers[at])
 
 
 class _Char(Form):
@@ -140,7 +140,7 @@ class _Text(Form):
 class _Enum(Form):
     def __init__(self, type_: wit.Enum) -> None:
         self.format = _SIZED[discriminant_size(len(type_.labels))]
-        self._members = tuple(class_of(type_))
+        self._members: tuple[Any, ...] = tuple(class_of(type_).__members__.values())
         self._index = {member: index for index, member in enumerate(self._members)}
 
     def put(self, value: Any, output: Output, numbers: list[Any]) -> None:
@@ -268,8 +268,10 @@ class _Cases(Form):
         self.size = aligned(at + size, self.alignment)
         tag = discriminant_size(len(payloads))
         self.format = f"{_SIZED[tag]}{at - tag}x{self.size - at}s"
-        self._packers = [form and (form.put, struct.Struct("<" + form.format).pack) for form in forms]
-        self._takers = [form and (form.take, struct.Struct("<" + form.format).unpack_from) for form in forms]
+        self._packers = [None if form is None else (form.put, struct.Struct("<" + form.format).pack) for form in forms]
+        self._takers = [
+            None if form is None else (form.take, struct.Struct("<" + form.format).unpack_from) for form in forms
+        ]
 
     def put_case(self, case: int, payload: Any, output: Output, numbers: list[Any]) -> None:
         packer = self._packers[case]
