@@ -128,7 +128,9 @@ def _enum(what: str, value: Any, type_: wit.Enum) -> Any:
         return value
     if isinstance(value, str) and constant(value) in cls.__members__:
         return cls[constant(value)]
-    _refuse(what, value, type_, f"one of {', '.join(map(str, cls))}, or its name")
+    _refuse(
+        what, value, type_, f"one of {', '.join(f'{cls.__name__}.{member}' for member in cls.__members__)}, or its name"
+    )
 
 
 def _flags(what: str, value: Any, type_: wit.Flags) -> Any:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any, Literal
 
+from ..checks import shown
 from ..errors import BadArguments
 from . import wit
 from .arguments import normalised, refused_count
@@ -102,7 +103,7 @@ class _Bool(Form):
         numbers.append(int(value))
 
     def take(self, numbers: Sequence[Any], at: int, image: Input) -> bool:
-        return numbers[at] != 0
+        return bool(numbers[at])
 
 
 class _Char(Form):
@@ -140,7 +141,7 @@ class _Text(Form):
 class _Enum(Form):
     def __init__(self, type_: wit.Enum) -> None:
         self.format = _SIZED[discriminant_size(len(type_.labels))]
-        self._members = tuple(class_of(type_))
+        self._members: tuple[Any, ...] = tuple(class_of(type_).__members__.values())
         self._index = {member: index for index, member in enumerate(self._members)}
 
     def put(self, value: Any, output: Output, numbers: list[Any]) -> None:
@@ -268,8 +269,10 @@ class _Cases(Form):
         self.size = aligned(at + size, self.alignment)
         tag = discriminant_size(len(payloads))
         self.format = f"{_SIZED[tag]}{at - tag}x{self.size - at}s"
-        self._packers = [form and (form.put, struct.Struct("<" + form.format).pack) for form in forms]
-        self._takers = [form and (form.take, struct.Struct("<" + form.format).unpack_from) for form in forms]
+        self._packers = [None if form is None else (form.put, struct.Struct("<" + form.format).pack) for form in forms]
+        self._takers = [
+            None if form is None else (form.take, struct.Struct("<" + form.format).unpack_from) for form in forms
+        ]
 
     def put_case(self, case: int, payload: Any, output: Output, numbers: list[Any]) -> None:
         packer = self._packers[case]
@@ -561,9 +564,9 @@ class ComponentCodec:
         slots = flat_params(function) is not None
         types = tuple(type_ for _, type_ in function.params)
         self._params = _Tuple([forms.of(each, slots) for each in types], *record_size(types, slots))
-        self._pack = struct.Struct("<" + self._params.format)
+        self._params_struct = struct.Struct("<" + self._params.format)
         self._result: Form | None = None if function.result is None else forms.of(function.result, False)
-        self._unpack = struct.Struct("<" + (self._result.format if self._result else ""))
+        self._result_struct = struct.Struct("<" + (self._result.format if self._result else ""))
 
     def pack(self, args: tuple[Any, ...]) -> bytes:
         """The arguments as an image, of a multiple of `CHUNK` bytes.
@@ -582,19 +585,13 @@ class ComponentCodec:
                 for position, (value, (name, type_)) in enumerate(zip(args, self.function.params, strict=True))
             )
             output = self._packed(converted)
-        for resource in output.given:
-            resource.given()
-        output.data += bytes(-len(output.data) % CHUNK)
-        return bytes(output.data)
+        return _finished(output)
 
     def _packed(self, args: tuple[Any, ...]) -> Output:
         output = Output(self._params.size)
         numbers: list[Any] = []
         self._params.put_all(args, output, numbers)
-        if not _PLAIN.issuperset(map(type, numbers)):
-            raise TypeError
-        self._pack.pack_into(output.data, 0, *numbers)
-        return output
+        return _written(output, self._params_struct, numbers)
 
     def unpack(self, image: bytes | memoryview) -> Any:
         """The result in an image; that of a function without is None.
@@ -615,5 +612,59 @@ class ComponentCodec:
         if self._result is None:
             return None
         read = Input(image)
-        read.region(BASE, self._unpack.size, 1)
-        return self._result.take(self._unpack.unpack_from(image), 0, read)
+        read.region(BASE, self._result_struct.size, 1)
+        return self._result.take(self._result_struct.unpack_from(image), 0, read)
+
+    def unpack_arguments(self, image: bytes | memoryview) -> tuple[Any, ...]:
+        """The arguments in an image; the other side of `pack`.
+
+        Raises:
+            BadImage: it is not what such a function is called with.
+        """
+        read = Input(image)
+        read.region(BASE, self._params_struct.size, 1)
+        return self._params.take(self._params_struct.unpack_from(image), 0, read)
+
+    def pack_result(self, value: Any) -> bytes:
+        """What a function of Python's returned, as an image; the other side of `unpack`.
+
+        A ``result`` is an `Ok` or `Err`, or else what went well.
+
+        Raises:
+            BadArguments: it does not fit the type.
+            ArgumentOutOfRange: a number does not fit into its type.
+        """
+        form, type_ = self._result, self.function.result
+        if form is None or type_ is None:
+            if value is not None:
+                raise BadArguments(f"{self.function.label} returned {shown(value)}, expected None")
+            return b""
+        if isinstance(type_, wit.Result) and not isinstance(value, (Ok, Err)):
+            value = Ok(value)
+        try:
+            output = self._packed_result(form, value)
+        except Exception:  # something to convert, or to explain
+            value = normalised(f"{self.function.label}: what it returned", value, type_)
+            output = self._packed_result(form, value)
+        return _finished(output)
+
+    def _packed_result(self, form: Form, value: Any) -> Output:
+        output = Output(form.size)
+        numbers: list[Any] = []
+        form.put(value, output, numbers)
+        return _written(output, self._result_struct, numbers)
+
+
+def _written(output: Output, layout: struct.Struct, numbers: list[Any]) -> Output:
+    """The output, with the numbers at its beginning."""
+    if not _PLAIN.issuperset(map(type, numbers)):
+        raise TypeError
+    layout.pack_into(output.data, 0, *numbers)
+    return output
+
+
+def _finished(output: Output) -> bytes:
+    for resource in output.given:
+        resource.given()
+    output.data += bytes(-len(output.data) % CHUNK)
+    return bytes(output.data)

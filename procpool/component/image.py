@@ -43,8 +43,8 @@ class Output:
 class Input:
     """An image that is being read.
 
-    What it points to may be anything, if a worker or its guest has been tampered with.  So each region must lie in the image,
-    and all of them together are no longer than it: honest ones do not overlap.
+    What it points to may be anything, if a worker or its guest has been tampered with.  So each region must lie in the
+    image, and all of them together are no longer than it: honest ones do not overlap.
     """
 
     def __init__(self, data: bytes | memoryview) -> None:

@@ -160,7 +160,7 @@ def _reduce_class(cls: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
 
 for _meta in (_RecordMeta, _VariantMeta, _EnumMeta):
-    copyreg.pickle(_meta, _reduce_class)  # type: ignore[arg-type]
+    copyreg.pickle(_meta, _reduce_class)
 
 
 def _record(type_: wit.Record) -> type:

@@ -21,7 +21,7 @@ import wasmtime
 from ..binary import framed, named, unsigned
 from . import wit
 from .binary import PREAMBLE, leading, read_world, sections_between
-from .layout import BASE, CHUNK, flat_params, flat_results, placed
+from .layout import BASE, CHUNK, MOST_PARAMS, flat_params, flat_results, placed
 
 #: The kinds of the C API's values, for what is passed as it is; see ``wasmtime/component/val.h``.
 KINDS = {
@@ -35,7 +35,8 @@ class Entry:
     """How a function is called in the wrapper."""
 
     export: str  #: the name there
-    #: whether it takes and gives images, as strings; or else numbers, as they are
+    #: whether it takes an image as a string and gives one; or else numbers, as they are: then the image of its arguments
+    #: has eight bytes for each, which are the C API's value, and the eight bytes of the result's value are its image
     image: bool
     params: tuple[int, ...] = ()  #: of numbers: the kinds of the C API's values
     result: int | None = None  #: likewise
@@ -55,7 +56,9 @@ class CannotWrap(Exception):
 
 
 def is_scalar(function: wit.Function) -> bool:
-    """Whether it takes and gives nothing but numbers."""
+    """Whether it takes and gives nothing but numbers, and not too many."""
+    if len(function.params) > MOST_PARAMS:
+        return False
     types = [each for _, each in function.params] + ([] if function.result is None else [function.result])
     return all(isinstance(each, wit.Primitive) and each.name in KINDS for each in types)
 
