@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import wasmtime
-import wasmtime.component
 
 from .binary import Interface, marked, outline, read_interface, told_apart
 from .engine import EngineSettings, compiling_engine
@@ -122,15 +121,3 @@ def read(fd: int) -> CompiledModule:
     if hashlib.sha256(content + ending[: -len(digest)]).digest() != digest:
         raise Torn("what it says of the module is damaged")
     return CompiledModule(content, fd, size, source)
-
-
-def mapped(engine: wasmtime.Engine, fd: int, component: bool) -> wasmtime.Module | wasmtime.component.Component:
-    """The code of a file that `make` has made, mapped; nothing is compiled, and no thread is started.
-
-    Raises:
-        wasmtime.WasmtimeError: it is for another engine.
-    """
-    path = f"/dev/fd/{fd}"
-    if component:
-        return wasmtime.component.Component.deserialize_file(engine, path)
-    return wasmtime.Module.deserialize_file(engine, path)

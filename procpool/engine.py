@@ -141,6 +141,20 @@ def loading_engine(settings: EngineSettings = PLAIN) -> wasmtime.Engine:
     return wasmtime.Engine(_config(settings))
 
 
+def mapped(engine: wasmtime.Engine, fd: int, component: bool) -> Any:
+    """The compiled code in a file, mapped: a Module or a Component.  Nothing is compiled, and no thread is started.
+
+    Raises:
+        wasmtime.WasmtimeError: it is for another engine.
+    """
+    path = f"/dev/fd/{fd}"
+    if not component:
+        return wasmtime.Module.deserialize_file(engine, path)
+    from wasmtime.component import Component  # only where there are any
+
+    return Component.deserialize_file(engine, path)
+
+
 def _setter(feature: str) -> str:
     return f"wasmtime_config_wasm_{_SETTINGS.get(feature, feature.replace('-', '_'))}_set"
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import wire
 from ..supervisor.jobs.call import Callee, Job
 from . import wit
-from .codec import ComponentCodec
 from .names import Functions
+from .packing import Packing
 from .program import ComponentProgram
-from .scalars import ScalarCodec
-from .wrapper import Entry, entry_of, is_scalar
+from .wrapper import Entry, entry_of
 
 if TYPE_CHECKING:
     from ..supervisor.lane import Lane, Memory
@@ -25,9 +24,10 @@ class ComponentCallee(Callee):
     """An exported function of a component."""
 
     def __init__(self, index: int, function: wit.Function) -> None:
-        self._sized = is_scalar(function)
-        super().__init__(index, ScalarCodec(function) if self._sized else _Images(function))
+        packing = Packing(function)
+        super().__init__(index, packing)
         self.function = function
+        self._sized = bool(packing.plain)
         if not self._sized:
             self.takes = _takes_none
 
@@ -65,22 +65,6 @@ class ComponentCall(Job):
             self.fail(error)
         else:
             self.succeed(result)
-
-
-class _Images:
-    """Packs and unpacks the values of a function that takes or returns more than numbers, as `ScalarCodec` does these."""
-
-    formats = ("", "")
-    plain: frozenset[type] = frozenset()
-
-    def __init__(self, function: wit.Function) -> None:
-        self.export = function.name
-        codec = ComponentCodec(function)
-        self.pack = codec.pack
-        self._unpack = codec.unpack
-
-    def unpack(self, data: bytes | memoryview, offset: int = 0) -> Any:
-        return self._unpack(memoryview(data)[offset:])
 
 
 def _takes_none(types: object) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import Any
 
 from ..checks import shown
 from ..errors import BadImport, MissingImport
@@ -14,12 +13,9 @@ from ..printable import printable
 from ..program import Names
 from . import wit
 from .values import snake
+from .wasi import ROOT, WASI
 
-#: The interfaces that wasmtime serves.
-WASI: Final = re.compile(r"wasi:(cli|clocks|filesystem|io|random|sockets)/[a-z0-9-]+@0\.2\.\d+")
-#: Where functions stand that the component imports without an interface.
-ROOT = ""
-
+#: (None, (interface, function)) -> the user's function
 Found = dict[tuple[str | None, Names], Any]
 
 

@@ -17,11 +17,11 @@ from ..maps.sources import Given
 from ..options import PoolOptions
 from ..supervisor.jobs.call import Callee, Export, Job
 from .callee import ComponentFunctions
-from .commands import RUN
 from .imports import resolve
 from .program import CompiledComponent
 from .refused import check_options
 from .starting import start_steps
+from .wasi import RUN
 
 if TYPE_CHECKING:
     from ..supervisor.dispatcher import Dispatcher

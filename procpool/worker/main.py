@@ -17,8 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 import wasmtime
 
 from .. import wire
-from ..artifact import mapped
-from ..engine import loading_engine
+from ..engine import loading_engine, mapped
 from ..program import Program
 from .access import Access
 from .arena import Arena

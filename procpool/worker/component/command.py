@@ -7,7 +7,7 @@ import os
 import wasmtime
 
 from ... import wire
-from ...component.commands import RUN, failed
+from ...component.wasi import RUN, failed
 from ...component.wrapper import Entry
 from ...errors import GuestExit
 from ...wasi import INHERIT, Spec

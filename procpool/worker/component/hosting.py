@@ -10,8 +10,8 @@ import wasmtime.component
 
 from ...component import wit
 from ...component.errors import WasmResultError
-from ...component.imports import ROOT, WASI
 from ...component.values import Err, Ok
+from ...component.wasi import ROOT, WASI
 from ...errors import BadArguments
 from ..ffi.component_values import NoValue, lift, lower
 from ..ffi.components import define

@@ -10,7 +10,9 @@ from typing import Any
 
 import wasmtime
 
-from ...component.callee import ComponentFunctions
+from ...component import wit
+from ...component.names import Functions
+from ...component.packing import Packing
 from ...component.program import ComponentProgram
 from ...component.wrapper import Entry
 from ..failures import seen_beside
@@ -30,10 +32,11 @@ class ComponentInstance:
         self._instances = instances
         self._program = program
         self._names = [name for name, _ in exports]
+        self._packings: dict[str, tuple[int, Packing]] = {}
 
     @cached_property
-    def _functions(self) -> ComponentFunctions:
-        return ComponentFunctions(self._program)
+    def _functions(self) -> Functions:
+        return Functions(self._program.world.exports)
 
     @cached_property
     def exports(self) -> Mapping[str, Callable[..., Any]]:
@@ -47,13 +50,19 @@ class ComponentInstance:
             BadArguments, WasmResultError, WasmTrap, GuestExit: as ``pool.call``.
             Whatever a host function raised that it called.
         """
-        known = self._functions.find(export)
-        packed = known.pack(args)
+        index, packing = self._packing(self._functions.find(export))
+        packed = packing.pack(args)
         try:
-            function = self._instances.function(known.index)
+            function = self._instances.function(index)
             function.params[:] = packed
             self._instances.refuel()
             function.run()
         except wasmtime.WasmtimeError as error:
             raise seen_beside(error, self._instances.stages.of(error), export) from error
-        return known.unpack(function.results)
+        return packing.unpack(function.results)
+
+    def _packing(self, function: wit.Function) -> tuple[int, Packing]:
+        found = self._packings.get(function.name)
+        if found is None:
+            found = self._packings[function.name] = self._names.index(function.name), Packing(function)
+        return found

@@ -8,8 +8,8 @@ import wasmtime
 import wasmtime.component
 
 from ... import wire
-from ...component.imports import WASI
 from ...component.program import ComponentProgram
+from ...component.wasi import WASI
 from ..host import HostCalls
 from ..stages import Stages
 from ..traffic import Running

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...checks import shown
 from ...component import wit
-from ...component.scalars import converted
+from ...component.arguments import normalised
 from ...component.values import Err, Ok, Some, cases_of, class_of, constant, snake
 from ...component.wrapper import KINDS
 from ...raw import c
@@ -101,7 +101,8 @@ def lower(type_: wit.Type, value: Any, to: Any) -> None:
             of.string = _name(value)
             to.kind = _STRING
         case wit.Primitive(name):
-            setattr(of, _FIELDS[name], converted("it", name, value))
+            number = normalised("it", value, type_)
+            setattr(of, _FIELDS[name], ord(number) if name == "char" else number)
             to.kind = KINDS[name]
         case wit.List(element, length):
             _lower_list(element, length, value, to)
