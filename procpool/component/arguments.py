@@ -77,13 +77,13 @@ def _real(what: str, value: Any, type_: wit.Primitive) -> float:
     if is_bool or isinstance(value, (str, bytes)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
         _refuse(what, value, type_, "a float or an int")
     try:
-        real = float(value)
-        struct.pack("<f" if type_.name == "f32" else "<d", real)
+        word = "<f" if type_.name == "f32" else "<d"
+        (real,) = struct.unpack(word, struct.pack(word, float(value)))
     except OverflowError:
         raise ArgumentOutOfRange(f"{what} is {shown(value)}, too large for {type_}") from None
     except (TypeError, ValueError):
         _refuse(what, value, type_, "a float or an int")
-    return real
+    return float(real)
 
 
 def _record(what: str, value: Any, type_: wit.Record) -> Any:
@@ -105,7 +105,8 @@ def _record(what: str, value: Any, type_: wit.Record) -> Any:
                 made[name] = getattr(value, name)
             except AttributeError:
                 _refuse(what, value, type_, f"a {camel(type_.label)}, or a dict with {', '.join(map(repr, names))}")
-    return {name: normalised(f"{what}.{name}", made[name], each) for name, (_, each) in names.items()}
+    converted = [normalised(f"{what}.{name}", made[name], each) for name, (_, each) in names.items()]
+    return class_of(type_)(*converted)
 
 
 def _variant(what: str, value: Any, type_: wit.Variant) -> Any:

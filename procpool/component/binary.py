@@ -68,6 +68,7 @@ class Definition:
     parts: tuple[Any, ...] = ()
     label: str | None = None
     interface: str | None = None
+    imported: bool = False
 
 
 @dataclass(eq=False)
@@ -461,23 +462,6 @@ def leading(wasm: bytes) -> Leading:
     return found
 
 
-def resources_of(wasm: bytes) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
-    """The resources that a component imports and exports in interfaces, by interface and name."""
-    read = _Component(wasm)
-    imports = {name: item for name, _, item in read.imports}
-    one, other = (
-        {
-            (interface, name)
-            for interface, items in each.items()
-            if isinstance(items, dict)
-            for name, item in items.items()
-            if isinstance(item, Definition) and item.kind == "resource"
-        }
-        for each in (imports, read.scope.exports)
-    )
-    return one, other
-
-
 def sections_between(wasm: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """The sections of a component as (id, start, end), in order."""
     reader = Reader(wasm, start, end)
@@ -523,7 +507,7 @@ class _Frozen:
         if kind == "flags":
             return wit.Flags(name, parts)
         if kind == "resource":
-            return wit.Resource(name, len(self._kept))
+            return wit.Resource(name, len(self._kept), definition.imported)
         if kind == "list":
             return wit.List(self.of(parts[0]), parts[1])
         if kind == "map":
@@ -548,12 +532,11 @@ def _finished(wasm: bytes) -> wit.World:
     imports = {name: item for name, _, item in read.imports}
     # A type belongs to where it is met first, which is an import if it is one's.
     for items in (imports, read.scope.exports):
-        for interface, item in items.items():
-            for each in item.values() if isinstance(item, dict) else ():
+        for name, item in items.items():
+            for each in item.values() if isinstance(item, dict) else (item,):
                 if isinstance(each, Definition) and each.interface is None:
-                    each.interface = interface
-            if isinstance(item, Definition) and item.interface is None:
-                item.interface = ""
+                    each.interface = name if isinstance(item, dict) else ""
+                    each.imported = items is imports
     frozen = _Frozen()
     exported, imported = (
         tuple(frozen.function(name, type_) for name, type_ in _functions(items)) for items in (read.scope.exports, imports)

@@ -73,6 +73,7 @@ class Resource(Named):
     """What handles refer to; the number tells resources apart that are called the same."""
 
     number: int
+    imported: bool = False  #: the component is given it; or else it defines and exports it
 
 
 @dataclass(frozen=True)

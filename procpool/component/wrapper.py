@@ -75,6 +75,15 @@ def entry_of(function: wit.Function, number: int) -> Entry:
     return Entry(f"f{number}", False, kinds, None if function.result is None else KINDS[str(function.result)])
 
 
+def drop_of(number: int) -> Entry:
+    """How a handle is dropped in the wrapper.
+
+    Args:
+        number: of its resource among those of the world's exports, `wit.resources`.
+    """
+    return Entry(f"d{number}", False, (KINDS["u32"],))
+
+
 def wrap(component: bytes, world: wit.World | None = None) -> Wrapped:
     """A component with a wrapper around.
 
@@ -269,7 +278,8 @@ class _Wrapper:
                 index = self._lift(cores[called.index(function)])
             entry = entries[function.name] = entry_of(function, number)
             self._export(entry.export, index)
-        return Wrapped(b"".join(self._out), entries, self._drops())
+        drops = self._drops()
+        return Wrapped(b"".join(self._out), entries, drops)
 
     def _instantiate(self) -> None:
         self._out.append(framed(4, self._component))
@@ -331,19 +341,26 @@ class _Wrapper:
     def _drops(self) -> dict[wit.Resource, str]:
         """An export for each resource that the component's exports deal with."""
         drops: dict[wit.Resource, str] = {}
-        imported = {name: index for name, sort, index in self._begins.imports if sort == INSTANCE}
+        signature = -1
         for resource in wit.resources(self._world.exports):
-            interface, _, label = resource.name.rpartition("#")
-            ours = any(function.interface == interface for function in self._world.exports)
-            instance = self._interface(interface) if ours else imported.get(interface)
-            if instance is None:
-                continue
             if not drops:
                 self._section(7, b"\x40" + unsigned(1) + named("handle") + b"\x79" + b"\1\0")
                 signature = self._new(TYPE)
-            self._section(6, _SORTS[TYPE] + b"\0" + unsigned(instance) + named(label))
-            self._section(8, b"\3" + unsigned(self._new(TYPE)))
+            self._section(8, b"\3" + unsigned(self._resource(resource)))
             self._section(8, b"\0\0" + unsigned(self._new_core_function()) + unsigned(0) + unsigned(signature))
             drops[resource] = f"d{len(drops)}"
             self._export(drops[resource], self._new(FUNCTION))
         return drops
+
+    def _resource(self, resource: wit.Resource) -> int:
+        """The index of its type."""
+        interface, _, label = resource.name.rpartition("#")
+        imports = {(name, sort): index for name, sort, index in self._begins.imports}
+        if resource.imported and not interface:
+            return imports[label, TYPE]
+        if resource.imported:
+            instance = imports[interface, INSTANCE]
+        else:
+            instance = self._interface(interface) if interface else self._inner
+        self._section(6, _SORTS[TYPE] + b"\0" + unsigned(instance) + named(label))
+        return self._new(TYPE)
