@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from . import wire
@@ -47,6 +47,7 @@ class Kind(Protocol):
     imports: tuple[Any, ...]  #: what is left to be given
     types: Mapping[str, Any]  #: of exports, and of memories, tables and globals that are imported, by name
     functions: dict[str, Callee]  #: that can be called, by name
+    classes: Any  #: of the types of values, as attributes
     signatures: tuple[tuple[str, Any], ...]  #: what a worker has to know of these, by index
 
     def prepare(self, options: PoolOptions) -> Prepared:
@@ -70,13 +71,6 @@ class Kind(Protocol):
             UnknownExport: it cannot.
         """
 
-    def columns(self, function: Callee, method: str) -> Export:
-        """The function as one whose values are numbers in columns.
-
-        Raises:
-            BadArguments: it is none; says what to do instead of ``method``.
-        """
-
     def course(
         self, runner: Dispatcher, function: Callee, given: Given, options: MapOptions, visible: bool, owner: object
     ) -> Course[Any]:
@@ -94,6 +88,7 @@ class ModuleKind:
         self.types: Mapping[str, Any] = {**program.storage, **program.exports}
         self.functions: dict[str, Callee] = {}
         self._refused: dict[str, BadArguments] = {}
+        self.classes: Any = SimpleNamespace()
         signatures: list[tuple[str, FuncType]] = []
         for name, type_ in self.exports.items():
             if isinstance(type_, FuncType):
@@ -133,14 +128,10 @@ class ModuleKind:
     def check_command(self) -> None:
         check_command(self.exports)
 
-    def columns(self, function: Callee, method: str) -> Export:
-        assert isinstance(function, Export)
-        return function
-
     def course(
         self, runner: Dispatcher, function: Callee, given: Given, options: MapOptions, visible: bool, owner: object
     ) -> Course[Any]:
-        export = self.columns(function, "map")
+        export = function.core("map")
         return ExportMap(runner, export, given.source(ColumnCodec(export.codec)), options, capture(visible), owner)
 
 

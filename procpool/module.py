@@ -126,7 +126,8 @@ def naming(name: str | None, do: Callable[[ModuleSource], T], source: ModuleSour
 
 def refusal(wasm: bytes, error: wasmtime.WasmtimeError) -> InvalidModule:
     """What wasmtime says against a module."""
-    return InvalidModule(f"wasmtime refuses this module of {len(wasm)} bytes: {error}{hint_for(str(error))}")
+    what = "component" if is_component(wasm) else "module"
+    return InvalidModule(f"wasmtime refuses this {what} of {len(wasm)} bytes: {error}{hint_for(str(error))}")
 
 
 def is_path(source: ModuleSource) -> TypeGuard[str | os.PathLike[str]]:

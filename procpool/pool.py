@@ -320,6 +320,8 @@ class ProcessWasmPool(Lifetime):
             #: module exports is there as ``"module.name"``
             self.exports: MappingType[str, Any] = kind.exports
             self._shipped = Shipper(self.exports)
+            #: of a component: the classes of its types, as attributes: ``pool.types.Point(1, 2)``
+            self.types: Any = kind.classes
             #: what it imports, but from linked modules, and what those do
             self.imports: tuple[Any, ...] = kind.imports
             self._functions = kind.functions
@@ -623,7 +625,7 @@ class ProcessWasmPool(Lifetime):
         return self._submit(self._call_job(self._bytes_function(export, convention), args, deadline), deadline)
 
     def _bytes_function(self, export: str, convention: MappingType[str, Any]) -> BytesFunction:
-        return bytes_function(self._function(export).name, convention)
+        return bytes_function(self._function(export).core("call_bytes").name, convention)
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
@@ -1108,7 +1110,7 @@ class ProcessWasmPool(Lifetime):
         from .maps.arrays import ArraySource
 
         choice("casting", casting, *get_args(Casting))
-        function = self._kind.columns(self._mappable(export), "map_array")
+        function = self._mappable(export).core("map_array")
         options = MapOptions.checked(timeout, progress=progress, default_item_timeout=self._timeout)
         source = ArraySource(function.name, function.codec.signature, arrays, out, casting)
         course = ArrayMap(self._dispatcher, function, source, options, capture(self._visible), self)
@@ -1123,7 +1125,7 @@ class ProcessWasmPool(Lifetime):
         Raises:
             UnknownExport, PoolClosed: at once.
         """
-        self._kind.columns(self._mappable(export), "ufunc")
+        self._mappable(export).core("ufunc")
         return functools.partial(self.map_array, export)
 
     # -- life ----------------------------------------------------------------------------------------------------------

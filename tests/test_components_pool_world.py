@@ -63,17 +63,15 @@ def test_what_a_function_raises_reaches_the_caller_as_itself() -> None:
         ({**HOST, "demo:host/log@1.0.0": {"add_up": max, "say": len, "shout": len}}, BadImport, "shout"),
     ],
 )
-def test_what_is_missing_or_unknown_is_said(
-    imports: Any, error: type[Exception], words: str, nothing_left: None
-) -> None:
+def test_what_is_missing_or_unknown_is_said(imports: Any, error: type[Exception], words: str, nothing_left: None) -> None:
     with pytest.raises(error, match=words):
         ProcessWasmPool(CALLER, 1, imports=imports)
 
 
 def test_what_is_missing_may_trap() -> None:
-    with ProcessWasmPool(CALLER, 1, imports={"": {"twice": abs}}, on_missing_import="trap") as pool:
-        with pytest.raises(MissingImport, match="add-up"):
-            pool.call("go", 1)
+    given = {"": {"twice": abs}}
+    with ProcessWasmPool(CALLER, 1, imports=given, on_missing_import="trap") as pool, pytest.raises(MissingImport):
+        pool.call("go", 1)
 
 
 @pytest.fixture(scope="module")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakKeyDictionary, ref
 
 from .. import wire
+from ..errors import BadArguments
 from ..supervisor.jobs.call import Callee, Job
 from . import wit
+from .codec import WrapHandle
 from .names import Functions
 from .packing import Packing
 from .program import ComponentProgram
-from .wrapper import Entry, entry_of
+from .values import Resource
+from .wrapper import Entry, drop_of, entry_of
 
 if TYPE_CHECKING:
     from ..supervisor.lane import Lane, Memory
+    from ..supervisor.lease import Lease
 
 #: Bytes of a result up to which it is unpacked where the answer is heard, which every worker waits for.
 SMALL = 4096
@@ -23,8 +29,8 @@ SMALL = 4096
 class ComponentCallee(Callee):
     """An exported function of a component."""
 
-    def __init__(self, index: int, function: wit.Function) -> None:
-        packing = Packing(function)
+    def __init__(self, index: int, function: wit.Function, wrap: WrapHandle = Resource) -> None:
+        packing = Packing(function, wrap)
         super().__init__(index, packing)
         self.function = function
         self._sized = bool(packing.plain)
@@ -40,6 +46,49 @@ class ComponentCallee(Callee):
 
     def job(self, frame: bytes, limit: float | None = None) -> Job:
         return ComponentCall(self.name, frame, self.unpack, limit)
+
+
+class PinnedCallee(ComponentCallee):
+    """A function that takes or returns handles of resources, which live in one instance: a lease alone can call it.
+
+    Args:
+        drops: resource -> the index of the function that drops a handle of it.
+    """
+
+    def __init__(self, index: int, function: wit.Function, drops: Mapping[wit.Resource, int]) -> None:
+        super().__init__(index, function)
+        self._drops = drops
+        self._leased: WeakKeyDictionary[Lease, ComponentCallee] = WeakKeyDictionary()
+        self.pack = self._refuse
+
+    def _refuse(self, args: tuple[Any, ...]) -> NoReturn:
+        raise BadArguments(
+            f"{self.name} passes a resource, which lives in one instance: call it by a lease (with pool.instance() as"
+            " lease: lease.call(...)), or beside the instance, in a function given to submit"
+        )
+
+    def leased(self, lease: Lease) -> ComponentCallee:
+        found = self._leased.get(lease)
+        if found is None:
+            owner = ref(lease)
+
+            def drop(resource: wit.Resource, handle: int) -> None:
+                held = owner()
+                if held is not None:
+                    held.call_callee(DropCallee(self._drops[resource], resource), (handle,))
+
+            def wrap(handle: int, resource: wit.Resource) -> Resource:
+                return Resource(handle, resource, owner(), partial(drop, resource))
+
+            found = self._leased[lease] = ComponentCallee(self.index, self.function, wrap)
+        return found
+
+
+class DropCallee(Callee):
+    """The function that drops a handle of a resource."""
+
+    def __init__(self, index: int, resource: wit.Resource) -> None:
+        super().__init__(index, Packing(wit.Function(f"drop {resource.label}", (("handle", wit.Primitive("u32")),), None)))
 
 
 class ComponentCall(Job):
@@ -81,15 +130,19 @@ class ComponentFunctions:
     def __init__(self, program: ComponentProgram) -> None:
         functions = program.world.exports
         self._names = Functions(functions)
+        self._resources = wit.resources(functions)
+        drops = {each: index for index, each in enumerate(self._resources, len(functions))}
         #: by their full names
-        self.by_name: dict[str, ComponentCallee] = {
-            each.name: ComponentCallee(index, each) for index, each in enumerate(functions)
-        }
+        self.by_name: dict[str, ComponentCallee] = {}
+        for index, each in enumerate(functions):
+            pinned = wit.resources([each])
+            self.by_name[each.name] = PinnedCallee(index, each, drops) if pinned else ComponentCallee(index, each)
 
     @property
     def signatures(self) -> tuple[tuple[str, Entry], ...]:
         """What a worker has to know, by index."""
-        return tuple((name, entry_of(each.function, each.index)) for name, each in self.by_name.items())
+        called = tuple((name, entry_of(each.function, each.index)) for name, each in self.by_name.items())
+        return called + tuple((f"drop {each.label}", drop_of(index)) for index, each in enumerate(self._resources))
 
     def find(self, name: object) -> ComponentCallee:
         """The function that a name stands for, be it the shortest.

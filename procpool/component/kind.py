@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .. import wire
-from ..errors import BadArguments, UnknownExport
+from ..errors import UnknownExport
 from ..job_context import capture
 from ..kind import Prepared
 from ..maps.callable_map import CallableMap
@@ -15,12 +15,13 @@ from ..maps.course import Course
 from ..maps.options import MapOptions
 from ..maps.sources import Given
 from ..options import PoolOptions
-from ..supervisor.jobs.call import Callee, Export, Job
+from ..supervisor.jobs.call import Callee, Job
 from .callee import ComponentFunctions
 from .imports import resolve
 from .program import CompiledComponent
 from .refused import check_options
 from .starting import start_steps
+from .values import Types
 from .wasi import RUN
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class ComponentKind:
         self.signatures: tuple[tuple[str, Any], ...] = self._found.signatures
         self.exports: Mapping[str, Any] = MappingProxyType({each.name: each for each in self._world.exports})
         self.imports: tuple[Any, ...] = self._world.imports
+        self.classes: Any = Types(self._world)
         self.types: Mapping[str, Any] = MappingProxyType({})
 
     def prepare(self, options: PoolOptions) -> Prepared:
@@ -51,12 +53,6 @@ class ComponentKind:
     def check_command(self) -> None:
         if not any(map(RUN.fullmatch, self.exports)):
             raise UnknownExport("the component is no command: it exports no wasi:cli/run; is it a library, to be called?")
-
-    def columns(self, function: Callee, method: str) -> Export:
-        raise BadArguments(
-            f"{method} is for functions of core modules, which work on columns of numbers, and {function.name} is one of a"
-            " component; use map, or a function of a list"
-        )
 
     def course(
         self, runner: Dispatcher, function: Callee, given: Given, options: MapOptions, visible: bool, owner: object

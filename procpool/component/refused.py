@@ -50,6 +50,11 @@ _OPTIONS: tuple[tuple[str, Callable[[PoolOptions], object], str], ...] = (
     ("modules", lambda o: o.modules, "compose components beforehand"),
     ("rename_imports", lambda o: o.rename_imports, "give imports= by the names that the component has for them"),
     (
+        "on_missing_import",
+        lambda o: o.on_missing_import not in (None, "trap"),
+        'it can have "trap" there, or functions for all that it imports',
+    ),
+    (
         "recycle_memory",
         lambda o: o.recycle_memory is not None,
         "its memories cannot be seen; max_worker_memory= looks at all that a worker has",

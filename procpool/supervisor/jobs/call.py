@@ -15,12 +15,13 @@ from ... import wire
 from ...checks import cannot_travel
 from ...codec import Codec
 from ...deadline import Deadline
-from ...errors import CallTimeout
+from ...errors import BadArguments, CallTimeout
 from ...wire import page
 from ..condition import Condition
 
 if TYPE_CHECKING:
     from ..lane import Lane, Memory
+    from ..lease import Lease
     from .shipped import FunctionsSent
 
 
@@ -85,6 +86,21 @@ class Callee:
             return self.unpack(payload)
         raise wire.loaded(wire.report_of(status, payload, self.name))
 
+    def core(self, method: str) -> Export:
+        """The function as that of a core module.
+
+        Raises:
+            BadArguments: it is none; says that ``method`` is not for it.
+        """
+        raise BadArguments(
+            f"{method} is for functions of core modules, and {self.name} is one of a component: call it with the values"
+            " that its signature names, lists and bytes among them"
+        )
+
+    def leased(self, lease: Lease) -> Callee:
+        """The function as a lease calls it."""
+        return self
+
     def job(self, frame: bytes, limit: float | None = None) -> Job:
         """What waits for the reply to a frame.
 
@@ -100,6 +116,9 @@ class Export(Callee):
     def __init__(self, index: int, codec: Codec) -> None:
         super().__init__(index, codec)
         self.codec = codec
+
+    def core(self, method: str) -> Export:
+        return self
 
 
 class Owner(Protocol):

@@ -14,6 +14,7 @@ from ...component import wit
 from ...component.names import Functions
 from ...component.packing import Packing
 from ...component.program import ComponentProgram
+from ...component.values import Resource
 from ...component.wrapper import Entry
 from ..failures import seen_beside
 from .holder import ComponentHolder
@@ -40,7 +41,8 @@ class ComponentInstance:
 
     @cached_property
     def exports(self) -> Mapping[str, Callable[..., Any]]:
-        return MappingProxyType({name: functools.partial(self.call, name) for name in self._names})
+        functions = self._program.world.exports
+        return MappingProxyType({each.name: functools.partial(self.call, each.name) for each in functions})
 
     def call(self, export: str, /, *args: Any) -> Any:
         """Call an export.
@@ -61,8 +63,17 @@ class ComponentInstance:
             raise seen_beside(error, self._instances.stages.of(error), export) from error
         return packing.unpack(function.results)
 
+    def _resource(self, handle: int, resource: wit.Resource) -> Resource:
+        return Resource(handle, resource, self, functools.partial(self._drop, resource))
+
+    def _drop(self, resource: wit.Resource, handle: int) -> None:
+        resources = wit.resources(self._program.world.exports)
+        function = self._instances.function(len(self._program.world.exports) + resources.index(resource))
+        function.params[:] = handle.to_bytes(8, "little")
+        function.run()
+
     def _packing(self, function: wit.Function) -> tuple[int, Packing]:
         found = self._packings.get(function.name)
         if found is None:
-            found = self._packings[function.name] = self._names.index(function.name), Packing(function)
+            found = self._packings[function.name] = self._names.index(function.name), Packing(function, self._resource)
         return found
