@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import FileIO
 from types import MappingProxyType
-from typing import TypeGuard, TypeVar, Union
+from typing import Any, TypeGuard, TypeVar, Union
 
 import wasmtime
 
-from .binary import ExternType, FuncType, Import, Interface, read_interface
+from .binary import FuncType, Interface, read_interface
 from .checks import shown
 from .engine import EngineSettings, Feature, checked_features, hint_for, loading_engine
-from .errors import InvalidModule
+from .errors import BadImport, InvalidModule
 from .imports import Renames, checked_renames
 from .linking import link
 from .printable import printable
@@ -42,8 +42,8 @@ _CHUNK = 1 << 20
 class Inspection:
     """What a module imports and exports; see :func:`inspect`.  Its text is a list to read."""
 
-    imports: tuple[Import, ...]  #: in the module's order; with linked modules, what is left to be given
-    exports: Mapping[str, ExternType]  #: by name, in the module's order
+    imports: tuple[Any, ...]  #: in the module's order; with linked modules, what is left to be given
+    exports: Mapping[str, Any]  #: their types by name, in the module's order
     size: int  #: bytes of the binary, or binaries
 
     def __str__(self) -> str:
@@ -78,7 +78,15 @@ def inspect(
         OSError: the file cannot be read.
         TypeError: ``source`` is neither bytes, nor text, nor a path; or ``rename_imports`` has an entry that can be none.
     """
-    size = 0
+    with open_module(source) as opened:
+        wasm = to_binary(opened.read(), opened.subject)
+    if is_component(wasm):
+        from .component.inspecting import inspected
+
+        if modules:
+            raise BadImport("modules= links core modules, and this is a component: compose components beforehand")
+        return inspected(wasm)
+    source, size = wasm, 0
     renames = checked_renames(rename_imports or {})
     engine = loading_engine(EngineSettings(features=checked_features(features)))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..checks import shown
 from ..errors import BadImport, MissingImport
-from ..options import PoolOptions
+from ..imports import OnMissing
 from ..printable import printable
 from ..program import Names
 from . import wit
@@ -19,7 +19,7 @@ from .wasi import ROOT, WASI
 Found = dict[tuple[str | None, Names], Any]
 
 
-def resolve(world: wit.World, options: PoolOptions) -> Found:
+def resolve(world: wit.World, imports: Mapping[str, Any], wasi: bool, on_missing: OnMissing = None) -> Found:
     """What each imported function gets that is none of WASI's, by its interface and its name there.
 
     Raises:
@@ -30,21 +30,21 @@ def resolve(world: wit.World, options: PoolOptions) -> Found:
         raise BadImport(f"the component imports {printable(name)}, which is a {kind}; only functions can be given")
     found: Found = {}
     missing: list[str] = []
-    unused = {interface: _names(given) for interface, given in options.imports.items()}
+    unused = {interface: _names(given) for interface, given in imports.items()}
     for name in world.needs:
         if WASI.fullmatch(name):
             if name in unused:
                 raise BadImport(f"imports[{name!r}]: this is one of wasmtime's interfaces of WASI, which wasi= gives")
-            if options.wasi is None:
+            if not wasi:
                 missing.append(f"{name} (give wasi=WasiConfig())")
     for function in world.imports:
         interface = function.interface or ROOT
         if WASI.fullmatch(interface):
             continue
-        given = _given(options.imports.get(interface), function)
+        given = _given(imports.get(interface), function)
         unused.get(interface, set()).difference_update((function.raw_label, snake(function.raw_label)))
         if given is None:
-            if options.on_missing_import == "trap":
+            if on_missing == "trap":
                 given = Missing(function.name)
             else:
                 missing.append(f"{function.name}: {function.signature}")

@@ -44,7 +44,7 @@ class ComponentKind:
 
     def prepare(self, options: PoolOptions) -> Prepared:
         check_options(options)
-        found = resolve(self._world, options)
+        found = resolve(self._world, options.imports, options.wasi is not None, options.on_missing_import)
         return Prepared(found, start_steps(options.start, self._found), ())
 
     def function(self, export: object) -> Callee:

@@ -19,6 +19,27 @@ from ..streams import Streams
 from .instantiator import ComponentInstantiator
 
 
+def run_command(instantiator: ComponentInstantiator, entry: Entry, wasi: wasmtime.WasiConfig) -> int:
+    """Run a command in an instance of its own; its exit code.
+
+    Raises:
+        wasmtime.WasmtimeError: it trapped, or cannot be made.
+        Whatever a host function raised that it called.
+    """
+    store: wasmtime.Store | None = None
+    try:
+        store, instance = instantiator.instantiate(wasi)
+        function = ComponentFunction(store, instance, entry, instantiator.calls)
+        function.params[:] = b""
+        function.run()
+        return int(failed(function.results))
+    except (wasmtime.ExitTrap, GuestExit) as error:
+        return error.code
+    finally:
+        if store is not None:
+            store.close()
+
+
 class ComponentCommand:
     """Runs one at a time, as `CommandRunner` does commands of WASI's first preview."""
 
@@ -63,22 +84,13 @@ class ComponentCommand:
         fds: list[int] = []
         self.doomed = self.doomed or spec.stdin_path == INHERIT
         failed_before = self._instantiator.calls.failed
-        store: wasmtime.Store | None = None
         try:
-            store, instance = self._instantiator.instantiate(self._streams.configure(spec, fds))
             assert self._entry is not None  # or the parent would not have sent it
-            function = ComponentFunction(store, instance, self._entry, self._instantiator.calls)
-            function.params[:] = b""
-            function.run()
-            return int(failed(function.results))
-        except (wasmtime.ExitTrap, GuestExit) as error:
-            return error.code
+            return run_command(self._instantiator, self._entry, self._streams.configure(spec, fds))
         finally:
             self._instantiator.calls.failed = failed_before  # a command that fails leaves the kept instance as it was
             for fd in fds:
                 os.close(fd)
-            if store is not None:
-                store.close()
 
     def tell(self) -> None:
         """Control thread: send what the running command has printed; it is being interrupted."""
