@@ -20,7 +20,7 @@ from . import wit
 PREAMBLE = b"\0asm\x0d\0\1\0"
 
 #: More definitions than this in all, counting those of nested components as often as they are instantiated, are refused.
-MOST = 1_000_000
+MOST = 100_000
 
 _PRIMITIVES = {
     **{0x7F - index: name for index, name in enumerate(wit.PRIMITIVES[:13])},
