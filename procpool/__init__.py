@@ -17,6 +17,8 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants to se
 if TYPE_CHECKING:
     from .binary import ExternType, FuncType, GlobalType, Import, MemoryType, TableType, TagType
     from .bytes_function import BytesFunction, Result, Returns
+    from .component.errors import BadImage, WasmResultError
+    from .component.values import Err, Ok, Resource, Some
     from .conventions import Convention, ConventionName
     from .durations import Durations
     from .engine import Feature
@@ -82,6 +84,7 @@ __all__ = [
     "ArgumentOutOfRange",
     "AsyncMapResults",
     "BadArguments",
+    "BadImage",
     "BadImport",
     "BadSnapshot",
     "BadWasi",
@@ -95,6 +98,7 @@ __all__ = [
     "Convention",
     "ConventionName",
     "Durations",
+    "Err",
     "EventKind",
     "ExportFunction",
     "ExternType",
@@ -119,6 +123,7 @@ __all__ = [
     "MemoryType",
     "MissingImport",
     "ModuleSource",
+    "Ok",
     "OnFull",
     "OnMissing",
     "OrderedMap",
@@ -137,10 +142,12 @@ __all__ = [
     "Reference",
     "RemoteError",
     "Renames",
+    "Resource",
     "Result",
     "Returns",
     "RunFailed",
     "RunKeywords",
+    "Some",
     "Start",
     "StartMethod",
     "StartupError",
@@ -153,6 +160,7 @@ __all__ = [
     "WasiConfig",
     "WasmException",
     "WasmFrame",
+    "WasmResultError",
     "WasmTrap",
     "WorkerCrashed",
     "WorkerStats",
@@ -170,6 +178,8 @@ __all__ = [
 _PLACES = {
     "binary": ("ExternType", "FuncType", "GlobalType", "Import", "MemoryType", "TableType", "TagType"),
     "bytes_function": ("BytesFunction", "Result", "Returns"),
+    "component.errors": ("BadImage", "WasmResultError"),
+    "component.values": ("Err", "Ok", "Resource", "Some"),
     "conventions": ("Convention", "ConventionName"),
     "durations": ("Durations",),
     "engine": ("Feature",),

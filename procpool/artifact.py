@@ -10,17 +10,19 @@ import hashlib
 import os
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 
 import wasmtime
 
 from .binary import Interface, marked, outline, read_interface, told_apart
 from .engine import EngineSettings, compiling_engine
+from .errors import InvalidModule
 from .exposed import exposed
 from .files import write
-from .module import refusal, to_wasm
+from .module import is_component, refusal, to_binary
 
 #: Part of the name of what is kept: changes with the format.
-FORMAT = b"procpool 5"
+FORMAT = b"procpool 6"
 #: The last bytes: length of the code, of the outline and of the binary; hash of the source; hash of outline and all these.
 _END = struct.Struct("<QQQ32s32s")
 
@@ -29,10 +31,20 @@ _END = struct.Struct("<QQQ32s32s")
 class CompiledModule:
     """A module ready to be mapped by workers."""
 
-    interface: Interface
+    outline: bytes  #: a binary of the same interface, and no code
     artifact: int  #: descriptor of a file with the compiled code; the owner closes it
     size: int  #: bytes of the binary it was compiled from
     source: bytes  #: SHA-256 of what it was compiled from, be it binary or text
+
+    @property
+    def is_component(self) -> bool:
+        """Whether it is a component, and no core module."""
+        return is_component(self.outline)
+
+    @cached_property
+    def interface(self) -> Interface:
+        """Of a core module: what it imports and exports."""
+        return read_interface(self.outline)
 
 
 class Torn(Exception):
@@ -51,8 +63,19 @@ def make(fd: int, source: bytes, subject: str, settings: EngineSettings, paralle
         InvalidModule: wasmtime refuses it; the message says where and why.
         OSError: the file cannot be written.
     """
-    wasm = to_wasm(source, subject)
+    wasm = to_binary(source, subject)
     engine = compiling_engine(settings, parallel)
+    if is_component(wasm):
+        from .component.compiling import compiled
+
+        if inner:
+            raise InvalidModule(
+                f'{subject} a component, whose state cannot be kept: it has no warm= and no isolation="snapshot"; with'
+                ' isolation="fresh" each call has a new instance'
+            )
+        code, told = compiled(engine, wasm, subject)
+        _write(fd, code, told, wasm, source)
+        return
     code = bytearray()
     try:
         if inner:
@@ -66,6 +89,10 @@ def make(fd: int, source: bytes, subject: str, settings: EngineSettings, paralle
     apart = told_apart(open_, read_interface(told).imports)
     if apart is not wasm:  # hardly any module is compiled twice, and none has to be read before wasmtime has found it valid
         code = _compiled(engine, marked(apart, wasm))
+    _write(fd, code, told, wasm, source)
+
+
+def _write(fd: int, code: bytes | bytearray, told: bytes, wasm: bytes, source: bytes) -> None:
     ending = struct.pack("<QQQ32s", len(code), len(told), len(wasm), hashlib.sha256(source).digest())
     for part in (code, told, ending, hashlib.sha256(told + ending).digest()):
         write(fd, part)
@@ -93,4 +120,4 @@ def read(fd: int) -> CompiledModule:
     content = os.pread(fd, told, code)
     if hashlib.sha256(content + ending[: -len(digest)]).digest() != digest:
         raise Torn("what it says of the module is damaged")
-    return CompiledModule(read_interface(content), fd, size, source)
+    return CompiledModule(content, fd, size, source)

@@ -21,7 +21,7 @@ import wasmtime
 from . import artifact, interpreter, wire
 from .artifact import CompiledModule
 from .cache import Cache, Turn, open_cache
-from .engine import PLAIN, EngineSettings, fingerprint, loading_engine
+from .engine import PLAIN, EngineSettings, fingerprint, loading_engine, mapped
 from .errors import InvalidModule, StartupError
 from .files import anonymous_file
 from .module import ModuleSource, Opened, open_module
@@ -142,7 +142,7 @@ class _Compiler:
         try:
             compiled = artifact.read(fd)
             # The workers do the same.  To map even a large one takes some milliseconds, and nothing of it is run.
-            wasmtime.Module.deserialize_file(loading_engine(self.settings), f"/dev/fd/{fd}").close()
+            mapped(loading_engine(self.settings), fd, compiled.is_component).close()
         except (artifact.Torn, wasmtime.WasmtimeError, OSError) as error:
             logger.warning("procpool: not using what is in the cache for %s: %s", self.given.name, error)
             cache.remove(name)

@@ -6,14 +6,19 @@ import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .artifact import CompiledModule
 from .compilation import Announce, compile_module, unheard
 from .engine import EngineSettings
+from .errors import BadImport
 from .imports import Renames
 from .linking import link
 from .module import ModuleSource, by_name, naming
 from .program import Program
+
+if TYPE_CHECKING:
+    from .component.program import CompiledComponent
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ def compile_program(
     announce: Announce = unheard,
     patience: float = 60.0,
     inner: bool = False,
-) -> CompiledProgram:
+) -> CompiledProgram | CompiledComponent:
     """Compile a module, and those that are linked to it.  The arguments are those of `compile_module`.
 
     Raises:
@@ -51,6 +56,18 @@ def compile_program(
         for name, each in by_name(source, modules).items():
             compiled[name] = naming(name, lambda one: compile_module(one, cache, settings, announce, patience, inner), each)
             on_failure.callback(os.close, compiled[name].artifact)
+        if compiled[None].is_component:
+            from .component.program import CompiledComponent, component_program
+
+            one = compiled[None]
+            if len(compiled) > 1:
+                raise BadImport("modules= links core modules, and this is a component: compose components beforehand")
+            found = CompiledComponent(component_program(one.outline), (one.artifact,), {None: one.source})
+            on_failure.pop_all()
+            return found
+        for name, linked in compiled.items():
+            if linked.is_component:
+                raise BadImport(f"modules[{name!r}] is a component; a core module can be linked with core modules alone")
         interfaces = {name: each.interface for name, each in compiled.items() if name is not None}
         program = link(compiled[None].interface, interfaces, renames)
         on_failure.pop_all()

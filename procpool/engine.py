@@ -45,7 +45,7 @@ _SETTINGS = {
 _NO_SETTING = "wasmtime's C API (50) has no setting for it"
 #: Why others cannot be had.
 _REFUSED = {
-    "component-model": "procpool runs core modules",
+    "component-model": "it is always there: a component needs no feature",
     "custom-descriptors": _NO_SETTING,
     "legacy-exceptions": f"{_NO_SETTING}, and its compiler does not know them; compile with -sWASM_LEGACY_EXCEPTIONS=0, or "
     "translate the module with wasm-opt --translate-to-exnref",
@@ -139,6 +139,20 @@ def release() -> list[object]:
 def loading_engine(settings: EngineSettings = PLAIN) -> wasmtime.Engine:
     """An engine for a worker, which loads, and compiles small modules of ours; also for validating."""
     return wasmtime.Engine(_config(settings))
+
+
+def mapped(engine: wasmtime.Engine, fd: int, component: bool) -> Any:
+    """The compiled code in a file, mapped: a Module or a Component.  Nothing is compiled, and no thread is started.
+
+    Raises:
+        wasmtime.WasmtimeError: it is for another engine.
+    """
+    path = f"/dev/fd/{fd}"
+    if not component:
+        return wasmtime.Module.deserialize_file(engine, path)
+    from wasmtime.component import Component  # only where there are any
+
+    return Component.deserialize_file(engine, path)
 
 
 def _setter(feature: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .binary import ExternType
 from .checks import cannot_travel, shown
 from .errors import BadArguments, UnknownExport
-from .supervisor.jobs.call import Export
+from .supervisor.jobs.call import Callee
 
 if TYPE_CHECKING:
     from .pool import ProcessWasmPool
@@ -44,7 +43,7 @@ class ExportFunction:
 
 
 def refuse(
-    export: object, functions: Mapping[str, Export], refused: Mapping[str, BadArguments], exports: Mapping[str, ExternType]
+    export: object, functions: Mapping[str, Callee], refused: Mapping[str, BadArguments], exports: Mapping[str, ExternType]
 ) -> NoReturn:
     """Say why there is no function of that name among a module's.
 
@@ -69,21 +68,15 @@ def refuse(
     raise UnknownExport(f"the module exports no function {shown(export)}{hint}")
 
 
-class ExportTable(Mapping[str, Export]):
+class ExportTable(Mapping[str, Callee]):
     """The pool's functions, for leases: looking one up explains itself as the pool does."""
 
     def __init__(self, pool: ProcessWasmPool) -> None:
         self._functions = pool._functions
-        self._refuse = weakref.WeakMethod(pool._no_function)
+        self._find = pool._kind.function
 
-    def __getitem__(self, name: str) -> Export:
-        function = self._functions.get(name)
-        refuse = self._refuse()
-        if function is None and refuse is not None:
-            refuse(name)
-        if function is None:
-            raise UnknownExport(f"the module exports no function {name!r}")
-        return function
+    def __getitem__(self, name: str) -> Callee:
+        return self._functions.get(name) or self._find(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._functions)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import wasmtime
 
 from . import wire
 from .compilation import Announce, compile_module, unheard
-from .engine import EngineSettings, Feature, checked_features, loading_engine
+from .engine import EngineSettings, Feature, checked_features, loading_engine, mapped
 from .errors import GuestExit, MissingImport, WasmTrap, add_note
 from .imports import OnMissing, resolve
 from .module import ModuleSource
@@ -21,6 +21,9 @@ from .worker.instantiator import Instantiator
 from .worker.streams import surroundings
 from .worker.traffic import Running
 from .worker.wasi_run import run_start
+
+if TYPE_CHECKING:
+    from .worker.component.instantiator import ComponentInstantiator
 
 
 class ForegroundCommand:
@@ -59,16 +62,29 @@ class ForegroundCommand:
         compiled = compile_module(source, settings=settings, announce=announce)
         try:
             engine = loading_engine(settings)
-            module = wasmtime.Module.deserialize_file(engine, f"/dev/fd/{compiled.artifact}")
+            code = mapped(engine, compiled.artifact, compiled.is_component)
         finally:
             os.close(compiled.artifact)
+        limits = wire.GuestLimits(memory=memory_limit, fuel=fuel)
+        #: runs it; its exit code
+        self._start: Callable[[], int]
+        self._instantiator: Instantiator | ComponentInstantiator
+        if compiled.is_component:
+            from .component.program import component_program
+            from .worker.component.foreground import command_of
+
+            program_ = component_program(compiled.outline)
+            self._instantiator, run = command_of(engine, code, program_, limits, self._spec, on_missing_import)
+            self._start = lambda: run(self._wasi())
+            return
         program = single(compiled.interface)
         check_command(program.exports)
         check_threads(program)
         found = resolve(program.needed, {}, {}, wasi=True, otherwise=on_missing_import)
         environment = wire.Environment(found, wasi=self._spec)
-        limits = wire.GuestLimits(memory=memory_limit, fuel=fuel)
-        self._instantiator = Instantiator(engine, [module], program, limits, environment, Running(engine))
+        instantiator = self._instantiator = Instantiator(engine, [code], program, limits, environment, Running(engine))
+        instantiator.on_stuck = lambda error: self._end(self._outcome(error))
+        self._start = lambda: run_start(instantiator, self._wasi, self._spec.max_threads)
 
     def run(self, end: Callable[[int | WasmTrap], NoReturn]) -> NoReturn:
         """Run it, and then end this process.
@@ -77,9 +93,9 @@ class ForegroundCommand:
             end: called once with its exit code, or the trap it ended in, to end the process.  Threads of the command may be
                 left that nothing else can end, as they sit in host calls; then it may be one of them that calls.
         """
-        self._instantiator.on_stuck = lambda error: end(self._outcome(error))
+        self._end = end
         try:
-            outcome: int | WasmTrap = run_start(self._instantiator, self._wasi, self._spec.max_threads)
+            outcome: int | WasmTrap = self._start()
         except Exception as error:
             outcome = self._outcome(error)
         end(outcome)

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import FileIO
 from types import MappingProxyType
-from typing import TypeGuard, TypeVar, Union
+from typing import Any, TypeGuard, TypeVar, Union
 
 import wasmtime
 
-from .binary import ExternType, FuncType, Import, Interface, read_interface
+from .binary import FuncType, Interface, read_interface
 from .checks import shown
 from .engine import EngineSettings, Feature, checked_features, hint_for, loading_engine
-from .errors import InvalidModule
+from .errors import BadImport, InvalidModule
 from .imports import Renames, checked_renames
 from .linking import link
 from .printable import printable
@@ -27,6 +27,9 @@ ModuleSource = Union[str, bytes, bytearray, "os.PathLike[str]"]
 T = TypeVar("T")
 
 _MAGIC = b"\0asm"
+_COMPONENT = b"\x0d\0\1\0"
+#: The beginning of a component in the text format, behind comments.
+_COMPONENT_TEXT = re.compile(rb"(?:\s|;;[^\n]*\n|\(;.*?;\))*\(\s*component\b", re.DOTALL)
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 GZIP = b"\x1f\x8b"
 _ELF = b"\x7fELF"
@@ -39,8 +42,8 @@ _CHUNK = 1 << 20
 class Inspection:
     """What a module imports and exports; see :func:`inspect`.  Its text is a list to read."""
 
-    imports: tuple[Import, ...]  #: in the module's order; with linked modules, what is left to be given
-    exports: Mapping[str, ExternType]  #: by name, in the module's order
+    imports: tuple[Any, ...]  #: in the module's order; with linked modules, what is left to be given
+    exports: Mapping[str, Any]  #: their types by name, in the module's order
     size: int  #: bytes of the binary, or binaries
 
     def __str__(self) -> str:
@@ -75,7 +78,15 @@ def inspect(
         OSError: the file cannot be read.
         TypeError: ``source`` is neither bytes, nor text, nor a path; or ``rename_imports`` has an entry that can be none.
     """
-    size = 0
+    with open_module(source) as opened:
+        wasm = to_binary(opened.read(), opened.subject)
+    if is_component(wasm):
+        from .component.inspecting import inspected
+
+        if modules:
+            raise BadImport("modules= links core modules, and this is a component: compose components beforehand")
+        return inspected(wasm)
+    source, size = wasm, 0
     renames = checked_renames(rename_imports or {})
     engine = loading_engine(EngineSettings(features=checked_features(features)))
 
@@ -123,7 +134,8 @@ def naming(name: str | None, do: Callable[[ModuleSource], T], source: ModuleSour
 
 def refusal(wasm: bytes, error: wasmtime.WasmtimeError) -> InvalidModule:
     """What wasmtime says against a module."""
-    return InvalidModule(f"wasmtime refuses this module of {len(wasm)} bytes: {error}{hint_for(str(error))}")
+    what = "component" if is_component(wasm) else "module"
+    return InvalidModule(f"wasmtime refuses this {what} of {len(wasm)} bytes: {error}{hint_for(str(error))}")
 
 
 def is_path(source: ModuleSource) -> TypeGuard[str | os.PathLike[str]]:
@@ -193,6 +205,12 @@ class Opened:
         """All that is in it."""
         return b"".join(self.chunks()) if self._content is None else self._content
 
+    @property
+    def is_component(self) -> bool:
+        """Whether it is a component, as far as its beginning tells."""
+        beginning = os.pread(self.file, _CHUNK, 0) if self._content is None else self._content
+        return is_component(beginning) or _COMPONENT_TEXT.match(beginning) is not None
+
     def wasm(self) -> bytes:
         """The binary.
 
@@ -240,6 +258,11 @@ def _file(path: str | os.PathLike[str]) -> FileIO:
         raise InvalidModule(f"{os.fspath(path)!r} is no path that a file can have") from None
 
 
+def is_component(wasm: bytes) -> bool:
+    """Whether a binary, of which the first 8 bytes will do, is a component."""
+    return wasm[:8] == _MAGIC + _COMPONENT
+
+
 def to_wasm(data: bytes, subject: str) -> bytes:
     """The binary of a module that may be text.
 
@@ -247,11 +270,17 @@ def to_wasm(data: bytes, subject: str) -> bytes:
         subject: what errors call it, with its verb.
 
     Raises:
-        InvalidModule: it is neither a binary nor text that parses.
+        InvalidModule: it is neither a binary nor text that parses; or it is a component.
     """
+    wasm = to_binary(data, subject)
+    if is_component(wasm):
+        raise InvalidModule(f"{subject} a WebAssembly component, and only a core module can be used here")
+    return wasm
+
+
+def to_binary(data: bytes, subject: str) -> bytes:
+    """The binary of a module or component that may be text; otherwise as `to_wasm`."""
     if data.startswith(_MAGIC):
-        if data[4:8] == b"\x0d\0\x01\0":
-            raise InvalidModule(f"{subject} a WebAssembly component; procpool runs core modules")
         return data
     if not data.strip():
         raise InvalidModule(f"{subject} empty; expected a WebAssembly module")

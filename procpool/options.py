@@ -134,8 +134,6 @@ class PoolOptions:
         for name in ("imports", "rlimits", "modules"):
             self._freeze(name, MappingProxyType(dict(_mapping(name, getattr(self, name)))))
         self._freeze("rename_imports", MappingProxyType(dict(checked_renames(self.rename_imports))))
-        for module, names in self.imports.items():
-            _mapping(f"imports[{module!r}]", names)
         self._freeze("features", checked_features(self.features))
         self._freeze("initargs", _sequence("initargs", self.initargs))
         if isinstance(self.start, str):

@@ -12,28 +12,25 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from collections.abc import Mapping as MappingType
 from concurrent.futures import Future
 from dataclasses import replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
 
 import cloudpickle
 
 from . import wire
-from .binary import ExternType, FuncType, Import
 from .bytes_function import BytesFunction, bytes_function
 from .checks import boolean, choice, is_int, shown
-from .codec import Codec
-from .columns import ColumnCodec
-from .compiled_program import compile_program
+from .compiled_program import CompiledProgram, compile_program
 from .deadline import Deadline
 from .engine import Feature
-from .errors import BadArguments, BadSnapshot, BadWasi, CallTimeout
-from .export_function import ExportFunction, ExportTable, refuse
-from .imports import Imports, OnMissing, Renames, resolve
+from .errors import BadSnapshot, BadWasi, CallTimeout
+from .export_function import ExportFunction, ExportTable
+from .imports import Imports, OnMissing, Renames
 from .job_context import capture, deadline_of
+from .kind import kind_of
 from .lifetime import Lifetime
 from .maps.callable_map import CallableMap
 from .maps.course import Course, MapsUnderWay
-from .maps.export_map import ArrayMap, ExportMap
+from .maps.export_map import ArrayMap
 from .maps.options import Casting, MapOptions, Progress
 from .maps.results import AsyncMapResults, MapResults, Waiting
 from .maps.sources import Columns, Given, Rows
@@ -54,20 +51,19 @@ from .options import (
 from .plain_executor import PlainExecutor
 from .printable import printable
 from .saved import opened, save
-from .start_steps import start_steps
 from .stats import PoolStats, observe
 from .supervisor.awaiting import ended_async, running_loop, turn_for_others, wait_async, wait_for
 from .supervisor.direct import DirectCalls
 from .supervisor.dispatcher import Dispatcher
 from .supervisor.events import PoolEvent, announced
-from .supervisor.jobs.call import Export, Job
+from .supervisor.jobs.call import Callee, Job
 from .supervisor.jobs.command import CommandRun
 from .supervisor.jobs.shipped import ShippedCall, Shipper
 from .supervisor.launch import Inheritance, reserve_stdio
 from .supervisor.lease import Lease, Request
 from .supervisor.leasing import Leasing
 from .supervisor.prompt import PromptCalls
-from .warming import Warming, check_possible, compiled_keeper
+from .warming import Warming, compiled_keeper
 from .wasi import (
     CAPTURE,
     INHERIT,
@@ -76,8 +72,6 @@ from .wasi import (
     Stdin,
     Stream,
     WasiConfig,
-    check_command,
-    check_threads,
     empty_files,
 )
 from .worktime import PoolReport, account
@@ -292,9 +286,6 @@ class ProcessWasmPool(Lifetime):
         self._options = options
         self._timeout = options.timeout
         self._retries = options.retries
-        self._functions: dict[str, Export] = {}
-        self._refused: dict[str, BadArguments] = {}
-        self._callables = ExportTable(self)
         self._maps = MapsUnderWay()
         with announced(options.on_event) as (delivery, journal), contextlib.ExitStack() as on_failure:
             saved = opened(src)
@@ -319,45 +310,40 @@ class ProcessWasmPool(Lifetime):
                 snapshots,
             )
             on_failure.callback(compiled.close)
+            kind = self._kind = kind_of(compiled)
             program = compiled.program
             self._sources = compiled.sources
             if saved is not None and saved.linked != self._linked_sources():
                 known = ", ".join(map(printable, saved.linked)) or "none"
                 raise BadSnapshot(f"the snapshot was saved with other modules linked ({known}); give the same as modules=")
-            if snapshots:
-                check_possible(compiled)
             #: what the module exports, by name: signatures of functions, and memories, tables and globals; what a linked
             #: module exports is there as ``"module.name"``
-            self.exports: MappingType[str, ExternType] = MappingProxyType(program.exports)
+            self.exports: MappingType[str, Any] = kind.exports
             self._shipped = Shipper(self.exports)
-            self._types = {**program.storage, **self.exports}
+            #: of a component: the classes of its types, as attributes: ``pool.types.Point(1, 2)``
+            self.types: Any = kind.classes
             #: what it imports, but from linked modules, and what those do
-            self.imports: tuple[Import, ...] = program.needed
-            found = resolve(
-                self.imports,
-                options.imports,
-                options.rename_imports,
-                options.wasi is not None,
-                options.on_missing_import,
-                {name: part.interface for name, part in program.linked.items()},
-            )
-            functions = self._index_functions()
-            steps = start_steps(options.start, self.exports)
-            warming = start_steps(options.warm_steps, self.exports, "warm")
-            check_threads(program)
+            self.imports: tuple[Any, ...] = kind.imports
+            self._functions = kind.functions
+            self._callables = ExportTable(self)
+            prepared = kind.prepare(options)
+            functions = kind.signatures
             self._wasi = options.wasi
             spec = None if self._wasi is None else self._wasi.spec()
-            environment = wire.Environment(found, options.initializer, tuple(options.initargs), spec, steps)
+            found = prepared.found
+            environment = wire.Environment(found, options.initializer, tuple(options.initargs), spec, prepared.start)
             self._visible = bool(found)  # whether Python code runs with a call
             if self._wasi is not None:
                 empty_files(stdout=self._wasi.stdout, stderr=self._wasi.stderr)
             snapshot = -1 if saved is None else saved.state
-            if snapshots and snapshot < 0:
-                snapshot = Warming(compiled, functions, environment, warming, options, self._name).snapshot()
-                on_failure.callback(os.close, snapshot)
             keeper = -1
             if snapshots:
-                keeper = compiled_keeper(snapshot, program, options)
+                assert isinstance(compiled, CompiledProgram)  # of anything else, none could be compiled for that
+                if snapshot < 0:
+                    warming = Warming(compiled, functions, environment, prepared.warm, options, self._name)
+                    snapshot = warming.snapshot()
+                    on_failure.callback(os.close, snapshot)
+                keeper = compiled_keeper(snapshot, compiled.program, options)
                 on_failure.callback(os.close, keeper)
                 environment = environment._replace(start=())  # it is behind all instances
             guest = options.guest(cloudpickle.dumps(environment), bool(self.imports), self._name)
@@ -388,19 +374,6 @@ class ProcessWasmPool(Lifetime):
         except BaseException:
             self._dispatcher.terminate()
             raise
-
-    def _index_functions(self) -> tuple[tuple[str, FuncType], ...]:
-        exported: list[tuple[str, FuncType]] = []
-        for name, type_ in self.exports.items():
-            if isinstance(type_, FuncType):
-                try:
-                    codec = Codec(name, type_)
-                except BadArguments as refusal:
-                    self._refused[name] = refusal
-                    continue
-                self._functions[name] = Export(len(exported), codec)
-                exported.append((name, type_))
-        return tuple(exported)
 
     # -- running things ------------------------------------------------------------------------------------------------
 
@@ -552,7 +525,7 @@ class ProcessWasmPool(Lifetime):
         else:
             function = function or self._function(export)
             frame = function.frame(wire.SUBMIT, function.pack(args), capture(self._visible, limit, at))
-            job = Job(function.name, frame, function.codec.unpack, limit)
+            job = function.job(frame, limit)
         if priority:
             job.priority = priority
         if key is not None:
@@ -652,7 +625,7 @@ class ProcessWasmPool(Lifetime):
         return self._submit(self._call_job(self._bytes_function(export, convention), args, deadline), deadline)
 
     def _bytes_function(self, export: str, convention: MappingType[str, Any]) -> BytesFunction:
-        return bytes_function(self._function(export).name, convention)
+        return bytes_function(self._function(export).core("call_bytes").name, convention)
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
@@ -759,7 +732,7 @@ class ProcessWasmPool(Lifetime):
         base = self._wasi
         if base is None:
             raise BadWasi("give the pool wasi=WasiConfig() to run the module as a command")
-        check_command(self.exports)
+        self._kind.check_command()
         for name, given in (("env", env), ("preopens", preopens)):
             if given is not None and not isinstance(given, MappingType):
                 raise BadWasi(f"{name} must be a mapping, got {shown(given)}")
@@ -890,7 +863,7 @@ class ProcessWasmPool(Lifetime):
     def _ask(self) -> tuple[Lease, Request]:
         """A lease that has not begun, and the job that asks for its instance."""
         self._check_open()
-        module = (self._callables, self._types, self._shipped.calls)
+        module = (self._callables, self._kind.types, self._shipped.calls)
         lease = Lease(self._dispatcher, self._direct, *module, self._visible, self._timeout)
         return lease, Request()
 
@@ -1070,7 +1043,7 @@ class ProcessWasmPool(Lifetime):
         shape = (timeout, chunksize, buffersize, item_timeout, return_exceptions, ordered, progress)
         return AsyncMapResults(self._start_map(export, Columns(iterables), *shape))
 
-    def _mappable(self, export: str | ExportFunction) -> Export:
+    def _mappable(self, export: str | ExportFunction) -> Callee:
         function = self._function(export)
         self._check_open()
         return function
@@ -1093,8 +1066,7 @@ class ProcessWasmPool(Lifetime):
             course = CallableMap(self._dispatcher, make, given.rows(), given.total, options, self)
         else:
             function = self._mappable(export)
-            source = given.source(ColumnCodec(function.codec))
-            course = ExportMap(self._dispatcher, function, source, options, capture(self._visible), self)
+            course = self._kind.course(self._dispatcher, function, given, options, self._visible, self)
         self._maps.add(course)
         course.start()
         return course
@@ -1138,7 +1110,7 @@ class ProcessWasmPool(Lifetime):
         from .maps.arrays import ArraySource
 
         choice("casting", casting, *get_args(Casting))
-        function = self._mappable(export)
+        function = self._mappable(export).core("map_array")
         options = MapOptions.checked(timeout, progress=progress, default_item_timeout=self._timeout)
         source = ArraySource(function.name, function.codec.signature, arrays, out, casting)
         course = ArrayMap(self._dispatcher, function, source, options, capture(self._visible), self)
@@ -1153,7 +1125,7 @@ class ProcessWasmPool(Lifetime):
         Raises:
             UnknownExport, PoolClosed: at once.
         """
-        self._mappable(export)
+        self._mappable(export).core("ufunc")
         return functools.partial(self.map_array, export)
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -1284,20 +1256,20 @@ class ProcessWasmPool(Lifetime):
     def _check_open(self) -> None:
         self._dispatcher.check_open()
 
-    def _function(self, export: object) -> Export:
+    def _function(self, export: object) -> Callee:
         """The export of that name.
 
         Raises:
             UnknownExport, BadArguments, TypeError: there is none that can be called.
         """
         found = self._functions.get(export) if isinstance(export, str) else None
-        return found or self._functions[self._no_function(export)]
+        return found or self._other_function(export)
 
-    def _no_function(self, export: object) -> str:
-        """Why there is no function of that name, or its name, if it is one of those that `function` gives."""
+    def _other_function(self, export: object) -> Callee:
+        """What no whole name stands for, but perhaps something that `function` gives; otherwise as `_function`."""
         if isinstance(export, ExportFunction):
-            return export.name_in(self)
-        return refuse(export, self._functions, self._refused, self.exports)
+            return self._functions[export.name_in(self)]
+        return self._kind.function(export)
 
 
 def _result(job: Future[T]) -> T:

@@ -76,6 +76,7 @@ _PRIVATE_NAMES = (
     "_ffi.wasmtime_table_t",
     "_ffi.wasmtime_val_raw_t",
     "_ffi.wasmtime_context_take_exception",
+    "_ffi.wasmtime_trap_new_code",
     "_ffi.wasmtime_exnref_t",
     "_ffi.wasmtime_exnref_tag",
     "_ffi.wasmtime_exnref_field",

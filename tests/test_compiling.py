@@ -104,7 +104,7 @@ def _refused() -> list[ModuleSource]:
         b"\x1f\x8bxxxx",
         b"\x7fELF",
         b"what is this",
-        b"\0asm\x0d\0\1\0",
+        b"\0asm\x0d\0\1\0\7",
         FIXTURES / "build.py",
     ]
 

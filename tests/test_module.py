@@ -40,7 +40,7 @@ def test_sources(form: str, tmp_path: Path, nothing_left: None) -> None:
         (b"MZ\x90\0 not wasm", InvalidModule, "are not WebAssembly"),
         (KERNELS.read_bytes()[:200], InvalidModule, "refuses"),
         (b"\0asm\x02\0\0\0", InvalidModule, "version"),
-        (b"\0asm\x0d\0\x01\0", InvalidModule, "component"),
+        (b"\0asm\x0d\0\x01\0\x07", InvalidModule, "component"),
         ("(module (func (export", InvalidModule, "not valid WAT"),
         ("(module (func (result i32) i64.const 1))", InvalidModule, "type mismatch"),
         ("no/such/file.wasm", FileNotFoundError, "no/such/file.wasm"),

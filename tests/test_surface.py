@@ -356,7 +356,7 @@ def test_what_signatures_name_is_exported() -> None:
             function = member.fget if isinstance(member, property) else member
             for annotation in getattr(function, "__annotations__", {}).values():
                 named.update(dict.fromkeys(re.findall(r"\b[A-Z]\w*", str(annotation)), f"{owner.__name__}.{name}"))
-    internal = {"Dispatcher", "DirectCalls", "Export", "Course", "ProcessWasmPool", "CallTable", "Awaitable", "P", "R"}
+    internal = {"Dispatcher", "DirectCalls", "Callee", "Course", "ProcessWasmPool", "CallTable", "Awaitable", "P", "R"}
     unknown = {name: where for name, where in named.items() if name not in {*procpool.__all__, *FOREIGN, *internal}}
     assert len(named) > 30 and not unknown
 

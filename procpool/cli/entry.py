@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from .._version import __version__
 from ..errors import ProcpoolError
 from ..supervisor.launch import reserve_stdio
-from . import bench, cache, call, completion, inspect, map, run
+from . import bench, cache, call, completion, inspect, map, run, stubs
 from .failures import GUEST_FAILED, complain, exit_code, told
 from .options import Commands
 from .output import STANDARD_OUTPUT
@@ -88,7 +88,7 @@ def _parser() -> tuple[Parser, Commands]:
     commands: Commands = parser.add_subparsers(  # type: ignore[assignment]  # it is invariant for no reason
         required=True, metavar="COMMAND"
     )
-    for command in (call, map, bench, run, inspect, cache):
+    for command in (call, map, bench, run, inspect, stubs, cache):
         command.add_to(commands)
     return parser, commands
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 
+from ..component.errors import WasmResultError
 from ..errors import CallTimeout, GuestExit, MissingImport, ProcpoolError, StartupError, WasmTrap, WorkerCrashed
 from ..printable import printable
 
@@ -12,7 +13,7 @@ from ..printable import printable
 GUEST_FAILED, WRONG_REQUEST, SOME_FAILED = 1, 2, 3  # and INTERRUPTED, which is needed before this is imported
 
 #: MissingImport is what a call of a stand-in raises; a module that is refused for it is a BadRequest.
-_OF_THE_GUEST = (WasmTrap, GuestExit, CallTimeout, WorkerCrashed, StartupError, MissingImport)
+_OF_THE_GUEST = (WasmTrap, WasmResultError, GuestExit, CallTimeout, WorkerCrashed, StartupError, MissingImport)
 #: The class of an exception in a worker, before its text.
 _CLASS = re.compile(r"\bprocpool\.errors\.\w+: ")
 _FEATURE = re.compile(r"\bfeatures=\['([\w-]+)'\]")

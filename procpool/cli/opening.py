@@ -8,6 +8,7 @@ from ..binary import FuncType
 from ..errors import MissingImport
 from ..pool import ProcessWasmPool
 from ..printable import printable
+from ..supervisor.jobs.call import Export
 from ..wasi import MODULES, WasiConfig
 from .failures import BadRequest
 from .progress import Compiling
@@ -63,7 +64,7 @@ def signature(pool: ProcessWasmPool, export: str) -> FuncType:
     Raises:
         UnknownExport, BadArguments: there is no such function, or it cannot be called from here.
     """
-    pool.starmap(export, ()).close()  # has the pool say so, with its hints
-    type_ = pool.exports[export]
-    assert isinstance(type_, FuncType)
-    return type_
+    type_ = pool._function(export)
+    if not isinstance(type_, Export):
+        raise BadRequest(f"{printable(export)} is a function of a component, which only call and run can do from here")
+    return type_.codec.signature

@@ -22,7 +22,7 @@ from ..checks import boolean, choice, is_int, seconds, shown
 from ..codec import Codec
 from ..columns import ColumnCodec
 from ..deadline import Deadline
-from ..errors import BadArguments, BadWasi
+from ..errors import BadArguments, BadWasi, InvalidModule
 from ..export_function import refuse
 from ..job_context import capture, deadline_of
 from ..lifetime import Lifetime
@@ -31,7 +31,7 @@ from ..maps.course import Course, MapsUnderWay
 from ..maps.options import Casting, MapOptions, Progress
 from ..maps.results import AsyncMapResults, MapResults, Waiting
 from ..maps.sources import Columns, Given, Rows
-from ..module import ModuleSource, inspect, is_path
+from ..module import Inspection, ModuleSource, inspect, is_path
 from ..options import MAX_WORKERS, PoolOptions, checked_timeout, log_levels
 from ..plain_executor import PlainExecutor
 from ..pool import ProcessWasmPool
@@ -170,6 +170,8 @@ class ClusterWasmPool(Lifetime):
         inspection = inspect(
             main, modules=sources, rename_imports=options.get("rename_imports"), features=options.get("features", ())
         )
+        if type(inspection) is not Inspection:
+            raise InvalidModule(f"{self._name} is a component, and a cluster runs core modules; a ProcessWasmPool takes it")
         #: what the module exports, by name; what a linked module exports is there as ``"module.name"``
         self.exports: Mapping[str, ExternType] = MappingProxyType(dict(inspection.exports))
         self.imports: tuple[Import, ...] = inspection.imports  #: what it imports, but from linked modules

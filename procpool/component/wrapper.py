@@ -63,6 +63,27 @@ def is_scalar(function: wit.Function) -> bool:
     return all(isinstance(each, wit.Primitive) and each.name in KINDS for each in types)
 
 
+def entry_of(function: wit.Function, number: int) -> Entry:
+    """How a function is called in the wrapper.
+
+    Args:
+        number: of the function among the world's exports.
+    """
+    if not is_scalar(function):
+        return Entry(f"f{number}", True)
+    kinds = tuple(KINDS[str(type_)] for _, type_ in function.params)
+    return Entry(f"f{number}", False, kinds, None if function.result is None else KINDS[str(function.result)])
+
+
+def drop_of(number: int) -> Entry:
+    """How a handle is dropped in the wrapper.
+
+    Args:
+        number: of its resource among those of the world's exports, `wit.resources`.
+    """
+    return Entry(f"d{number}", False, (KINDS["u32"],))
+
+
 def wrap(component: bytes, world: wit.World | None = None) -> Wrapped:
     """A component with a wrapper around.
 
@@ -252,17 +273,11 @@ class _Wrapper:
         called = [function for function in self._world.exports if not is_scalar(function)]
         cores = self._callers(called)
         for number, function in enumerate(self._world.exports):
-            name = f"f{number}"
             index = self._functions[function.name]
             if function in called:
                 index = self._lift(cores[called.index(function)])
-                entries[function.name] = Entry(name, True)
-            else:
-                kinds = tuple(KINDS[str(type_)] for _, type_ in function.params)
-                entries[function.name] = Entry(
-                    name, False, kinds, None if function.result is None else KINDS[str(function.result)]
-                )
-            self._export(name, index)
+            entry = entries[function.name] = entry_of(function, number)
+            self._export(entry.export, index)
         drops = self._drops()
         return Wrapped(b"".join(self._out), entries, drops)
 

@@ -15,7 +15,7 @@ from ..job_context import capture
 from ..wire import page
 from .channel import REFUSED, Channel
 from .dispatcher import Dispatcher
-from .jobs.call import Export, Job
+from .jobs.call import Callee
 from .lane import Lane
 from .port import REPLY_BYTES, Port
 from .spinning import PATIENCE, Outcome
@@ -36,7 +36,7 @@ class DirectCalls:
         # Of a process that has had so many calls, one of its workers has had its share or more.
         self._wake_at = dispatcher.options.max_tasks_per_worker / dispatcher.options.instances
 
-    def call(self, export: Export, args: tuple[Any, ...], deadline: Deadline) -> Any:
+    def call(self, export: Callee, args: tuple[Any, ...], deadline: Deadline) -> Any:
         """Run the export in a worker and return its result.
 
         Raises:
@@ -79,7 +79,7 @@ class DirectCalls:
                     continue
                 self.done_with(lane)
                 if reply[4] == wire.OK:
-                    return export.codec.unpack(reply, 8)
+                    return export.unpack(reply, 8)
                 self._dispatcher.failed()
                 return export.result(reply[4], reply[8:])
         except BaseException as error:
@@ -92,7 +92,7 @@ class DirectCalls:
         """What is sent along with a call.  Before a worker is taken, for a tracer's code may run in it."""
         return capture(self._visible, deadline=deadline.limit) if self._visible or tracing.present() else b""
 
-    def post(self, channel: Channel, export: Export, args: tuple[Any, ...]) -> int:
+    def post(self, channel: Channel, export: Callee, args: tuple[Any, ...]) -> int:
         """Post a call whose arguments `Export.takes`; whose turn it is after a moment, or REFUSED."""
         try:
             export.write(channel.head, page.CALL_FRAME, *export.head, *args)
@@ -229,8 +229,8 @@ class DirectCalls:
             raise PoolClosed(f"the pool was terminated while {name!r} ran")
         raise port.process.crash(name)
 
-    def _queued(self, export: Export, slots: bytes, deadline: Deadline, context: bytes) -> Any:
-        job = Job(export.name, export.frame(wire.SUBMIT, slots, context), export.codec.unpack)
+    def _queued(self, export: Callee, slots: bytes, deadline: Deadline, context: bytes) -> Any:
+        job = export.job(export.frame(wire.SUBMIT, slots, context))
         job.retries = self._dispatcher.options.retries
         self._dispatcher.submit(job, deadline)
         try:
@@ -240,7 +240,7 @@ class DirectCalls:
             raise
 
 
-def plain_reply(channel: Channel, export: Export) -> tuple[Any, ...] | None:
+def plain_reply(channel: Channel, export: Callee) -> tuple[Any, ...] | None:
     """What lies in the page, if it is the result of a call made by wasm: length, status, numbered, results."""
     reply = export.read(channel.head, page.REPLY_FRAME)
     return None if reply[1] != wire.OK or reply[2] else reply

@@ -13,7 +13,7 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import wasmtime
 
@@ -22,7 +22,6 @@ from ..binary import FuncType
 from ..errors import PoolClosed
 from ..files import anonymous_file
 from ..mapped import memory_over
-from ..program import Program
 
 #: How long the template may take to kill and reap its workers when the pool closes, in seconds.
 CLOSE_GRACE = 5.0
@@ -43,8 +42,8 @@ class Inheritance:
     def __init__(
         self,
         artifacts: Sequence[int],
-        exports: tuple[tuple[str, FuncType], ...],
-        program: Program,
+        exports: tuple[tuple[str, Any], ...],
+        program: Any,
         limits: wire.GuestLimits,
         guest: wire.Guest,
         instances: int,
@@ -87,7 +86,7 @@ class Inheritance:
             parent = _pidfd(self._pid)
             if parent >= 0:
                 own(parent)
-            values = max((max(len(t.params), len(t.results)) for _, t in exports), default=0)
+            values = max((max(len(t.params), len(t.results)) for _, t in exports if isinstance(t, FuncType)), default=0)
             settings = wire.Settings(
                 tuple(artifacts),
                 board_fd,

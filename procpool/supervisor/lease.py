@@ -22,7 +22,7 @@ from ..program import absent
 from ..wire import values
 from .direct import DirectCalls
 from .dispatcher import Dispatcher
-from .jobs.call import Export, Job
+from .jobs.call import Callee, Job
 from .lane import Lane
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Lease:
         self,
         dispatcher: Dispatcher,
         direct: DirectCalls,
-        functions: Mapping[str, Export],
+        functions: Mapping[str, Callee],
         types: Mapping[str, Any],
         bytes_calls: CallTable,
         visible: bool,
@@ -132,15 +132,18 @@ class Lease:
             UnknownExport, BadArguments: nothing was sent; the lease goes on.
             WasmTrap, CallTimeout, WorkerCrashed, or what a host function raised: the lease has ended.
         """
-        function = self._functions[export]
+        return self.call_callee(self._functions[export].leased(self), args, timeout)
+
+    def call_callee(self, function: Callee, args: tuple[Any, ...], timeout: float | None = None) -> Any:
+        """Call a function that has been looked for; otherwise as `call`."""
         slots = function.pack(args)
         deadline = deadline_of(timeout, self._timeout)
         context = capture(self._visible, deadline=deadline.limit)
         frame = function.frame(wire.CALL, slots, context, wire.LEASED)
         with self._operation, self._using:
-            reply = self._exchange(export, frame, deadline)
+            reply = self._exchange(function.name, frame, deadline)
             if reply[4] != wire.OK:
-                self._end_failed(export)
+                self._end_failed(function.name)
         return function.result(reply[4], reply[8:])
 
     def call_bytes(
@@ -151,7 +154,7 @@ class Lease:
         Raises:
             As :meth:`call`; and as `ProcessWasmPool.call_bytes`, and then the lease goes on.
         """
-        self._functions[export]  # or tells why not
+        self._functions[export].core("call_bytes")  # or tells why not
         function = bytes_function(export, convention)
         self._bytes_calls.of(function)  # likewise
         deadline = deadline_of(timeout, self._timeout)
@@ -428,7 +431,7 @@ def _bounds(where: slice | int) -> tuple[int | None, int | None, bool]:
 
 
 class _LeasedExports(Mapping[str, Callable[..., Any]]):
-    def __init__(self, lease: Lease, functions: Mapping[str, Export]) -> None:
+    def __init__(self, lease: Lease, functions: Mapping[str, Callee]) -> None:
         self._lease = weakref.ref(lease)  # or a dropped lease would wait for the garbage collector
         self._functions = functions
 

@@ -17,7 +17,7 @@ from ..wire import page
 from .channel import REFUSED, Channel
 from .direct import WAITING, DirectCalls, plain_reply, result_of
 from .dispatcher import Dispatcher
-from .jobs.call import Export, Job
+from .jobs.call import Callee, Job
 from .lane import Lane
 from .spinning import Outcome, Pauses
 
@@ -35,7 +35,7 @@ class PromptCalls:
         self._direct = direct
         self._pauses: dict[str, Pauses] = {}  # by export, of those that once took long
 
-    def submit(self, export: Export, args: tuple[Any, ...], deadline: Deadline, retries: int) -> Job | None:
+    def submit(self, export: Callee, args: tuple[Any, ...], deadline: Deadline, retries: int) -> Job | None:
         """Make a call now if a worker is hot, or should be.
 
         Returns:
@@ -69,7 +69,7 @@ class PromptCalls:
             if channel is None or turn == REFUSED:
                 self._direct.done_with(lane, unused=True)
                 return None
-            job = Job(export.name, b"", export.codec.unpack)
+            job = export.job(b"")
             job.owner = dispatcher
             job.deadline = deadline
             job.retries = retries
@@ -88,7 +88,7 @@ class PromptCalls:
                 self._direct.leave(lane, export.name, error)
             raise
 
-    def _end(self, lane: Lane, channel: Channel, export: Export, job: Job, started: int) -> None:
+    def _end(self, lane: Lane, channel: Channel, export: Callee, job: Job, started: int) -> None:
         """The reply lies in the page."""
         plain = plain_reply(channel, export)
         if plain is not None:
@@ -100,11 +100,11 @@ class PromptCalls:
         if plain is not None:
             job.succeed(result_of(plain))
         elif reply[4] == wire.OK:
-            job.succeed(export.codec.unpack(reply, 8))
+            job.succeed(export.unpack(reply, 8))
         else:
             job.report(reply[4], reply[8:])
 
-    def _post(self, lane: Lane, channel: Channel, export: Export, args: tuple[Any, ...]) -> int:
+    def _post(self, lane: Lane, channel: Channel, export: Callee, args: tuple[Any, ...]) -> int:
         """Post the call if the worker is hot, and wait a moment; whose turn it is then, or REFUSED."""
         if channel.turn[0] != page.AWAKE:
             return REFUSED
@@ -113,7 +113,7 @@ class PromptCalls:
             turn = channel.wait(lane.spinning.toll_ns * SHARE)
         return channel.ring() if turn in WAITING else turn
 
-    def _wake(self, lane: Lane, export: Export, args: tuple[Any, ...], now: int) -> tuple[Channel | None, int]:
+    def _wake(self, lane: Lane, export: Callee, args: tuple[Any, ...], now: int) -> tuple[Channel | None, int]:
         """Wake the worker with the call and have it stay, if calls follow each other that closely, and wait for it."""
         spinning = lane.spinning
         if not spinning.begin(now, lane.calls, int(lane.since * 1e9), sleeps=False):

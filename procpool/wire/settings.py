@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..binary import FuncType
 from ..engine import EngineSettings
-from ..program import Names, Program
+from ..program import Names
 
 
 class GuestLimits(NamedTuple):
@@ -78,8 +78,8 @@ class Settings:
     arenas: int  #: all workers' arenas, one behind the other
     payloads: int  #: all workers' payload slots, likewise
     lifeline: int  #: read end of a pipe whose write end only the parent has
-    exports: tuple[tuple[str, FuncType], ...]  #: the functions, in the order of their indexes
-    program: Program
+    exports: tuple[tuple[str, Any], ...]  #: the functions, in the order of their indexes, and how they are called
+    program: Any  #: a Program, or a ComponentProgram
     limits: GuestLimits
     slots: int  #: the largest number of values any of them takes or returns
     instances: int  #: per process

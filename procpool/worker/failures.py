@@ -10,7 +10,7 @@ from .. import wire
 from ..binary import moved
 from ..errors import GuestExit, WasmException, WasmFrame, WasmTrap
 from .driver import NAME as DRIVER
-from .ffi import Thrown, backtrace
+from .ffi import TRAP, Thrown, backtrace, trap_code
 from .server import NAME as SERVER
 
 #: The guest has ended itself, by a WASI function of wasmtime's or by one of ours.
@@ -52,6 +52,8 @@ def by_itself(error: BaseException) -> bool:
     raised = as_raised(error)
     if isinstance(raised, wasmtime.Trap):
         return raised.trap_code not in (None, wasmtime.TrapCode.INTERRUPT)
+    if isinstance(raised, wasmtime.WasmtimeError) and not isinstance(raised, wasmtime.ExitTrap):
+        return trap_code(_cause(raised)) not in (None, wasmtime.TrapCode.INTERRUPT)
     return isinstance(error, _EXITS)
 
 
@@ -115,7 +117,15 @@ def _trap(error: BaseException) -> WasmTrap | None:
         # The message without the backtrace that wasmtime puts in front, which travels as frames.
         message = error.message.rpartition("wasm trap: ")[2].strip()
         return WasmTrap(message, code.name if code else None, None, frames)
+    text = _cause(error)
+    code = trap_code(text)
+    if code is not None:
+        text = text.removeprefix(TRAP)
+    return WasmTrap(_WASI_NEEDS if text == _NO_MEMORY else text, code.name if code else None, None, frames)
+
+
+def _cause(error: wasmtime.WasmtimeError) -> str:
     text = str(error)
     if text.startswith(_BACKTRACE) and _CAUSE in text:  # it travels as frames
         text = textwrap.dedent(text.partition(_CAUSE)[2]).strip()
-    return WasmTrap(_WASI_NEEDS if text == _NO_MEMORY else text, None, None, frames)
+    return text

@@ -49,6 +49,18 @@ class Function(NamedTuple):
     results: memoryview
 
 
+def waiter(servers: Servers, engine: wasmtime.Engine, arena: Arena, calls: HostCalls, fuelled: bool) -> Function:
+    """A server for no exports, in a store of its own, which outlives all instances."""
+    store = wasmtime.Store(engine)
+    store.set_epoch_deadline(_FOR_EVER)  # there is nothing to stop: it comes back by itself
+    if fuelled:
+        store.set_fuel(_FOR_EVER)
+    slots = Slots(1)
+    linked = servers.link(store, arena.head(store), {}, ())
+    run = ffi.bind(store, linked, "serve", SIGNATURE, slots, calls)
+    return Function(slots.bytes[:SLOT], run, slots.bytes[:SLOT])
+
+
 class InstanceHolder:
     """Hands out the exports of an instance that no failed call has touched.
 
@@ -199,6 +211,15 @@ class InstanceHolder:
             self.bound[index] = function
         return function
 
+    def check(self, export: int, payload: bytes) -> None:
+        """Whether a failed call can have been what the parent meant.
+
+        Raises:
+            CorruptStream: it cannot.
+        """
+        if export >= len(self._exports) or len(payload) != SLOT * len(self._exports[export][1].params):
+            raise wire.CorruptStream(f"a call of export {export} with {len(payload)} bytes of arguments")
+
     def call_with_references(self, name: str, args: Sequence[Any]) -> Any:
         """Call an export that takes or returns references.
 
@@ -273,15 +294,8 @@ class InstanceHolder:
         return self._server
 
     def waiter(self) -> Function:
-        """A server for no exports, in a store of its own, which outlives all instances."""
-        store = wasmtime.Store(self._instantiator.engine)
-        store.set_epoch_deadline(_FOR_EVER)  # there is nothing to stop: it comes back by itself
-        if self.fuelled:
-            store.set_fuel(_FOR_EVER)
-        slots = Slots(1)
-        linked = self._servers.link(store, self._arena.head(store), {}, ())
-        run = ffi.bind(store, linked, "serve", SIGNATURE, slots, self.calls)
-        return Function(slots.bytes[:SLOT], run, slots.bytes[:SLOT])
+        """A server for no exports."""
+        return waiter(self._servers, self._instantiator.engine, self._arena, self.calls, self.fuelled)
 
     def extern(self, name: str) -> tuple[wasmtime.Store, Any]:
         """The store, and the instance's export of that name, or else the import that was made for it; None if neither.

@@ -33,9 +33,9 @@ class HostCalls:
         #: a guest call has failed since the instance was made; if somebody caught that, it is dirty
         self.failed: bool = False
 
-    def keep(self, error: BaseException, function: HostFunction) -> None:
+    def keep(self, error: BaseException, name: str) -> None:
         """A host function has raised; the guest traps for it.  The exception says from now on which import it was for."""
-        add_note(error, f"raised by the host function for {function.name}")
+        add_note(error, f"raised by the host function for {name}")
         self._raised[threading.get_ident()] = error
 
     def take(self) -> BaseException | None:

@@ -258,7 +258,7 @@ class Loop:
             raise
         except BaseException as error:
             if kind in (wire.CALL, wire.SUBMIT):
-                self._check(export, payload)
+                instances.check(export, payload)
             answer, own = failure(error, instances.stages.take(error)), by_itself(error)
             if kind == wire.ACCESS and not (instances.calls.failed or of_guest(error)):
                 answer = wire.reply(wire.KEPT, answer[wire.REPLY.size :])
@@ -306,11 +306,6 @@ class Loop:
             return  # its holder decides
         if self._settles or instances.calls.failed:
             instances.settle()
-
-    def _check(self, export: int, payload: bytes) -> None:
-        """Whether a failed call can have been what the parent meant."""
-        if export >= len(self._exports) or len(payload) != _SLOT.size * len(self._exports[export][1].params):
-            raise wire.CorruptStream(f"a call of export {export} with {len(payload)} bytes of arguments")
 
     def _run_batch(self, number: int, export: int, flags: int, payload: bytes) -> bytes:
         """The reply to a batch.  Items that fail are announced at once: this process may not live to its end."""

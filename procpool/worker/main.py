@@ -12,12 +12,13 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import wasmtime
 
 from .. import wire
-from ..engine import loading_engine
+from ..engine import loading_engine, mapped
+from ..program import Program
 from .access import Access
 from .arena import Arena
 from .failures import unfit
@@ -45,9 +46,8 @@ class Blueprint:
         self.settings = settings
         self.board = board
         self.engine: wasmtime.Engine = loading_engine(settings.engine)
-        self.modules: list[wasmtime.Module] = [
-            wasmtime.Module.deserialize_file(self.engine, f"/dev/fd/{artifact}") for artifact in settings.artifacts
-        ]
+        component = not isinstance(settings.program, Program)
+        self.modules: list[Any] = [mapped(self.engine, artifact, component) for artifact in settings.artifacts]
         self.snapshot: Snapshot | None = None
         if settings.snapshot >= 0:
             keeper = wasmtime.Module.deserialize_file(self.engine, f"/dev/fd/{settings.keeper}")
@@ -183,28 +183,73 @@ def _furnish(
     payloads = Payloads(settings.payloads, row, settings.payload_bytes)
     running = Running(blueprint.engine)
     streams = Streams(running, replies, arena, settings.lifeline, environment.wasi)
-    program = settings.program
-    instantiator = Instantiator(blueprint.engine, blueprint.modules, program, settings.limits, environment, running)
-    instantiator.snapshot = blueprint.snapshot
-    instances = InstanceHolder(instantiator, settings, arena, streams)
-    surface = instantiator.surface = Instance(instances, settings.exports, {**program.storage, **program.exports})
+    made = (_of_module if isinstance(settings.program, Program) else _of_component)(
+        blueprint, environment, running, streams, arena, payloads, replies
+    )
     first = row * wire.BOARD_ROW
     room = Room(
         waiting=Waiting(jobs_fd),
         running=running,
         replies=replies,
         replies_fd=replies_fd,
-        instances=instances,
-        functions=ShippedFunctions(surface, payloads),
-        commands=CommandRunner(instantiator, instances, payloads, replies, streams, settings.instances == 1),
-        access=Access(instances, surface, arena, payloads, streams),
+        instances=made.instances,
+        functions=ShippedFunctions(made.surface, payloads),
+        commands=made.commands,
+        access=made.access,
         arena=arena,
         board=blueprint.board[first : first + wire.BOARD_ROW],
-        printed=streams.pass_on if streams.sends and instantiator.prints else None,
-        python_sees=bool(environment.imports) or (streams.sends and instantiator.prints),
+        printed=streams.pass_on if streams.sends and made.prints else None,
+        python_sees=bool(environment.imports) or (streams.sends and made.prints),
     )
     _start_thread(threading.Thread(target=_listen, args=(room, settings.parent), daemon=True))
     return room
+
+
+class _Equipment(NamedTuple):
+    """What differs between a core module and a component."""
+
+    instances: Any
+    surface: Any
+    commands: Any
+    access: Any
+    prints: bool  #: whether the guest can
+
+
+def _of_module(
+    blueprint: Blueprint,
+    environment: wire.Environment,
+    running: Running,
+    streams: Streams,
+    arena: Arena,
+    payloads: Payloads,
+    replies: Replies,
+) -> _Equipment:
+    settings = blueprint.settings
+    program = settings.program
+    instantiator = Instantiator(blueprint.engine, blueprint.modules, program, settings.limits, environment, running)
+    instantiator.snapshot = blueprint.snapshot
+    instances = InstanceHolder(instantiator, settings, arena, streams)
+    surface = instantiator.surface = Instance(instances, settings.exports, {**program.storage, **program.exports})
+    commands = CommandRunner(instantiator, instances, payloads, replies, streams, settings.instances == 1)
+    access = Access(instances, surface, arena, payloads, streams)
+    return _Equipment(instances, surface, commands, access, instantiator.prints)
+
+
+def _of_component(
+    blueprint: Blueprint,
+    environment: wire.Environment,
+    running: Running,
+    streams: Streams,
+    arena: Arena,
+    payloads: Payloads,
+    replies: Replies,
+) -> _Equipment:
+    from .component.room import equipment
+
+    (component,) = blueprint.modules
+    return _Equipment(
+        *equipment(blueprint.engine, component, blueprint.settings, environment, running, streams, arena, payloads, replies)
+    )
 
 
 class _Scarce(Exception):

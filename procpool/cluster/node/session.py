@@ -23,6 +23,7 @@ from ...deadline import Deadline
 from ...errors import ProcpoolError
 from ...pool import ProcessWasmPool
 from ...printable import printable
+from ...supervisor.jobs.call import Export
 from .. import wire
 from ..heartbeat import Tenure
 from . import warden
@@ -277,7 +278,7 @@ class NodeSession:
             return self._start_stretch(pool, unit)
         job: PassedCall | PassedShipped
         if unit.kind == wire.CALL:
-            job = PassedCall(unit, pool._function(unit.name), pool._visible)
+            job = PassedCall(unit, _export(pool, unit.name), pool._visible)
         else:
             job = PassedShipped(unit)
         job.pass_on(unit.number, self._tell)
@@ -285,7 +286,7 @@ class NodeSession:
         return job.cancel
 
     def _start_stretch(self, pool: ProcessWasmPool, unit: wire.Unit) -> Callable[[], object]:
-        dispatcher, export = pool._dispatcher, pool._function(unit.name)
+        dispatcher, export = pool._dispatcher, _export(pool, unit.name)
         stretch = Stretch(unit, export, rebased(unit.context, pool._visible, None, Deadline.NEVER))
         chunk = stretch.chunk
 
@@ -452,3 +453,10 @@ def _reason(error: BaseException) -> str:
         return printable(f"{type(error).__name__}: {error}", but="\n")
     except Exception:  # of the user's own
         return type(error).__name__
+
+
+def _export(pool: ProcessWasmPool, name: str) -> Export:
+    """The export of that name; the module is no component, or the client's pool could not have been made."""
+    found = pool._function(name)
+    assert isinstance(found, Export)
+    return found

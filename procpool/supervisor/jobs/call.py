@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ... import wire
 from ...checks import cannot_travel
-from ...codec import SLOT, Codec
+from ...codec import Codec
 from ...deadline import Deadline
-from ...errors import CallTimeout
+from ...errors import BadArguments, CallTimeout
 from ...wire import page
 from ..condition import Condition
 
 if TYPE_CHECKING:
     from ..lane import Lane, Memory
+    from ..lease import Lease
     from .shipped import FunctionsSent
 
 
@@ -28,26 +29,38 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("concurrent.futures")
 
 
-class Export:
+class Packing(Protocol):
+    """What is known of a function's values; see :class:`procpool.codec.Codec`."""
+
+    export: str
+    formats: tuple[str, str]
+    plain: frozenset[type]
+
+    def pack(self, args: tuple[Any, ...]) -> bytes: ...
+    def unpack(self, data: bytes | memoryview, offset: int = 0) -> Any: ...
+
+
+class Callee:
     """An exported function: how to pack a job for it and unpack its reply.
 
     The frame headers are constant per export, so they are packed once.
     """
 
-    def __init__(self, index: int, codec: Codec) -> None:
-        self.name: str = codec.export
+    def __init__(self, index: int, packing: Packing) -> None:
+        self.name: str = packing.export
         self.index = index
-        self.codec = codec
-        self.pack: Callable[[tuple[Any, ...]], bytes] = codec.pack
-        size = SLOT * len(codec.signature.params)
+        self.pack: Callable[[tuple[Any, ...]], bytes] = packing.pack
+        #: the payload of a reply, or of one at an offset -> its result
+        self.unpack: Callable[..., Any] = packing.unpack
+        params, results = packing.formats
+        size = struct.calcsize("<" + params)
         self._size = size
         self.call_header: bytes = wire.JOB.pack(size, index, wire.CALL, 0)
         self.submit_header: bytes = wire.JOB.pack(size, index, wire.SUBMIT, 0)
         # A call without a context goes into the page, and its reply comes out, in one step each.
-        params, results = codec.formats
         #: whether all of some types are such that `write` takes their values, or raises
-        self.takes: Callable[[Iterable[type]], bool] = codec.plain.issuperset
-        if not page.fits(size, SLOT * len(codec.signature.results)):
+        self.takes: Callable[[Iterable[type]], bool] = packing.plain.issuperset
+        if not page.fits(size, struct.calcsize("<" + results)):
             self.takes = _takes_none
         self.head: tuple[int, int, int, int] = (size, index, wire.CALL, 0)
         #: buffer, offset, ``*head``, ``*args``: writes the frame, or raises struct.error or OverflowError
@@ -70,8 +83,42 @@ class Export:
             The exception it stands for.
         """
         if status == wire.OK:
-            return self.codec.unpack(payload)
+            return self.unpack(payload)
         raise wire.loaded(wire.report_of(status, payload, self.name))
+
+    def core(self, method: str) -> Export:
+        """The function as that of a core module.
+
+        Raises:
+            BadArguments: it is none; says that ``method`` is not for it.
+        """
+        raise BadArguments(
+            f"{method} is for functions of core modules, and {self.name} is one of a component: call it with the values"
+            " that its signature names, lists and bytes among them"
+        )
+
+    def leased(self, lease: Lease) -> Callee:
+        """The function as a lease calls it."""
+        return self
+
+    def job(self, frame: bytes, limit: float | None = None) -> Job:
+        """What waits for the reply to a frame.
+
+        Args:
+            limit: seconds it may run, from when a worker turns to it.
+        """
+        return Job(self.name, frame, self.unpack, limit)
+
+
+class Export(Callee):
+    """An exported function of a core module, which may be the body of a map's loop."""
+
+    def __init__(self, index: int, codec: Codec) -> None:
+        super().__init__(index, codec)
+        self.codec = codec
+
+    def core(self, method: str) -> Export:
+        return self
 
 
 class Owner(Protocol):

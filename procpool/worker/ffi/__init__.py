@@ -9,7 +9,7 @@ out when something looks wrong.
 """
 
 from ...raw import RAW, Slots
-from .exceptions import Exceptions, Thrown, backtrace
+from .exceptions import TRAP, Exceptions, Thrown, backtrace, trap_code
 from .externs import (
     ImportTypes,
     append_element,
@@ -30,6 +30,7 @@ from .values import mark
 
 __all__ = [
     "RAW",
+    "TRAP",
     "Exceptions",
     "Functions",
     "ImportTypes",
@@ -56,5 +57,6 @@ __all__ = [
     "set_bits",
     "set_element",
     "set_global",
+    "trap_code",
     "view",
 ]

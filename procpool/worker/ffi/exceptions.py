@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from ...codec import SLOT
 from ...raw import RAW, c
 from .values import KINDS
 
+#: Before what wasmtime says of a trap.
+TRAP = "wasm trap: "
 _NAMES = {kind: name for name, kind in KINDS.items()}
 
 
@@ -26,6 +29,19 @@ def backtrace(error: wasmtime.Trap | wasmtime.WasmtimeError) -> Sequence[wasmtim
     found = wasmtime._trap.FrameList(error)
     c.wasmtime_error_wasm_trace(error.ptr(), ctypes.byref(found.vec))
     return [wasmtime.Frame._from_ptr(found.vec.data[at], found) for at in range(found.vec.size)]
+
+
+@functools.cache
+def _codes() -> dict[str, wasmtime.TrapCode]:
+    """The codes of traps by what wasmtime says of them."""
+    if not RAW:
+        return {}
+    return {wasmtime.Trap._from_ptr(c.wasmtime_trap_new_code(code.value)).message: code for code in wasmtime.TrapCode}
+
+
+def trap_code(text: str) -> wasmtime.TrapCode | None:
+    """The code of a trap by its text: that of a component arrives as an error, which has no other."""
+    return _codes().get(text) if text.startswith(TRAP) else None
 
 
 class Thrown(NamedTuple):

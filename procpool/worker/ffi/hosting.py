@@ -91,7 +91,7 @@ def _with_scalars(function: HostFunction, instance: Any, calls: HostCalls) -> Ca
                 values[: len(data)] = data
         except BaseException as error:
             # The innermost one is the cause: a trap on the way out of a nested call must not replace it.
-            calls.keep(error, function)
+            calls.keep(error, function.name)
             return _new_trap(b"host", 4)  # type: ignore[no-any-return]
         return None
 
@@ -119,7 +119,7 @@ def _with_references(function: HostFunction, instance: Any, calls: HostCalls) ->
                 raise function.misfit(result, str(error)) from None
             values[: len(data)] = data
         except BaseException as error:
-            calls.keep(error, function)
+            calls.keep(error, function.name)
             return _new_trap(b"host", 4)  # type: ignore[no-any-return]
         return None
 
@@ -142,7 +142,7 @@ def _define_public(linker: wasmtime.Linker, function: HostFunction, instance: An
             result = back.unpack(function.packed(run(*args)))
             return list(result) if isinstance(result, tuple) else result
         except BaseException as error:
-            calls.keep(error, function)
+            calls.keep(error, function.name)
             raise
 
     linker.define_func(*function.names, _wasm_type(function.signature), host, access_caller=True)
