@@ -285,6 +285,13 @@ def test_imports_after_definitions_have_no_wrapper() -> None:
         wrap(made('(component (core module $m) (import "log" (func (param "text" string))))'))
 
 
+def test_wasmtime_refuses_more_than_32_flags() -> None:
+    labels = " ".join(f'"b{at}"' for at in range(33))
+    wasm = made(f'(component (type $f (flags {labels})) (export "f" (type $f)))')
+    with pytest.raises(wasmtime.WasmtimeError, match="more than 32 flags"):
+        Component(ENGINE, wasm)
+
+
 def test_the_wrapper_is_compiled_once_and_small() -> None:
     wasm = made(BYTES)
     assert len(wrap(wasm).wasm) - len(wasm) < 3000

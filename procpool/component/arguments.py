@@ -153,9 +153,8 @@ def _flags(what: str, value: Any, type_: wit.Flags) -> Any:
 def _list(what: str, value: Any, type_: wit.List) -> Any:
     if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
         _refuse(what, value, type_, "bytes" if type_.element == wit.Primitive("u8") else "a list")
-    if isinstance(value, memoryview):
-        value = value.tolist()
-    values = list(value)
+    # An array's own numbers are shown with the names of their types.
+    values = value.tolist() if hasattr(value, "tolist") else list(value)
     if type_.length is not None and len(values) != type_.length:
         raise BadArguments(f"{what} has {len(values)} elements, expected {type_}")
     made = [normalised(f"{what}[{index}]", each, type_.element) for index, each in enumerate(values)]

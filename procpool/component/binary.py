@@ -20,7 +20,7 @@ from . import wit
 PREAMBLE = b"\0asm\x0d\0\1\0"
 
 #: More definitions than this in all, counting those of nested components as often as they are instantiated, are refused.
-MOST = 1_000_000
+MOST = 100_000
 
 _PRIMITIVES = {
     **{0x7F - index: name for index, name in enumerate(wit.PRIMITIVES[:13])},
@@ -291,9 +291,12 @@ class _Body:
                     scope = scope.outer
                 self._scope.add(sort, scope.space(sort)[index])
             return
-        index, name = reader.unsigned(), reader.name()
+        index = reader.unsigned()
         if target == 0 and sort:
-            self._scope.add(sort, self._scope.instances[index][name])
+            self._scope.add(sort, self._scope.instances[index][reader.name()])
+        else:  # a large component has thousands, of core instances
+            size = reader.unsigned()
+            reader.at += size
 
     def _canon(self, reader: ComponentReader) -> None:
         """A function made of a core one; all others are core functions, of which only their place matters."""
@@ -356,12 +359,12 @@ class _Body:
             reader.byte()
             return FunctionType(params, None, form == 0x43)
         if form in (0x41, 0x42):
-            start = reader.at
-            # Once to find the end of the declarations; what that made is thrown away.
-            self._declared(reader, {})
-            if form == 0x41:
-                return ComponentType(lambda args: self._declared(ComponentReader(self._wasm, start, reader.end), args))
-            return InstanceType(lambda: self._declared(ComponentReader(self._wasm, start, reader.end), {}))
+            start, made = reader.at, [self._declared(reader, {})]  # whose end is found by that
+
+            def again(args: Items) -> Items:
+                return self._declared(ComponentReader(self._wasm, start, reader.end), args)
+
+            return ComponentType(again) if form == 0x41 else InstanceType(lambda: made.pop() if made else again({}))
         if form == 0x3F:
             reader.byte()
             if reader.byte():
