@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .conventions import Convention, ConventionName
     from .durations import Durations
     from .engine import Feature
+    from .confinement import Sandbox, SandboxLevel
     from .errors import (
         ArgumentOutOfRange,
         BadArguments,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         ProcpoolError,
         RemoteError,
         RunFailed,
+        SandboxUnavailable,
         StartupError,
         UnknownExport,
         WasmException,
@@ -140,6 +142,9 @@ __all__ = [
     "Result",
     "Returns",
     "RunFailed",
+    "Sandbox",
+    "SandboxLevel",
+    "SandboxUnavailable",
     "RunKeywords",
     "Start",
     "StartMethod",
@@ -175,6 +180,7 @@ _PLACES = {
     "engine": ("Feature",),
     "export_function": ("ExportFunction",),
     "imports": ("Imports", "OnMissing", "Renames", "wants_instance"),
+    "confinement": ("Sandbox", "SandboxLevel"),
     "job_context": ("Context", "context", "current_context", "state"),
     "maps.options": ("Casting", "Progress"),
     "maps.results": ("AsyncMapResults", "MapResults"),

@@ -64,6 +64,7 @@ class Population:
         self.present: dict[int, Process] = {}  #: by their ids
         self.broken: StartupError | None = None  #: why no worker can be made
         self.unfit: wire.Report | None = None  #: what the start of a worker raised, last
+        self.unconfined: dict[str, str] = {}  #: what of their sandbox workers could not have, and why
         self.calls_retired: int = 0  #: calls that workers now gone had done
         self.timesheet: Timesheet = Timesheet(inheritance.instances)  #: of processes now gone
         self._inheritance = inheritance
@@ -326,6 +327,10 @@ class Population:
         lane.port.became_ready()
         self._worked = True
         self._bad_starts = 0
+
+    def confined(self, lane: Lane, missing: dict[str, str]) -> None:
+        """A worker has locked itself, but for those layers."""
+        self.unconfined.update(missing)
 
     def started_badly(self, lane: Lane, report: wire.Report) -> None:
         """A worker cannot be made: the start function trapped, or an initializer raised."""

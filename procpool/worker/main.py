@@ -18,15 +18,18 @@ import wasmtime
 
 from .. import wire
 from ..engine import loading_engine
+from ..wasi import INHERIT
 from .access import Access
 from .arena import Arena
 from .failures import unfit
 from .holder import InstanceHolder
 from .instance import Instance
 from .instantiator import Instantiator
+from .lifeline import die_with_parent
 from .logs import attach_logs, forward_logs
 from .loop import Loop, Room
 from .payloads import Payloads
+from .sandbox.lock import Lock
 from .shipped import ShippedFunctions
 from .snapshot import Snapshot
 from .streams import Streams
@@ -132,12 +135,19 @@ def _work(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> int:
         blueprints = [blueprint, *(Blueprint.again(blueprint) for _ in rows[1:])]
         environment = pickle.loads(settings.guest.environment)
         keep(*(step.do.fd for step in environment.start if isinstance(step.do, wire.Capture)))
+        lock = Lock(settings.guest.confinement)
+        lock.before_python()
         if environment.initializer is not None:
             environment.initializer(*environment.initargs)
+        if settings.guest.confinement.locked:
+            _give_up_files(lock, blueprints, fds, environment)
         rooms = [
             _furnish(each, environment, row, channel, answers)
             for each, row, channel, answers in zip(blueprints, rows, channels, replies, strict=True)
         ]
+        lock.before_guest()
+        if settings.guest.confinement.locked:
+            replies[0].add(wire.reply(wire.CONFINED, wire.confined_to_bytes(lock.missing)))
         for room in rooms[: settings.guest.prewarm]:
             room.instances.warm()
             if room.printed is not None:
@@ -156,6 +166,25 @@ def _work(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> int:
     for thread in threads:
         thread.join()
     return 0
+
+
+def _give_up_files(
+    lock: Lock, blueprints: Sequence[Blueprint], fds: Sequence[int], environment: wire.Environment
+) -> None:
+    """Have open what is needed while jobs run, and nothing else."""
+    settings = blueprints[0].settings
+    # What the template asked for is said of an open file that all workers have: who has taken one over could take it back.
+    watch = die_with_parent(settings.lifeline, os.getpid())
+    for each in blueprints:
+        if each.snapshot is not None:
+            each.snapshot.prepare()
+    pagemaps = [each.snapshot.pagemap for each in blueprints if each.snapshot is not None]
+    captures = [step.do.fd for step in environment.start if isinstance(step.do, wire.Capture)]
+    shared = settings.arenas, settings.payloads, settings.lifeline, settings.parent, settings.snapshot
+    spec = environment.wasi
+    streams = () if spec is None else ((1, spec.stdout), (2, spec.stderr))
+    kept = {*fds, *shared, *pagemaps, *captures, watch}
+    lock.before_threads(kept, [fd for fd, to in streams if to == INHERIT])
 
 
 def _limit_resources(limits: tuple[tuple[int, int], ...], stack: int | None) -> None:
@@ -183,6 +212,8 @@ def _furnish(
     payloads = Payloads(settings.payloads, row, settings.payload_bytes)
     running = Running(blueprint.engine)
     streams = Streams(running, replies, arena, settings.lifeline, environment.wasi)
+    if settings.guest.confinement.locked and environment.wasi is not None:
+        streams.prepare(environment.wasi)
     program = settings.program
     instantiator = Instantiator(blueprint.engine, blueprint.modules, program, settings.limits, environment, running)
     instantiator.snapshot = blueprint.snapshot
