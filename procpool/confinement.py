@@ -160,7 +160,7 @@ def _within(path: str, directory: str) -> bool:
 #: Variables that a locked worker is started with, if the program has them: how it finds libraries, how text and time are
 #: written, and how its interpreter, its allocator and its threads behave.
 _LISTED = frozenset({"LANG", "LANGUAGE", "TZ", "TZDIR", "LD_LIBRARY_PATH", "LD_PRELOAD", "GLIBC_TUNABLES", "SYSTEMROOT"})
-_LISTED_PREFIXES = ("LC_", "PYTHON", "MALLOC_", "RAYON_", "RUST_")
+_LISTED_PREFIXES = ("LC_", "PYTHON", "PROCPOOL_", "MALLOC_", "RAYON_", "RUST_")
 
 
 def listed(environment: Mapping[str, str]) -> dict[str, str]:

@@ -184,7 +184,7 @@ def _give_up_files(
     spec = environment.wasi
     streams = () if spec is None else ((1, spec.stdout), (2, spec.stderr))
     kept = {*fds, *shared, *pagemaps, *captures, watch}
-    lock.before_threads(kept, [fd for fd, to in streams if to == INHERIT])
+    lock.before_threads(kept, (*settings.artifacts, settings.keeper), [fd for fd, to in streams if to == INHERIT])
 
 
 def _limit_resources(limits: tuple[tuple[int, int], ...], stack: int | None) -> None:
@@ -226,7 +226,7 @@ def _furnish(
         replies=replies,
         replies_fd=replies_fd,
         instances=instances,
-        functions=ShippedFunctions(surface, payloads),
+        functions=ShippedFunctions(surface, payloads, settings.guest.confinement.locked),
         commands=CommandRunner(instantiator, instances, payloads, replies, streams, settings.instances == 1),
         access=Access(instances, surface, arena, payloads, streams),
         arena=arena,

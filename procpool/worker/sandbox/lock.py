@@ -34,11 +34,12 @@ class Lock:
         if self._told.locked and self._told.python:
             self._ours = frozenset(_open())
 
-    def before_threads(self, kept: Collection[int], inherited: Collection[int]) -> None:
+    def before_threads(self, kept: Collection[int], mapped: Collection[int], inherited: Collection[int]) -> None:
         """What other threads only have if it is done before they are started.
 
         Args:
             kept: descriptors that stay open.
+            mapped: of compiled modules; the engine has opened their files itself, and maps memories from there.
             inherited: standard streams of the program that the guest is given.
 
         Raises:
@@ -49,7 +50,7 @@ class Lock:
         told = self._told
         alone = not told.python or len(os.listdir("/proc/self/task")) == 1
         logging.captureWarnings(True)  # the parent shows them: standard error is closed
-        self._do("descriptors", self._close, kept, inherited)
+        self._do("descriptors", self._close, kept, mapped, inherited)
         self._do("limits", privileges.limits)
         # A path that is allowed is looked up before the root is another, and before there are fewer rights to.
         self._do("namespaces", privileges.own_namespaces, told.files)
@@ -76,11 +77,12 @@ class Lock:
             if self._told.strict and layer not in wire.EXTRAS:
                 raise SandboxUnavailable(f"sandbox='strict' cannot be had: {layer}: {error}") from None
 
-    def _close(self, kept: Iterable[int], inherited: Collection[int]) -> None:
+    def _close(self, kept: Iterable[int], mapped: Collection[int], inherited: Collection[int]) -> None:
         """Close all that is ours and not needed any more."""
-        closing = (self._ours if self._told.python else frozenset(_open())).difference(kept, _STANDARD)
-        for fd in closing:
-            with contextlib.suppress(OSError):
+        ours = self._ours if self._told.python else frozenset(_open())
+        files = {_identity(fd) for fd in mapped if fd >= 0}
+        for fd in ours.difference(kept, _STANDARD):
+            if fd in mapped or _identity(fd) not in files:
                 os.close(fd)
         nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for fd in _STANDARD:
@@ -97,6 +99,11 @@ class Lock:
         lacking = landlock.restrict(allowed)
         if lacking is not None:
             raise Missing(lacking)
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    file = os.fstat(fd)
+    return file.st_dev, file.st_ino
 
 
 def _open() -> list[int]:

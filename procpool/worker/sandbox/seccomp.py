@@ -40,6 +40,8 @@ _NUMBERS: dict[str, tuple[int, int]] = {
     "close": (3, 57),
     "copy_file_range": (326, 285),
     "dup": (32, 23),
+    "dup2": (33, -1),
+    "dup3": (292, 24),
     "epoll_create1": (291, 20),
     "epoll_ctl": (233, 21),
     "epoll_pwait": (281, 22),
@@ -144,7 +146,7 @@ _NUMBERS: dict[str, tuple[int, int]] = {
 
 #: What moves bytes on descriptors that are open, keeps time, manages this process's own memory, threads and signals.
 _ALWAYS = (
-    *("read", "write", "readv", "writev", "close", "recvfrom", "shutdown", "dup", "pipe2", "fstat"),
+    *("read", "write", "readv", "writev", "close", "recvfrom", "shutdown", "dup", "dup2", "dup3", "pipe2", "fstat"),
     *("poll", "ppoll", "select", "pselect6", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2"),
     *("munmap", "madvise", "mremap", "brk", "futex", "membarrier", "rseq", "set_robust_list"),
     *("sched_yield", "sched_getaffinity", "getcpu", "nanosleep", "clock_nanosleep", "clock_gettime", "clock_getres"),
