@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import pickle
 import resource
@@ -18,6 +17,7 @@ import wasmtime
 
 from .. import wire
 from ..engine import loading_engine
+from ..mapped import shared_memory
 from ..wasi import INHERIT
 from .access import Access
 from .arena import Arena
@@ -44,9 +44,8 @@ _STACK_BESIDE_WASM = 4 << 20
 class Blueprint:
     """What all workers of a pool share, ready to be inherited by a fork: nothing in it compiles or starts a thread."""
 
-    def __init__(self, settings: wire.Settings, board: memoryview) -> None:
+    def __init__(self, settings: wire.Settings) -> None:
         self.settings = settings
-        self.board = board
         self.engine: wasmtime.Engine = loading_engine(settings.engine)
         self.modules: list[wasmtime.Module] = [
             wasmtime.Module.deserialize_file(self.engine, f"/dev/fd/{artifact}") for artifact in settings.artifacts
@@ -63,14 +62,13 @@ class Blueprint:
         with open(settings_fd, "rb", closefd=False) as file:
             file.seek(0)
             settings: wire.Settings = pickle.load(file)
-        shared = settings.board, settings.arenas, settings.payloads, settings.lifeline, settings.parent
-        keep(settings_fd, *settings.artifacts, *shared, settings.snapshot, settings.keeper)
-        return cls(settings, memoryview(mmap.mmap(settings.board, 0)).cast("Q"))
+        keep(settings_fd, *settings.artifacts, settings.lifeline, settings.parent, settings.snapshot, settings.keeper)
+        return cls(settings)
 
     @classmethod
     def again(cls, other: Blueprint) -> Blueprint:
         """The same with an engine of its own; the code is mapped once more, so it takes no more memory."""
-        return cls(other.settings, other.board)
+        return cls(other.settings)
 
 
 def keep(*fds: int) -> None:
@@ -96,14 +94,14 @@ def usual_signals() -> None:
 def run_worker(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> NoReturn:
     """Be a worker.  Never returns: ends by ``os._exit``, so nothing of the parent's or template's is torn down here.
 
-    ``fds`` are three per instance: jobs, replies, control.
+    ``fds`` are this process's alone: the memory that it shares with the parent; and jobs, replies, control per instance.
     """
     code = 1
     try:
         usual_signals()
         keep(*fds)
         show_as(f"worker {slot + 1}", blueprint.settings.guest.module)
-        code = _work(blueprint, slot, fds)
+        code = _work(blueprint, fds)
     except (BrokenPipeError, ConnectionResetError):  # the parent is gone
         code = 0
     except wire.CorruptStream as error:
@@ -121,11 +119,12 @@ def run_worker(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> NoReturn:
         os._exit(code)
 
 
-def _work(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> int:
+def _work(blueprint: Blueprint, fds: Sequence[int]) -> int:
     settings = blueprint.settings
-    rows = range(slot * settings.instances, (slot + 1) * settings.instances)
+    rows = range(settings.instances)
     rooms: list[Room] = []  # none, if it is the initializer that raises
-    channels = [fds[at : at + 3] for at in range(0, len(fds), 3)]
+    memory, *ends = fds
+    channels = [ends[at : at + 3] for at in range(0, len(ends), 3)]
     replies = [Replies(socket.socket(fileno=control)) for _, _, control in channels]
     forward_logs(replies[0], settings.guest.log_levels)
     try:
@@ -133,16 +132,16 @@ def _work(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> int:
         # An interrupt stops everything that runs on an engine, so each thread has its own.  Before the initializer, which
         # may give up the right to open files.
         blueprints = [blueprint, *(Blueprint.again(blueprint) for _ in rows[1:])]
-        environment = pickle.loads(settings.guest.environment)
-        keep(*(step.do.fd for step in environment.start if isinstance(step.do, wire.Capture)))
         lock = Lock(settings.guest.confinement)
         lock.before_python()
+        environment = pickle.loads(settings.guest.environment)
+        keep(*(step.do.fd for step in environment.start if isinstance(step.do, wire.Capture)))
         if environment.initializer is not None:
             environment.initializer(*environment.initargs)
         if settings.guest.confinement.locked:
             _give_up_files(lock, blueprints, fds, environment)
         rooms = [
-            _furnish(each, environment, row, channel, answers)
+            _furnish(each, environment, memory, row, channel, answers)
             for each, row, channel, answers in zip(blueprints, rows, channels, replies, strict=True)
         ]
         lock.before_guest()
@@ -180,7 +179,7 @@ def _give_up_files(
             each.snapshot.prepare()
     pagemaps = [each.snapshot.pagemap for each in blueprints if each.snapshot is not None]
     captures = [step.do.fd for step in environment.start if isinstance(step.do, wire.Capture)]
-    shared = settings.arenas, settings.payloads, settings.lifeline, settings.parent, settings.snapshot
+    shared = settings.lifeline, settings.parent, settings.snapshot
     spec = environment.wasi
     streams = () if spec is None else ((1, spec.stdout), (2, spec.stderr))
     kept = {*fds, *shared, *pagemaps, *captures, watch}
@@ -203,13 +202,14 @@ def _limit_resources(limits: tuple[tuple[int, int], ...], stack: int | None) -> 
 
 
 def _furnish(
-    blueprint: Blueprint, environment: wire.Environment, row: int, channel: Sequence[int], replies: Replies
+    blueprint: Blueprint, environment: wire.Environment, memory: int, row: int, channel: Sequence[int], replies: Replies
 ) -> Room:
     """What the thread for one instance needs, and its control thread."""
     settings = blueprint.settings
     jobs_fd, replies_fd, _ = channel
-    arena = Arena(settings.arenas, row)
-    payloads = Payloads(settings.payloads, row, settings.payload_bytes)
+    arena = Arena(memory, wire.arena_at(row))
+    slots = wire.payload_at(settings.instances, row, 0)
+    payloads = Payloads(memory, slots, wire.PAYLOAD_BYTES if os.fstat(memory).st_size > slots else 0)
     running = Running(blueprint.engine)
     streams = Streams(running, replies, arena, settings.lifeline, environment.wasi)
     if settings.guest.confinement.locked and environment.wasi is not None:
@@ -219,6 +219,7 @@ def _furnish(
     instantiator.snapshot = blueprint.snapshot
     instances = InstanceHolder(instantiator, settings, arena, streams)
     surface = instantiator.surface = Instance(instances, settings.exports, {**program.storage, **program.exports})
+    board = shared_memory(memory, 0, wire.BOARD_BYTES).cast("Q")
     first = row * wire.BOARD_ROW
     room = Room(
         waiting=Waiting(jobs_fd),
@@ -230,7 +231,7 @@ def _furnish(
         commands=CommandRunner(instantiator, instances, payloads, replies, streams, settings.instances == 1),
         access=Access(instances, surface, arena, payloads, streams),
         arena=arena,
-        board=blueprint.board[first : first + wire.BOARD_ROW],
+        board=board[first : first + wire.BOARD_ROW],
         printed=streams.pass_on if streams.sends and instantiator.prints else None,
         python_sees=bool(environment.imports) or (streams.sends and instantiator.prints),
     )
