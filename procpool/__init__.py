@@ -17,10 +17,10 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants to se
 if TYPE_CHECKING:
     from .binary import ExternType, FuncType, GlobalType, Import, MemoryType, TableType, TagType
     from .bytes_function import BytesFunction, Result, Returns
+    from .confinement import Sandbox, SandboxLevel
     from .conventions import Convention, ConventionName
     from .durations import Durations
     from .engine import Feature
-    from .confinement import Sandbox, SandboxLevel
     from .errors import (
         ArgumentOutOfRange,
         BadArguments,

@@ -165,6 +165,4 @@ _LISTED_PREFIXES = ("LC_", "PYTHON", "PROCPOOL_", "MALLOC_", "RAYON_", "RUST_")
 
 def listed(environment: Mapping[str, str]) -> dict[str, str]:
     """Those of the program's environment variables that a locked worker gets."""
-    return {
-        name: value for name, value in environment.items() if name in _LISTED or name.startswith(_LISTED_PREFIXES)
-    }
+    return {name: value for name, value in environment.items() if name in _LISTED or name.startswith(_LISTED_PREFIXES)}

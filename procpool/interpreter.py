@@ -82,7 +82,9 @@ def _environment(bare: bool) -> dict[str, str]:
             pass
 
 
-def start(part: str, *args: int, fds: Sequence[int], python: str | None = None, bare: bool = False) -> subprocess.Popen[bytes]:
+def start(
+    part: str, *args: int, fds: Sequence[int], python: str | None = None, bare: bool = False
+) -> subprocess.Popen[bytes]:
     """A fresh interpreter that inherits ``fds``.
 
     By its name, as nothing of the child's side is imported here.
@@ -100,6 +102,8 @@ def start(part: str, *args: int, fds: Sequence[int], python: str | None = None, 
     # Ctrl-C reaches the terminal's whole process group, and the child must not hear it before it can ignore it.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        return subprocess.Popen(line, stdin=subprocess.DEVNULL, cwd=_directory(), env=_environment(bare), pass_fds=tuple(fds))
+        return subprocess.Popen(
+            line, stdin=subprocess.DEVNULL, cwd=_directory(), env=_environment(bare), pass_fds=tuple(fds)
+        )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -23,8 +23,8 @@ from .bytes_function import BytesFunction, bytes_function
 from .checks import boolean, choice, is_int, shown
 from .codec import Codec
 from .columns import ColumnCodec
-from .confinement import SandboxLevel, Sandbox, check_run, decide
 from .compiled_program import compile_program
+from .confinement import Sandbox, SandboxLevel, check_run, decide
 from .deadline import Deadline
 from .engine import Feature
 from .errors import BadArguments, BadSnapshot, BadWasi, CallTimeout
@@ -1268,7 +1268,7 @@ class ProcessWasmPool(Lifetime):
         """
         if self._dispatcher.forked:
             raise self._dispatcher.why_closed()
-        return observe(self._dispatcher)
+        return observe(self._dispatcher, self.sandbox)
 
     @property
     def sandbox(self) -> Sandbox:
@@ -1293,7 +1293,7 @@ class ProcessWasmPool(Lifetime):
         """For notebooks: the workers as a table."""
         from .display.html import pool_html
 
-        return pool_html(repr(self), None if self._dispatcher.forked else observe(self._dispatcher))
+        return pool_html(repr(self), None if self._dispatcher.forked else observe(self._dispatcher, self.sandbox))
 
     def __repr__(self) -> str:
         dispatcher = self._dispatcher

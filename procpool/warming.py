@@ -15,8 +15,8 @@ from . import artifact, wire
 from .binary import FuncType
 from .cache import Cache, open_cache
 from .compilation import compile_module
-from .confinement import decide
 from .compiled_program import CompiledProgram
+from .confinement import decide
 from .engine import fingerprint
 from .errors import BadSnapshot
 from .exposed import check_keepable

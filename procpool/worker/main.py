@@ -167,10 +167,10 @@ def _work(blueprint: Blueprint, fds: Sequence[int]) -> int:
     return 0
 
 
-def _give_up_files(
-    lock: Lock, blueprints: Sequence[Blueprint], fds: Sequence[int], environment: wire.Environment
-) -> None:
+def _give_up_files(lock: Lock, blueprints: Sequence[Blueprint], fds: Sequence[int], environment: wire.Environment) -> None:
     """Have open what is needed while jobs run, and nothing else."""
+    from .. import bytes_function  # noqa: F401  # what parents send for `call_bytes`; later it would not be found
+
     settings = blueprints[0].settings
     # What the template asked for is said of an open file that all workers have: who has taken one over could take it back.
     watch = die_with_parent(settings.lifeline, os.getpid())

@@ -7,14 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import wire
-from ..bytes_function import BytesFunction
 from ..errors import add_note
 from ..wire import values
 from .instance import Instance
 from .payloads import Payloads
 
-#: Loaded here, where files can be opened: a locked worker finds no modules any more.
-LOADED = (BytesFunction,)
 _LOCKED = (
     "the worker is locked by the pool's sandbox: it opens no files, and so imports no modules; have an initializer import "
     "them, or see sandbox="

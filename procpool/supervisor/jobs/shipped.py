@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from ... import wire
-from ...errors import BadArguments
 from ...bytes_function import BytesCall, BytesFunction, CallTable
+from ...errors import BadArguments
 from ...plain_function import without_instance
 from ...wire import values
 from .arity import Takes
@@ -128,8 +128,8 @@ class Shipper:
             return self._ship_bytes_function(function)  # type: ignore[arg-type]
         if not self._callables:
             raise BadArguments(
-                f"{name_of(function)} is a Python callable, and this pool was made with callables=False, which has the sandbox"
-                " of its workers closed to what Python code needs"
+                f"{name_of(function)} is a Python callable, and this pool was made with callables=False, so that"
+                " its workers can be locked"
             )
         if isinstance(function, without_instance):
             seen = self._seen_without.get(id(function.function))
