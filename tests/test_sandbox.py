@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bounded import run_script
-from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, worker_pids
+from bounded import environment, run_script
+from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, busy_pid
 
 from procpool import BadArguments, BadWasi, CallTimeout, ProcessWasmPool, WasiConfig, WorkerCrashed, confinement, wire
 from procpool.worker.sandbox import seccomp
@@ -61,7 +61,7 @@ if __name__ == "__main__":
     with ProcessWasmPool({str(KERNELS)!r}, 1, callables=False) as pool:
         print(pool.sandbox)
     """
-    done = run_script(code, {"PROCPOOL_SANDBOX": "off"})
+    done = run_script(code, env={**environment(), "PROCPOOL_SANDBOX": "off"})
     assert "PROCPOOL_SANDBOX=off" in done.stdout, done.stderr
 
 
@@ -104,9 +104,8 @@ def test_time_is_kept_and_the_dead_are_replaced() -> None:
         with pytest.raises(CallTimeout):
             pool.call("spin", timeout=0.3)
         assert pool.sandbox.locked
-        (pid,) = worker_pids(pool)
         job = pool.submit("spin")
-        os.kill(pid, 9)
+        os.kill(busy_pid(pool), 9)
         with pytest.raises(WorkerCrashed):
             job.result(DEADLINE)
 

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import wasmtime
 
-from .. import wire
+from .. import cores, wire
 from ..engine import loading_engine
 from ..mapped import shared_memory
 from ..wasi import INHERIT
@@ -182,7 +182,7 @@ def _give_up_files(lock: Lock, blueprints: Sequence[Blueprint], fds: Sequence[in
     shared = settings.lifeline, settings.parent, settings.snapshot
     spec = environment.wasi
     streams = () if spec is None else ((1, spec.stdout), (2, spec.stderr))
-    kept = {*fds, *shared, *pagemaps, *captures, watch}
+    kept = {*fds, *shared, *pagemaps, *captures, watch, cores.keep_open()}
     lock.before_threads(kept, (*settings.artifacts, settings.keeper), [fd for fd, to in streams if to == INHERIT])
 
 

@@ -146,7 +146,21 @@ _NUMBERS: dict[str, tuple[int, int]] = {
 
 #: What moves bytes on descriptors that are open, keeps time, manages this process's own memory, threads and signals.
 _ALWAYS = (
-    *("read", "write", "readv", "writev", "close", "recvfrom", "shutdown", "dup", "dup2", "dup3", "pipe2", "fstat"),
+    *(
+        "read",
+        "write",
+        "readv",
+        "writev",
+        "close",
+        "recvfrom",
+        "shutdown",
+        "dup",
+        "dup2",
+        "dup3",
+        "pipe2",
+        "fstat",
+        "pread64",
+    ),
     *("poll", "ppoll", "select", "pselect6", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2"),
     *("munmap", "madvise", "mremap", "brk", "futex", "membarrier", "rseq", "set_robust_list"),
     *("sched_yield", "sched_getaffinity", "getcpu", "nanosleep", "clock_nanosleep", "clock_gettime", "clock_getres"),
@@ -157,7 +171,7 @@ _ALWAYS = (
 )
 #: What WASI needs to open its streams and to read files; which files, Landlock says.
 _FILES = (
-    *("open", "openat", "openat2", "newfstatat", "statx", "readlink", "readlinkat", "getdents64", "lseek", "pread64"),
+    *("open", "openat", "openat2", "newfstatat", "statx", "readlink", "readlinkat", "getdents64", "lseek"),
     *("preadv", "preadv2", "pwrite64", "pwritev", "pwritev2", "fstatfs", "faccessat", "faccessat2", "fadvise64"),
     *("fsync", "fdatasync", "sync_file_range", "copy_file_range", "memfd_create"),
 )
