@@ -7,7 +7,7 @@ import ctypes
 import os
 
 _LOAD = "/proc/loadavg"
-_kept = -1  # a descriptor of that, in a process that gives up the right to open files
+_kept: list[int] = []  # a descriptor of that, in a process that gives up the right to open files
 _getcpu = getattr(ctypes.CDLL(None), "sched_getcpu", None)  # glibc and musl have it; os has it from Python 3.14 on
 
 
@@ -18,8 +18,8 @@ def current() -> int:
 
 def running() -> int:
     """How many threads of the machine run, or could if there was a core for them; the caller is one."""
-    if _kept >= 0:
-        load = os.pread(_kept, 128, 0)
+    if _kept:
+        load = os.pread(_kept[0], 128, 0)
     else:
         with open(_LOAD, "rb") as file:
             load = file.read()
@@ -32,10 +32,9 @@ def keep_open() -> int:
     Returns:
         A descriptor that has to stay open for that; -1 if there is no such thing.
     """
-    global _kept
     with contextlib.suppress(OSError):  # another system
-        _kept = os.open(_LOAD, os.O_RDONLY | os.O_CLOEXEC)
-    return _kept
+        _kept.append(os.open(_LOAD, os.O_RDONLY | os.O_CLOEXEC))
+    return _kept[0] if _kept else -1
 
 
 def leave(core: int) -> None:

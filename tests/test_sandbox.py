@@ -209,6 +209,8 @@ if __name__ == "__main__":
         for _ in range(3):
             pool.run(["cmd", "x"], stdin=b"abc")
 """
+#: The C library asks there, and does with another answer if it is refused.
+_HOW_MANY_CORES = ('"/proc/stat"', '"/sys/devices/system/cpu/online"', '"/proc/self/cgroup"')
 
 
 @locks
@@ -232,7 +234,7 @@ def test_under_strace_nothing_but_allowed_calls_is_seen(tmp_path: Path) -> None:
         pytest.skip("strace may not trace here")
     assert done.returncode == 0, done.stderr
     locked: set[str] = set()
-    refused, seen = set(), set()
+    refused, seen = set[str](), set[str]()
     for line in log.read_text(errors="replace").splitlines():
         thread, _, rest = line.partition(" ")
         name = rest.strip().partition("(")[0]
@@ -241,6 +243,7 @@ def test_under_strace_nothing_but_allowed_calls_is_seen(tmp_path: Path) -> None:
         elif thread in locked and "(" in rest and name.isidentifier():
             seen.add(name)
             if "= -1 EPERM" in rest:
-                refused.add(name)
+                refused.add(rest)
     assert len(locked) == 2 and {"read", "write"} <= seen
+    refused = {line for line in refused if not any(path in line for path in _HOW_MANY_CORES)}
     assert not refused, "a worker that serves is refused nothing"

@@ -146,21 +146,8 @@ _NUMBERS: dict[str, tuple[int, int]] = {
 
 #: What moves bytes on descriptors that are open, keeps time, manages this process's own memory, threads and signals.
 _ALWAYS = (
-    *(
-        "read",
-        "write",
-        "readv",
-        "writev",
-        "close",
-        "recvfrom",
-        "shutdown",
-        "dup",
-        "dup2",
-        "dup3",
-        "pipe2",
-        "fstat",
-        "pread64",
-    ),
+    *("read", "write", "readv", "writev", "pread64", "close", "recvfrom", "shutdown"),
+    *("dup", "dup2", "dup3", "pipe2", "fstat"),
     *("poll", "ppoll", "select", "pselect6", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2"),
     *("munmap", "madvise", "mremap", "brk", "futex", "membarrier", "rseq", "set_robust_list"),
     *("sched_yield", "sched_getaffinity", "getcpu", "nanosleep", "clock_nanosleep", "clock_gettime", "clock_getres"),
