@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .bytes_function import BytesFunction, Result, Returns
     from .component.errors import BadImage, WasmResultError
     from .component.values import Err, Ok, Resource, Some
+    from .confinement import Sandbox, SandboxLevel
     from .conventions import Convention, ConventionName
     from .durations import Durations
     from .engine import Feature
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         ProcpoolError,
         RemoteError,
         RunFailed,
+        SandboxUnavailable,
         StartupError,
         UnknownExport,
         WasmException,
@@ -146,6 +148,9 @@ __all__ = [
     "Result",
     "Returns",
     "RunFailed",
+    "Sandbox",
+    "SandboxLevel",
+    "SandboxUnavailable",
     "RunKeywords",
     "Some",
     "Start",
@@ -185,6 +190,7 @@ _PLACES = {
     "engine": ("Feature",),
     "export_function": ("ExportFunction",),
     "imports": ("Imports", "OnMissing", "Renames", "wants_instance"),
+    "confinement": ("Sandbox", "SandboxLevel"),
     "job_context": ("Context", "context", "current_context", "state"),
     "maps.options": ("Casting", "Progress"),
     "maps.results": ("AsyncMapResults", "MapResults"),

@@ -6,6 +6,8 @@ import contextlib
 import ctypes
 import os
 
+_LOAD = "/proc/loadavg"
+_kept: list[int] = []  # a descriptor of that, in a process that gives up the right to open files
 _getcpu = getattr(ctypes.CDLL(None), "sched_getcpu", None)  # glibc and musl have it; os has it from Python 3.14 on
 
 
@@ -16,8 +18,23 @@ def current() -> int:
 
 def running() -> int:
     """How many threads of the machine run, or could if there was a core for them; the caller is one."""
-    with open("/proc/loadavg", "rb") as file:
-        return int(file.read().split()[3].partition(b"/")[0])
+    if _kept:
+        load = os.pread(_kept[0], 128, 0)
+    else:
+        with open(_LOAD, "rb") as file:
+            load = file.read()
+    return int(load.split()[3].partition(b"/")[0])
+
+
+def keep_open() -> int:
+    """Have `running` need no right to open files from now on.
+
+    Returns:
+        A descriptor that has to stay open for that; -1 if there is no such thing.
+    """
+    with contextlib.suppress(OSError):  # another system
+        _kept.append(os.open(_LOAD, os.O_RDONLY | os.O_CLOEXEC))
+    return _kept[0] if _kept else -1
 
 
 def leave(core: int) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "BadWasi",
     "OutputLimit",
     "RunFailed",
+    "SandboxUnavailable",
     "InvalidModule",
     "LeaseEnded",
     "MissingImport",
@@ -81,6 +82,10 @@ class BadImport(ProcpoolError, TypeError):
 
 class StartupError(ProcpoolError, RuntimeError):
     """Raised at construction, and by jobs afterwards, when no worker can be brought up at all."""
+
+
+class SandboxUnavailable(StartupError):
+    """Raised at construction with ``sandbox="strict"`` when the system lacks something that the sandbox needs; names it."""
 
 
 class UnknownExport(ProcpoolError, LookupError):

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from multiprocessing import spawn
 
+from .confinement import listed
 from .errors import StartupError
 
 #: In the environment of our children until they have begun to be what they are meant to be.  A program that finds it
@@ -71,16 +72,19 @@ def _directory() -> str | None:
     return None
 
 
-def _environment() -> dict[str, str]:
+def _environment(bare: bool) -> dict[str, str]:
     """A child's environment."""
     while True:
         try:
-            return {**os.environ, CHILD: "1"}
+            ours = dict(os.environ)
+            return {**(listed(ours) if bare else ours), CHILD: "1"}
         except KeyError:  # another thread has removed a variable meanwhile
             pass
 
 
-def start(part: str, *args: int, fds: Sequence[int], python: str | None = None) -> subprocess.Popen[bytes]:
+def start(
+    part: str, *args: int, fds: Sequence[int], python: str | None = None, bare: bool = False
+) -> subprocess.Popen[bytes]:
     """A fresh interpreter that inherits ``fds``.
 
     By its name, as nothing of the child's side is imported here.
@@ -88,6 +92,7 @@ def start(part: str, *args: int, fds: Sequence[int], python: str | None = None) 
     Args:
         part: the module of procpool whose ``main`` it runs, with ``args``.
         python: which one; by default the one that is chosen now.
+        bare: of the environment variables, it gets only those that are `listed`.
 
     Raises:
         StartupError: there is none.
@@ -97,6 +102,8 @@ def start(part: str, *args: int, fds: Sequence[int], python: str | None = None) 
     # Ctrl-C reaches the terminal's whole process group, and the child must not hear it before it can ignore it.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        return subprocess.Popen(line, stdin=subprocess.DEVNULL, cwd=_directory(), env=_environment(), pass_fds=tuple(fds))
+        return subprocess.Popen(
+            line, stdin=subprocess.DEVNULL, cwd=_directory(), env=_environment(bare), pass_fds=tuple(fds)
+        )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from . import wire
 from .checks import boolean, choice, count, is_int, positive, seconds, shown
+from .confinement import SandboxLevel
 from .engine import EngineSettings, checked_features
 from .imports import OnMissing, checked_renames
 from .wasi import WasiConfig
@@ -106,6 +107,8 @@ class PoolOptions:
     start_timeout: float = 60.0  #: seconds a process may take to become ready
     cache: bool = True
     features: Sequence[str] = ()  #: proposals that the module may use
+    sandbox: SandboxLevel = "default"
+    callables: bool = True  #: whether it takes Python callables
     modules: Mapping[str, Any] = field(default_factory=dict)  #: those that are linked to it, by name
 
     def __post_init__(self) -> None:
@@ -124,6 +127,8 @@ class PoolOptions:
         if self.max_tasks_per_worker != math.inf:
             positive("max_tasks_per_worker", self.max_tasks_per_worker)  # type: ignore[arg-type]  # anything may be there
         boolean("cache", self.cache)
+        choice("sandbox", self.sandbox, *get_args(SandboxLevel))
+        boolean("callables", self.callables)
         if self.on_missing_import is not None and not callable(self.on_missing_import):
             choice("on_missing_import", self.on_missing_import, "trap", "zero")
         for name, function in (("initializer", self.initializer), ("on_event", self.on_event)):
@@ -179,18 +184,30 @@ class PoolOptions:
         """What travels to a worker about what an instance may use."""
         return wire.GuestLimits(self.memory_limit, self.fuel, self.max_stack, self.recycle_memory)
 
-    def guest(self, environment: bytes, exactly_once: bool, module: str) -> wire.Guest:
+    def guest(
+        self, environment: bytes, exactly_once: bool, module: str, confinement: wire.Confinement | None = None
+    ) -> wire.Guest:
         """What travels to a worker about how instances are made.
 
         Args:
             environment: pickled wire.Environment.
             exactly_once: no call may be run again after its worker died, because it has effects outside.
             module: the module's name, for people.
+            confinement: what workers give up; nothing by default.
         """
         fresh, restored = self.isolation == "fresh", self.isolation == "snapshot"
         limits = resource_limits(self.rlimits)
         return wire.Guest(
-            fresh, self.prewarm, exactly_once, environment, limits, log_levels(), module, tuple(self.features), restored
+            fresh,
+            self.prewarm,
+            exactly_once,
+            environment,
+            limits,
+            log_levels(),
+            module,
+            tuple(self.features),
+            restored,
+            wire.Confinement() if confinement is None else confinement,
         )
 
 

@@ -20,6 +20,7 @@ from . import wire
 from .bytes_function import BytesFunction, bytes_function
 from .checks import boolean, choice, is_int, shown
 from .compiled_program import CompiledProgram, compile_program
+from .confinement import Sandbox, SandboxLevel, check_run, decide
 from .deadline import Deadline
 from .engine import Feature
 from .errors import BadSnapshot, BadWasi, CallTimeout
@@ -174,6 +175,11 @@ class ProcessWasmPool(Lifetime):
             fresh interpreter for each; default elsewhere).
         cache: keep the compiled module on disk, in a directory of this user's, so that the next run of the program, or
             another one, need not compile.
+        sandbox: what workers give up before guest code runs, so that a guest that gets out of wasm finds nothing that it
+            could do: ``"default"`` all that the system lets them, if no Python code of yours can run in them (see
+            ``callables``); ``"strict"`` all, whatever runs in them, and the pool is not made if something is missing;
+            ``"off"`` nothing.  `sandbox` says what came of it.
+        callables: false refuses Python callables, in `submit`, `map` and the like.
         features: proposals for WebAssembly that the modules may use beside those that wasmtime allows by itself:
             ``["custom-page-sizes"]``.  See `Feature`.
 
@@ -187,6 +193,7 @@ class ProcessWasmPool(Lifetime):
             snapshot is not whole, or for another release of wasmtime.
         Whatever ``initializer`` raises.
         OSError: the file cannot be read.
+        SandboxUnavailable: ``sandbox="strict"`` cannot be had here; names what is missing.
         StartupError: no worker could be started, or none was ready within ``start_timeout``; the cause is attached.
         ValueError, TypeError: another argument is out of its range.
 
@@ -244,6 +251,8 @@ class ProcessWasmPool(Lifetime):
         start_method: StartMethod | None = None,
         start_timeout: float = 60.0,
         cache: bool = True,
+        sandbox: SandboxLevel = "default",
+        callables: bool = True,
         features: Sequence[Feature] = (),
     ) -> None:
         options = PoolOptions(
@@ -279,6 +288,8 @@ class ProcessWasmPool(Lifetime):
             start_method=default_start_method() if start_method is None else start_method,
             start_timeout=start_timeout,
             cache=cache,
+            sandbox=sandbox,
+            callables=callables,
             features=features,
             modules={} if modules is None else modules,
         )
@@ -318,7 +329,7 @@ class ProcessWasmPool(Lifetime):
             #: what the module exports, by name: signatures of functions, and memories, tables and globals; what a linked
             #: module exports is there as ``"module.name"``
             self.exports: MappingType[str, Any] = kind.exports
-            self._shipped = Shipper(self.exports)
+            self._shipped = Shipper(self.exports, options.callables)
             #: what it imports, but from linked modules, and what those do
             self.imports: tuple[Any, ...] = kind.imports
             self._functions = kind.functions
@@ -326,9 +337,10 @@ class ProcessWasmPool(Lifetime):
             prepared = kind.prepare(options)
             functions = kind.signatures
             self._wasi = options.wasi
-            spec = None if self._wasi is None else self._wasi.spec()
+            spec = self._spec = None if self._wasi is None else self._wasi.spec()
             found = prepared.found
             environment = wire.Environment(found, options.initializer, tuple(options.initargs), spec, prepared.start)
+            self._sandbox = decide(options.sandbox, environment, options.callables, prepared.warm)
             self._visible = bool(found)  # whether Python code runs with a call
             if self._wasi is not None:
                 empty_files(stdout=self._wasi.stdout, stderr=self._wasi.stderr)
@@ -343,7 +355,8 @@ class ProcessWasmPool(Lifetime):
                 keeper = compiled_keeper(snapshot, compiled.program, options)
                 on_failure.callback(os.close, keeper)
                 environment = environment._replace(start=())  # it is behind all instances
-            guest = options.guest(cloudpickle.dumps(environment), bool(self.imports), self._name)
+            told = self._sandbox.told
+            guest = options.guest(cloudpickle.dumps(environment), bool(self.imports), self._name, told)
             limits = options.guest_limits()
             inheritance = Inheritance(
                 compiled.artifacts,
@@ -736,7 +749,10 @@ class ProcessWasmPool(Lifetime):
             raise BadWasi("stdin='inherit' needs instances=1: a process has one standard input, whatever runs in it")
         lines = {n: stream for n, stream in ((1, config.stdout), (2, config.stderr)) if callable(stream)}
         context = capture(self._visible, limit, deadline.limit)
-        return CommandRun(config.spec(), text, check, lines, limit, context)
+        spec, base = config.spec(), self._spec
+        assert base is not None  # who runs commands has said what they may see
+        check_run(self._sandbox.told, base, spec)
+        return CommandRun(spec, text, check, lines, limit, context)
 
     def _begun(
         self, config: WasiConfig, stdout: Stream, stderr: Stream, text: bool, check: bool, deadline: Deadline
@@ -1208,7 +1224,12 @@ class ProcessWasmPool(Lifetime):
         """
         if self._dispatcher.forked:
             raise self._dispatcher.why_closed()
-        return observe(self._dispatcher)
+        return observe(self._dispatcher, self.sandbox)
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """What the workers have given up before guest code runs in them, and what the system did not let them."""
+        return self._sandbox.seen(self._dispatcher.population.unconfined)
 
     def report(self) -> PoolReport:
         """What the workers have done with their time since the pool was made, and how long the jobs took.
@@ -1228,7 +1249,7 @@ class ProcessWasmPool(Lifetime):
         """For notebooks: the workers as a table."""
         from .display.html import pool_html
 
-        return pool_html(repr(self), None if self._dispatcher.forked else observe(self._dispatcher))
+        return pool_html(repr(self), None if self._dispatcher.forked else observe(self._dispatcher, self.sandbox))
 
     def __repr__(self) -> str:
         dispatcher = self._dispatcher

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from .confinement import Sandbox
 from .supervisor.dispatcher import Dispatcher
 from .supervisor.lane import Lane
 from .supervisor.port import READY
@@ -45,6 +46,7 @@ class PoolStats:
     killed: int  #: workers that the pool killed: they did not react, or held too much memory
     recycled: int  #: workers replaced because of their age or size, or by `restart`
     retired: int  #: workers that went because there were too many
+    sandbox: Sandbox | None = None  #: what workers have given up before guest code runs in them
 
     def __str__(self) -> str:
         lines = [
@@ -63,8 +65,8 @@ class PoolStats:
         return stats_html(self)
 
 
-def observe(dispatcher: Dispatcher) -> PoolStats:
-    """The pool of that dispatcher at this moment."""
+def observe(dispatcher: Dispatcher, sandbox: Sandbox) -> PoolStats:
+    """The pool of that dispatcher, whose workers have given that up, at this moment."""
     population, scheduler = dispatcher.population, dispatcher.scheduler
     present = [(process, population.lanes(process)) for process in list(population.present.values())]
     # States before the idle list: a worker becomes idle first and ready second, so one that is ready here and not in
@@ -89,6 +91,7 @@ def observe(dispatcher: Dispatcher) -> PoolStats:
         killed=counts["killed"],
         recycled=counts["recycled"],
         retired=counts["retired"],
+        sandbox=sandbox,
     )
 
 

@@ -16,6 +16,7 @@ from .binary import FuncType
 from .cache import Cache, open_cache
 from .compilation import compile_module
 from .compiled_program import CompiledProgram
+from .confinement import decide
 from .engine import fingerprint
 from .errors import BadSnapshot
 from .exposed import check_keepable
@@ -150,12 +151,14 @@ class Warming:
             for each in self.compiled.artifacts:
                 artifacts.append(os.dup(each))
                 on_failure.callback(os.close, artifacts[-1])
+            told = decide(options.sandbox, environment, options.callables).told
+            confinement = told._replace(files=True, changes=True) if told.locked else told  # the snapshot is a file
             inheritance = Inheritance(
                 artifacts,
                 self.functions,
                 self.compiled.program,
                 options.guest_limits(),
-                options.guest(cloudpickle.dumps(environment), True, self.name),
+                options.guest(cloudpickle.dumps(environment), True, self.name, confinement),
                 1,
                 1,
                 capture=capture,

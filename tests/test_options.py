@@ -52,6 +52,8 @@ WRONG: list[tuple[str, list[Any], str]] = [
     ("rlimits", [[], "AS", 1], "a mapping"),
     ("wasi", [True, {}, "wasi"], "a WasiConfig"),
     ("cache", [None, 1, "yes"], "True or False"),
+    ("sandbox", ["on", None, True, 1, []], "'off', 'default', 'strict'"),
+    ("callables", [None, 1, "yes"], "True or False"),
 ]
 
 

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import wire
 from ..deadline import Deadline
-from ..errors import BadImport, BadSnapshot, CallTimeout, PoolClosed, PoolFull, ProcpoolError, StartupError
+from ..errors import (
+    BadImport,
+    BadSnapshot,
+    CallTimeout,
+    PoolClosed,
+    PoolFull,
+    ProcpoolError,
+    SandboxUnavailable,
+    StartupError,
+)
 from ..options import PoolOptions
 from ..weak import WeakBag
 from .awaiting import ended
@@ -153,12 +162,13 @@ class Dispatcher:
         Raises:
             StartupError: no worker gets that far.
             BadImport: modules do not fit each other.
+            SandboxUnavailable: workers cannot be locked as they have to be.
             Whatever the user's own code raised at the start of one.
         """
         self._startup.result()
         if self.population.unfit is not None and self.population.broken is not None:
             error = wire.loaded(self.population.unfit)
-            if isinstance(error, ProcpoolError) and not isinstance(error, (BadImport, BadSnapshot)):
+            if isinstance(error, ProcpoolError) and not isinstance(error, (BadImport, BadSnapshot, SandboxUnavailable)):
                 raise self.why_closed() from error
             raise error
 
@@ -789,10 +799,12 @@ class Dispatcher:
             self._printed.heard(lane, payload)
         elif status == wire.LOG:
             self._log(lambda: self.hear_log(payload))
-        elif status in (wire.READY, wire.UNFIT) and lane.port.was_ready:
+        elif status in (wire.CONFINED, wire.READY, wire.UNFIT) and lane.port.was_ready:
             raise Nonsense("a worker is ready once")  # twice among the idle, it would have two holders
         elif status == wire.SPENT:
             lane.port.process.outdate()
+        elif status == wire.CONFINED:
+            self.population.confined(lane, wire.confined_from_bytes(payload))
         elif status == wire.READY:
             self._take_on(lane, wire.COUNT.unpack(payload)[0])
         elif status == wire.UNFIT:

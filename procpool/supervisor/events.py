@@ -18,6 +18,7 @@ EventKind = Literal[
     "compiling",
     "compiled",
     "started",
+    "locked",
     "ready",
     "start_failed",
     "crashed",
@@ -35,6 +36,7 @@ LEVELS: dict[EventKind, int] = {
     "compiling": logging.INFO,  # the module was not found among those compiled before
     "compiled": logging.INFO,  # it is, now
     "started": logging.DEBUG,  # a worker process exists
+    "locked": logging.INFO,  # the first worker has locked itself; what the system did not let it is in the message
     "ready": logging.DEBUG,  # it takes jobs
     "start_failed": logging.WARNING,  # a worker process could not be made, or died before it was ready
     "crashed": logging.WARNING,  # a worker died that nobody had told to

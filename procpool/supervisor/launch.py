@@ -55,6 +55,7 @@ class Inheritance:
         self.instances = instances  #: per process
         self.slots = slots  #: the most processes there can be at a time
         self.snapshot = snapshot  #: a file with what instances begin as; -1 if there is none
+        self.bare: bool = guest.confinement.locked  #: workers see none of the program's environment variables
         self._pid = os.getpid()
         # Held while a file is used by its number.  A signal handler or a finalizer may come here again in the same thread.
         self._using = threading.RLock()
@@ -214,7 +215,10 @@ def _start(
         OSError: it cannot be started.
     """
     python = inheritance.interpreter
-    return interpreter.start(f"worker.{part}", inheritance.settings_fd, *args, fds=(*inheritance.fds, *fds), python=python)
+    fds = (*inheritance.fds, *fds)
+    return interpreter.start(
+        f"worker.{part}", inheritance.settings_fd, *args, fds=fds, python=python, bare=inheritance.bare
+    )
 
 
 class TemplateLauncher:

@@ -65,6 +65,7 @@ class Population:
         self.present: dict[int, Process] = {}  #: by their ids
         self.broken: StartupError | None = None  #: why no worker can be made
         self.unfit: wire.Report | None = None  #: what the start of a worker raised, last
+        self.unconfined: dict[str, str] = {}  #: what of their sandbox workers could not have, and why
         self.calls_retired: int = 0  #: calls that workers now gone had done
         self.timesheet: Timesheet = Timesheet(inheritance.instances)  #: of processes now gone
         self._inheritance = inheritance
@@ -84,6 +85,7 @@ class Population:
         self._worked = False  # a worker has been ready: so it can be done
         self._closing = False  # what cannot be had now is not waited for
         self._bad_starts = 0
+        self._locked = False  # a worker has said so
         self._start_at = 0.0
         self._memory_due = 0.0 if options.max_worker_memory is not None else math.inf
         self._expiry_due = monotonic() + options.idle_expiry
@@ -331,6 +333,14 @@ class Population:
         lane.port.became_ready()
         self._worked = True
         self._bad_starts = 0
+
+    def confined(self, lane: Lane, missing: dict[str, str]) -> None:
+        """A worker has locked itself, but for those layers."""
+        if not self._locked or not missing.items() <= self.unconfined.items():
+            told = "".join(f"; {layer} is missing: {why}" for layer, why in missing.items())
+            self._journal.note("locked", lane.port.process.pid, f"{lane.port.process.title} has locked itself{told}")
+        self._locked = True
+        self.unconfined.update(missing)
 
     def started_badly(self, lane: Lane, report: wire.Report) -> None:
         """A worker cannot be made: the start function trapped, or an initializer raised."""

@@ -58,6 +58,9 @@ PRINTED = 71
 
 SPENT = 70  #: announcement: the process should serve no more jobs than it has to; empty
 
+#: announcement, before READY: what of its sandbox the worker could not have; see `confined_to_bytes`
+CONFINED = 72
+
 LOG = 68  #: announcement: a log record, pickled
 OUTPUT = 69  #: announcement: what the running command has printed; number of the stream and the bytes, or ALL_OUTPUT
 ALL_OUTPUT = 3  #: what is captured so far, pickled: the command is being interrupted, and may never end by itself

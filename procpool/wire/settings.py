@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ..binary import FuncType
 from ..engine import EngineSettings
 from ..program import Names
+from .confinement import Confinement
 
 
 class GuestLimits(NamedTuple):
@@ -33,6 +34,7 @@ class Guest(NamedTuple):
     module: str = "<bytes>"  #: its name, for people
     features: tuple[str, ...] = ()  #: proposals that the module may use
     restored: bool = False  #: every job finds the instance as the snapshot says
+    confinement: Confinement = Confinement()
 
 
 class StartCall(NamedTuple):

@@ -13,17 +13,19 @@ _F_SETSIG = 10  # Linux's fcntl.h; the fcntl module does not name it
 _PR_SET_PDEATHSIG = 1  # Linux's sys/prctl.h
 
 
-def die_with_parent(lifeline: int, owner: int) -> None:
+def die_with_parent(lifeline: int, owner: int) -> int:
     """Have the kernel kill ``owner`` (a pid, or minus a process group) when the parent's end of ``lifeline`` closes.
 
     No thread or handler of ours has to run for it, so it also ends a worker that holds the GIL in a stuck host
     function.  Where the system has no F_SETSIG, the control socket's end of file does the same a little less firmly.
+
+    Returns:
+        A descriptor that has to stay open for that; -1 if there is none.
     """
-    if sys.platform.startswith("linux"):
-        die_with_writers(f"/dev/fd/{lifeline}", owner)
+    return die_with_writers(f"/dev/fd/{lifeline}", owner) if sys.platform.startswith("linux") else -1
 
 
-def die_with_writers(pipe: str, owner: int) -> None:
+def die_with_writers(pipe: str, owner: int) -> int:
     """Likewise, when nobody holds the pipe at that path open for writing any more.  On Linux only.
 
     Raises:
@@ -37,6 +39,7 @@ def die_with_writers(pipe: str, owner: int) -> None:
     # It may have closed before we asked to be told; then nothing more would come.
     if readable(watch):
         os.kill(owner, signal.SIGKILL)
+    return watch
 
 
 def die_with_starter(parent: int) -> None:

@@ -15,19 +15,22 @@ from typing import Any, NamedTuple, NoReturn
 
 import wasmtime
 
-from .. import wire
+from .. import cores, wire
 from ..engine import loading_engine, mapped
 from ..mapped import shared_memory
 from ..program import Program
+from ..wasi import INHERIT
 from .access import Access
 from .arena import Arena
 from .failures import unfit
 from .holder import InstanceHolder
 from .instance import Instance
 from .instantiator import Instantiator
+from .lifeline import die_with_parent
 from .logs import attach_logs, forward_logs
 from .loop import Loop, Room
 from .payloads import Payloads
+from .sandbox.lock import Lock
 from .shipped import ShippedFunctions
 from .snapshot import Snapshot
 from .streams import Streams
@@ -129,14 +132,21 @@ def _work(blueprint: Blueprint, fds: Sequence[int]) -> int:
         # An interrupt stops everything that runs on an engine, so each thread has its own.  Before the initializer, which
         # may give up the right to open files.
         blueprints = [blueprint, *(Blueprint.again(blueprint) for _ in rows[1:])]
+        lock = Lock(settings.guest.confinement)
+        lock.before_python()
         environment = pickle.loads(settings.guest.environment)
         keep(*(step.do.fd for step in environment.start if isinstance(step.do, wire.Capture)))
         if environment.initializer is not None:
             environment.initializer(*environment.initargs)
+        if settings.guest.confinement.locked:
+            _give_up_files(lock, blueprints, fds, environment)
         rooms = [
             _furnish(each, environment, memory, row, channel, answers)
             for each, row, channel, answers in zip(blueprints, rows, channels, replies, strict=True)
         ]
+        lock.before_guest()
+        if settings.guest.confinement.locked:
+            replies[0].add(wire.reply(wire.CONFINED, wire.confined_to_bytes(lock.missing)))
         for room in rooms[: settings.guest.prewarm]:
             room.instances.warm()
             if room.printed is not None:
@@ -155,6 +165,25 @@ def _work(blueprint: Blueprint, fds: Sequence[int]) -> int:
     for thread in threads:
         thread.join()
     return 0
+
+
+def _give_up_files(lock: Lock, blueprints: Sequence[Blueprint], fds: Sequence[int], environment: wire.Environment) -> None:
+    """Have open what is needed while jobs run, and nothing else."""
+    from .. import bytes_function  # noqa: F401  # what parents send for `call_bytes`; later it would not be found
+
+    settings = blueprints[0].settings
+    # What the template asked for is said of an open file that all workers have: who has taken one over could take it back.
+    watch = die_with_parent(settings.lifeline, os.getpid())
+    for each in blueprints:
+        if each.snapshot is not None:
+            each.snapshot.prepare()
+    pagemaps = [each.snapshot.pagemap for each in blueprints if each.snapshot is not None]
+    captures = [step.do.fd for step in environment.start if isinstance(step.do, wire.Capture)]
+    shared = settings.lifeline, settings.parent, settings.snapshot
+    spec = environment.wasi
+    streams = () if spec is None else ((1, spec.stdout), (2, spec.stderr))
+    kept = {*fds, *shared, *pagemaps, *captures, watch, cores.keep_open()}
+    lock.before_threads(kept, (*settings.artifacts, settings.keeper), [fd for fd, to in streams if to == INHERIT])
 
 
 def _limit_resources(limits: tuple[tuple[int, int], ...], stack: int | None) -> None:
@@ -183,6 +212,8 @@ def _furnish(
     payloads = Payloads(memory, slots, wire.PAYLOAD_BYTES if os.fstat(memory).st_size > slots else 0)
     running = Running(blueprint.engine)
     streams = Streams(running, replies, arena, settings.lifeline, environment.wasi)
+    if settings.guest.confinement.locked and environment.wasi is not None:
+        streams.prepare(environment.wasi)
     made = (_of_module if isinstance(settings.program, Program) else _of_component)(
         blueprint, environment, running, streams, arena, payloads, replies
     )
@@ -194,7 +225,7 @@ def _furnish(
         replies=replies,
         replies_fd=replies_fd,
         instances=made.instances,
-        functions=ShippedFunctions(made.surface, payloads),
+        functions=ShippedFunctions(made.surface, payloads, settings.guest.confinement.locked),
         commands=made.commands,
         access=made.access,
         arena=arena,

@@ -7,18 +7,25 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import wire
+from ..errors import add_note
 from ..wire import values
 from .instance import Instance
 from .payloads import Payloads
+
+_LOCKED = (
+    "the worker is locked by the pool's sandbox: it opens no files, and so imports no modules; have an initializer import "
+    "them, or see sandbox="
+)
 
 
 class ShippedFunctions:
     """The functions that the parent has sent and not said to forget, by digest."""
 
-    def __init__(self, surface: Instance, payloads: Payloads) -> None:
+    def __init__(self, surface: Instance, payloads: Payloads, locked: bool = False) -> None:
         self._functions: dict[bytes, Callable[..., Any] | _Unloaded] = {}
         self._surface = surface
         self._payloads = payloads
+        self._locked = locked
 
     def run(self, payload: bytes) -> bytes:
         """Run the call that ``payload`` describes; the payload of its result.
@@ -27,6 +34,14 @@ class ShippedFunctions:
             CorruptStream: it is none that our parent would send.
             Whatever unpickling the function or its arguments, running it, or pickling its result raises.
         """
+        try:
+            return self._run(payload)
+        except (PermissionError, ImportError) as error:
+            if self._locked:
+                add_note(error, _LOCKED)
+            raise
+
+    def _run(self, payload: bytes) -> bytes:
         digest, taken, start = self.learn(payload)
         function = self._functions.get(digest)
         if function is None:

@@ -54,10 +54,17 @@ class Snapshot:
         self._state = state
         self._inner = inner
         self._module = module
-        self._pagemap: int | None = None
+        self.pagemap: int = -1  #: what `open_pagemap` gave
+        self._prepared = False
         #: whether instances can be put back: not if a job may drop what nothing brings back, and not where to have pages
         #: forgotten (MADV_DONTNEED) is advice that the system need not follow
         self.in_place: bool = sys.platform == "linux" and not any(name.startswith(DROP) for name in inner)
+
+    def prepare(self) -> None:
+        """Open what a keeper needs, in the process that is to have it."""
+        if not self._prepared:
+            self._prepared = True
+            self.pagemap = open_pagemap()
 
     def begin(self, store: wasmtime.Store, place: Place) -> None:
         """Make a new instance what the snapshot says.
@@ -117,14 +124,13 @@ class Snapshot:
             return None
 
     def _new_keeper(self, store: wasmtime.Store, place: Place) -> Keeper:
-        if self._pagemap is None:
-            self._pagemap = open_pagemap()
+        self.prepare()
         state = self._state
         theirs = [ffi.find(store, *place(name)) for name in imported_by_keeper(state, self._inner)]
         ours = [memory_over(store, self._fd, each.at, each.size, False, self._is_64(each)) for each in state.memories]
         made = wasmtime.Instance(store, self._module, [*theirs, *ours])
         mapped = [(_address(store, ffi.find(store, *place(each.name))), each.size) for each in state.memories]
-        return Keeper(store, made, mapped, self._pagemap)
+        return Keeper(store, made, mapped, self.pagemap)
 
     def _is_64(self, memory: wire.MemoryState) -> bool:
         is_64: bool = self._type(memory.name, MemoryType).is_64

@@ -76,6 +76,7 @@ class Streams:
         self._unended: set[int] = set()  # streams that the parent has seen a part of a line of
         self._poll = select.poll()
         self._lifeline = lifeline
+        self._joined = False  # this process is in the program's group
         self._inherited = False  # the program's standard input is ours
         self._lock = threading.Lock()  # over all below, and every read of the pipes: so chunks stay in order
         self._reads: dict[int, int] = {}  # stream -> read end
@@ -91,6 +92,16 @@ class Streams:
         """Whether anybody is to see what is printed outside of a command."""
         return bool(self._sent)
 
+    def prepare(self, spec: Spec) -> None:
+        """Do now what takes rights that this process is about to give up."""
+        self._join(spec)
+        self._open()
+
+    def _join(self, spec: Spec) -> None:
+        if not self._joined and INHERIT in (spec.stdin_path, spec.stdout, spec.stderr):
+            inherited.join(spec.program, self._lifeline)
+            self._joined = True
+
     def configure(self, spec: Spec, close: list[int]) -> wasmtime.WasiConfig:
         """wasmtime's configuration; descriptors to close when the store is made, or cannot be, are added to ``close``.
 
@@ -98,8 +109,7 @@ class Streams:
             OSError, wasmtime.WasmtimeError: a file or directory has gone since it was checked.
         """
         config = surroundings(spec)
-        if INHERIT in (spec.stdin_path, spec.stdout, spec.stderr):
-            inherited.join(spec.program, self._lifeline)
+        self._join(spec)
         if spec.stdin is not None:
             fd = os.memfd_create("stdin")
             close.append(fd)

@@ -15,6 +15,7 @@ import cloudpickle
 
 from ... import wire
 from ...bytes_function import BytesCall, BytesFunction, CallTable
+from ...errors import BadArguments
 from ...plain_function import without_instance
 from ...wire import values
 from .arity import Takes
@@ -98,8 +99,14 @@ class Shipper:
     either sort with the same pickle travel once.
     """
 
-    def __init__(self, exports: Mapping[str, Any]) -> None:
-        """Args: exports: of the module, by name."""
+    def __init__(self, exports: Mapping[str, Any], callables: bool = True) -> None:
+        """What a pool begins with.
+
+        Args:
+            exports: of the module, by name.
+            callables: whether any may be sent, and not a BytesFunction alone, which is code of ours.
+        """
+        self._callables = callables
         self.calls: CallTable = CallTable(exports)
         self._seen: dict[int, _Seen] = {}
         self._seen_without: dict[int, _Seen] = {}  # without_instance of these
@@ -110,6 +117,7 @@ class Shipper:
 
         Raises:
             Whatever pickling it raises.
+            BadArguments: callables are refused.
             UnknownExport, ValueError: a BytesFunction does not fit the module.
         """
         seen = self._seen.get(id(function))
@@ -118,6 +126,11 @@ class Shipper:
         kind = type(function)
         if kind is BytesFunction:
             return self._ship_bytes_function(function)  # type: ignore[arg-type]
+        if not self._callables:
+            raise BadArguments(
+                f"{name_of(function)} is a Python callable, and this pool was made with callables=False, so that"
+                " its workers can be locked"
+            )
         if isinstance(function, without_instance):
             seen = self._seen_without.get(id(function.function))
             if seen is not None and seen() is function.function:
