@@ -108,6 +108,7 @@ class PoolOptions:
     cache: bool = True
     features: Sequence[str] = ()  #: proposals that the module may use
     sandbox: SandboxLevel = "default"
+    tenants: bool = False  #: jobs of different tenants share no process
     callables: bool = True  #: whether it takes Python callables
     modules: Mapping[str, Any] = field(default_factory=dict)  #: those that are linked to it, by name
 
@@ -129,6 +130,7 @@ class PoolOptions:
         boolean("cache", self.cache)
         choice("sandbox", self.sandbox, *get_args(SandboxLevel))
         boolean("callables", self.callables)
+        boolean("tenants", self.tenants)
         if self.on_missing_import is not None and not callable(self.on_missing_import):
             choice("on_missing_import", self.on_missing_import, "trap", "zero")
         for name, function in (("initializer", self.initializer), ("on_event", self.on_event)):

@@ -68,6 +68,7 @@ from .supervisor.launch import Inheritance, reserve_stdio
 from .supervisor.lease import Lease, Request
 from .supervisor.leasing import Leasing
 from .supervisor.prompt import PromptCalls
+from .tenancy import NOBODY, as_tenant, tenant_of
 from .warming import Warming, check_possible, compiled_keeper
 from .wasi import (
     CAPTURE,
@@ -186,6 +187,8 @@ class ProcessWasmPool(Lifetime):
             could do: ``"default"`` all that the system lets them, if no Python code of yours can run in them (see
             ``callables``); ``"strict"`` all, whatever runs in them, and the pool is not made if something is missing;
             ``"off"`` nothing.  `sandbox` says what came of it.
+        tenants: jobs belong to tenants, see `tenant`, and those of different ones never share a process.  Each call is
+            queued then, and nothing is sent ahead to a worker that is busy.
         callables: false refuses Python callables, in `submit`, `map` and the like.
         features: proposals for WebAssembly that the modules may use beside those that wasmtime allows by itself:
             ``["custom-page-sizes"]``.  See `Feature`.
@@ -259,6 +262,7 @@ class ProcessWasmPool(Lifetime):
         start_timeout: float = 60.0,
         cache: bool = True,
         sandbox: SandboxLevel = "default",
+        tenants: bool = False,
         callables: bool = True,
         features: Sequence[Feature] = (),
     ) -> None:
@@ -296,6 +300,7 @@ class ProcessWasmPool(Lifetime):
             start_timeout=start_timeout,
             cache=cache,
             sandbox=sandbox,
+            tenants=tenants,
             callables=callables,
             features=features,
             modules={} if modules is None else modules,
@@ -438,6 +443,8 @@ class ProcessWasmPool(Lifetime):
         """
         deadline = deadline_of(timeout, self._timeout)
         function = (self._functions.get(export) if isinstance(export, str) else None) or self._function(export)
+        if self._options.tenants:  # a caller that takes a worker itself does not ask whose it is
+            return _result(self._submit(self._call_job(function.name, args, deadline), deadline))
         if self._dispatcher.closed:
             raise self._dispatcher.why_closed()
         return self._direct.call(function, args, deadline)
@@ -536,7 +543,14 @@ class ProcessWasmPool(Lifetime):
         retries: int | None,
     ) -> Job | None:
         """The job of an ordinary call that a worker makes at once; None if it has to be queued, or looked into."""
-        if type(priority) is not int or priority or key is not None or retries is not None or not isinstance(export, str):
+        if (
+            self._options.tenants
+            or type(priority) is not int
+            or priority
+            or key is not None
+            or retries is not None
+            or not isinstance(export, str)
+        ):
             return None
         function = self._functions.get(export)
         return None if function is None else self._prompt.submit(function, args, deadline, self._retries)
@@ -566,8 +580,11 @@ class ProcessWasmPool(Lifetime):
             function = function or self._function(export)
             frame = function.frame(wire.SUBMIT, function.pack(args), capture(self._visible, limit, at))
             job = Job(function.name, frame, function.codec.unpack, limit)
+        job.tenant = self._whose()
         if priority:
             job.priority = priority
+        if key is not None and self._options.tenants:
+            raise ValueError("key and tenants=True do not go together: jobs of a tenant may go to any of its workers")
         if key is not None:
             self._check_open()
             job.owner = self._dispatcher  # whom it gives its key back to, however it ends, and just once
@@ -609,6 +626,26 @@ class ProcessWasmPool(Lifetime):
                 taken.exception()
             job.cancel()
             raise
+
+    def tenant(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """``with pool.tenant("alice"):`` has all that is given to the pool inside belong to that tenant.
+
+        Of a pool made with ``tenants=True``.  A worker process serves the tenant of its first job until it ends; another tenant
+        gets another process, forked anew from the template.  A worker that is idle gives way to a tenant who has
+        none, and so does one of the tenant who has most; no job is interrupted.  What is given outside of such a block
+        belongs to nobody, who is a tenant like any other.  The tenant of a map is that of the block where it was begun.  It
+        holds for the thread or task, as :func:`context` does.
+
+        Raises:
+            ValueError: the pool has no tenants, or the name is empty.
+            TypeError: it is no str.
+        """
+        if not self._options.tenants:
+            raise ValueError("this pool does not tell tenants apart; make it with tenants=True")
+        return as_tenant(id(self), name)
+
+    def _whose(self) -> str:
+        return tenant_of(id(self)) if self._options.tenants else NOBODY
 
     def function(self, export: str) -> ExportFunction:
         """An export as a callable: ``pool.function("add")(1, 2)`` is ``pool.call("add", 1, 2)``.
@@ -800,7 +837,9 @@ class ProcessWasmPool(Lifetime):
         spec, base = config.spec(), self._spec
         assert base is not None  # who runs commands has said what they may see
         check_run(self._sandbox.told, base, spec)
-        return CommandRun(spec, text, check, lines, limit, context)
+        command = CommandRun(spec, text, check, lines, limit, context)
+        command.tenant = self._whose()
+        return command
 
     def _begun(
         self, config: WasiConfig, stdout: Stream, stderr: Stream, text: bool, check: bool, deadline: Deadline
@@ -857,6 +896,7 @@ class ProcessWasmPool(Lifetime):
         given = Rows(runs)
         empty_files(stdout=options.get("stdout"), stderr=options.get("stderr"))
         course = CallableMap(self._dispatcher, make, given.rows(), given.total, shape, self)
+        course.tenant = self._whose()
         self._maps.add(course)
         course.start()
         return MapResults.of(course)
@@ -908,7 +948,9 @@ class ProcessWasmPool(Lifetime):
         self._check_open()
         module = (self._callables, self._types, self._shipped.calls)
         lease = Lease(self._dispatcher, self._direct, *module, self._visible, self._timeout)
-        return lease, Request()
+        request = Request()
+        request.tenant = self._whose()
+        return lease, request
 
     def put(self, lease: Lease, discard: bool = False) -> None:
         """Give a leased instance back; with ``discard`` it is thrown away.
@@ -1111,6 +1153,7 @@ class ProcessWasmPool(Lifetime):
             function = self._mappable(export)
             source = given.source(ColumnCodec(function.codec))
             course = ExportMap(self._dispatcher, function, source, options, capture(self._visible), self)
+        course.tenant = self._whose()
         self._maps.add(course)
         course.start()
         return course
@@ -1158,6 +1201,7 @@ class ProcessWasmPool(Lifetime):
         options = MapOptions.checked(timeout, progress=progress, default_item_timeout=self._timeout)
         source = ArraySource(function.name, function.codec.signature, arrays, out, casting)
         course = ArrayMap(self._dispatcher, function, source, options, capture(self._visible), self)
+        course.tenant = self._whose()
         course.start()
         for _ in Waiting(course):
             pass

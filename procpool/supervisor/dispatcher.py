@@ -112,7 +112,7 @@ class Dispatcher:
         self._printed = Printed(options.wasi, self._delivery.strand())
         self.keys: Keys = Keys()
         self.journal: Journal = journal
-        self.scheduler: Scheduler = Scheduler(monotonic, self._look_by, options.round_robin)
+        self.scheduler: Scheduler = Scheduler(monotonic, self._look_by, options.round_robin, options.tenants)
         self.population: Population = Population(
             inheritance, options, self.scheduler, self.journal, self._watch, self._hear, self._printed.ended
         )

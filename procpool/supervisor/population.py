@@ -208,7 +208,7 @@ class Population:
         if self._options.min_workers is None or self._wanted >= self._most:
             return
         starting = any(not self.ready(process) for process in self.present.values())
-        if self._scheduler.queue and not self._scheduler.idle and not starting:
+        if self._scheduler.starved() and not starting:
             self._wanted += 1
 
     def _expire(self, now: float) -> None:

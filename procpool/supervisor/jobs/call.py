@@ -122,6 +122,7 @@ class Job(Future[Any]):
     bound = False  #: it is for the very worker that it was given to, and ends with it
     priority = 0  #: those of higher priority are sent first
     key: int | None = None  #: token of its key: jobs of one key run in order on one worker
+    tenant: str = ""  #: whose it is, in a pool with tenants
     deadline: Deadline = Deadline.NEVER  #: when its caller gives up, wherever it is then
     queued = False  #: it is in a queue of the scheduler, which alone writes this and the next
     dropped = False  #: it has ended while it was queued, and is still there
