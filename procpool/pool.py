@@ -67,6 +67,7 @@ from .supervisor.launch import Inheritance, reserve_stdio
 from .supervisor.lease import Lease, Request
 from .supervisor.leasing import Leasing
 from .supervisor.prompt import PromptCalls
+from .trust import Trust
 from .warming import Warming, check_possible, compiled_keeper
 from .wasi import (
     CAPTURE,
@@ -183,6 +184,12 @@ class ProcessWasmPool(Lifetime):
             another one, need not compile.
         features: proposals for WebAssembly that the modules may use beside those that wasmtime allows by itself:
             ``["custom-page-sizes"]``.  See `Feature`.
+        trust: which answers of workers are unpickled: whoever has taken over a worker can run any code here by one of
+            those.  ``"auto"``: results and exceptions of callables; other exceptions only if Python code of yours runs with
+            every job anyhow, being among ``imports``, ``start`` or ``warm``, or the ``initializer``.  ``"nothing"``: none.
+            Then callables return plain data: None, bool, int, float, complex, str, bytes, bytearray, and tuples, lists,
+            dicts, sets and frozensets of these, and numpy's arrays and numbers.  Exceptions of other types than Python's
+            own and procpool's come as a RemoteError.  ``"workers"``: all.
 
     Raises:
         InvalidModule: ``src`` is not a module that wasmtime accepts.
@@ -252,6 +259,7 @@ class ProcessWasmPool(Lifetime):
         start_timeout: float = 60.0,
         cache: bool = True,
         features: Sequence[Feature] = (),
+        trust: Trust = "auto",
     ) -> None:
         options = PoolOptions(
             workers=usable_cpus() if workers is None else workers,
@@ -288,6 +296,7 @@ class ProcessWasmPool(Lifetime):
             cache=cache,
             features=features,
             modules={} if modules is None else modules,
+            trust=trust,
         )
         self._options = options
         self._timeout = options.timeout
@@ -349,6 +358,7 @@ class ProcessWasmPool(Lifetime):
             spec = None if self._wasi is None else self._wasi.spec()
             environment = wire.Environment(found, options.initializer, tuple(options.initargs), spec, steps)
             self._visible = bool(found)  # whether Python code runs with a call
+            self._trusted = options.trusted
             if self._wasi is not None:
                 empty_files(stdout=self._wasi.stdout, stderr=self._wasi.stderr)
             snapshot = -1 if saved is None else saved.state
@@ -360,7 +370,8 @@ class ProcessWasmPool(Lifetime):
                 keeper = compiled_keeper(snapshot, program, options)
                 on_failure.callback(os.close, keeper)
                 environment = environment._replace(start=())  # it is behind all instances
-            guest = options.guest(cloudpickle.dumps(environment), bool(self.imports), self._name)
+            pickles = self._trusted.all
+            guest = options.guest(cloudpickle.dumps(environment), bool(self.imports), self._name, pickles)
             limits = options.guest_limits()
             inheritance = Inheritance(
                 compiled.artifacts,
@@ -548,11 +559,12 @@ class ProcessWasmPool(Lifetime):
         if function is None and callable(export) and not isinstance(export, ExportFunction):
             if self._dispatcher.closing:  # before the user's code is asked how it pickles
                 raise self._dispatcher.why_closed()
-            job: Job = ShippedCall(self._shipped.ship(export), args, limit, capture(True, limit, at))
+            context = capture(True, limit, at)
+            job: Job = ShippedCall(self._shipped.ship(export), args, limit, context, self._trusted.callables)
         else:
             function = function or self._function(export)
             frame = function.frame(wire.SUBMIT, function.pack(args), capture(self._visible, limit, at))
-            job = Job(function.name, frame, function.codec.unpack, limit)
+            job = Job(function.name, frame, function.unpack, limit)
         if priority:
             job.priority = priority
         if key is not None:
@@ -1082,10 +1094,10 @@ class ProcessWasmPool(Lifetime):
             self._check_open()
             shipped, limit = self._shipped.ship(export), options.item_timeout
             context, deadline = capture(True, limit), deadline_of(None, None)
-            retries = self._options.retries
+            retries, pickled = self._options.retries, self._trusted.callables
 
             def make(row: Iterable[Any]) -> Job:
-                job = ShippedCall(shipped, tuple(row), limit, context)
+                job = ShippedCall(shipped, tuple(row), limit, context, pickled)
                 job.retries = retries
                 job.deadline = deadline
                 return job

@@ -155,7 +155,7 @@ class Warming:
                 self.functions,
                 self.compiled.program,
                 options.guest_limits(),
-                options.guest(cloudpickle.dumps(environment), True, self.name),
+                options.guest(cloudpickle.dumps(environment), True, self.name, self.options.trusted.all),
                 1,
                 1,
                 capture=capture,

@@ -52,6 +52,7 @@ WRONG: list[tuple[str, list[Any], str]] = [
     ("rlimits", [[], "AS", 1], "a mapping"),
     ("wasi", [True, {}, "wasi"], "a WasiConfig"),
     ("cache", [None, 1, "yes"], "True or False"),
+    ("trust", ["all", None, True, []], "'auto', 'nothing', 'workers'"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from .frames import *
 from .layout import *
+from .plain import *
 from .reports import *
 from .settings import *
 from .snapshot import *

@@ -20,8 +20,8 @@ class ShippedFunctions:
         self._surface = surface
         self._payloads = payloads
 
-    def run(self, payload: bytes) -> bytes:
-        """Run the call that ``payload`` describes; the payload of its result.
+    def run(self, payload: bytes, pickled: bool = True) -> bytes:
+        """Run the call that ``payload`` describes; the payload of its result, which is a pickle or plain data.
 
         Raises:
             CorruptStream: it is none that our parent would send.
@@ -34,7 +34,7 @@ class ShippedFunctions:
         if isinstance(function, _Unloaded):
             function = self._functions[digest] = function.load()
         args = values.load(payload, self._payloads.slot, slots=values.ARGUMENTS, at=start)
-        return self._payloads.result(function(self._surface, *args), taken)
+        return self._payloads.result(function(self._surface, *args), taken, pickled)
 
     def learn(self, payload: bytes) -> tuple[bytes, int, int]:
         """Forget and learn what it says: afterwards the parent knows which functions are here, whatever the call does.
