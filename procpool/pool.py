@@ -69,6 +69,7 @@ from .supervisor.lease import Lease, Request
 from .supervisor.leasing import Leasing
 from .supervisor.prompt import PromptCalls
 from .tenancy import NOBODY, as_tenant, tenant_of
+from .trust import Trust
 from .warming import Warming, check_possible, compiled_keeper
 from .wasi import (
     CAPTURE,
@@ -192,6 +193,12 @@ class ProcessWasmPool(Lifetime):
         callables: false refuses Python callables, in `submit`, `map` and the like.
         features: proposals for WebAssembly that the modules may use beside those that wasmtime allows by itself:
             ``["custom-page-sizes"]``.  See `Feature`.
+        trust: which answers of workers are unpickled: whoever has taken over a worker can run any code here by one of
+            those.  ``"auto"``: results and exceptions of callables; other exceptions only if Python code of yours runs with
+            every job anyhow, being among ``imports``, ``start`` or ``warm``, or the ``initializer``.  ``"nothing"``: none.
+            Then callables return plain data: None, bool, int, float, complex, str, bytes, bytearray, and tuples, lists,
+            dicts, sets and frozensets of these, and numpy's arrays and numbers.  Exceptions of other types than Python's
+            own and procpool's come as a RemoteError.  ``"workers"``: all.
 
     Raises:
         InvalidModule: ``src`` is not a module that wasmtime accepts.
@@ -265,6 +272,7 @@ class ProcessWasmPool(Lifetime):
         tenants: bool = False,
         callables: bool = True,
         features: Sequence[Feature] = (),
+        trust: Trust = "auto",
     ) -> None:
         options = PoolOptions(
             workers=usable_cpus() if workers is None else workers,
@@ -304,6 +312,7 @@ class ProcessWasmPool(Lifetime):
             callables=callables,
             features=features,
             modules={} if modules is None else modules,
+            trust=trust,
         )
         self._options = options
         self._timeout = options.timeout
@@ -366,6 +375,7 @@ class ProcessWasmPool(Lifetime):
             environment = wire.Environment(found, options.initializer, tuple(options.initargs), spec, steps)
             self._sandbox = decide(options.sandbox, environment, options.callables, warming)
             self._visible = bool(found)  # whether Python code runs with a call
+            self._trusted = options.trusted
             if self._wasi is not None:
                 empty_files(stdout=self._wasi.stdout, stderr=self._wasi.stderr)
             snapshot = -1 if saved is None else saved.state
@@ -378,7 +388,8 @@ class ProcessWasmPool(Lifetime):
                 on_failure.callback(os.close, keeper)
                 environment = environment._replace(start=())  # it is behind all instances
             told = self._sandbox.told
-            guest = options.guest(cloudpickle.dumps(environment), bool(self.imports), self._name, told)
+            pickles = self._trusted.all
+            guest = options.guest(cloudpickle.dumps(environment), bool(self.imports), self._name, pickles, told)
             limits = options.guest_limits()
             inheritance = Inheritance(
                 compiled.artifacts,
@@ -575,11 +586,12 @@ class ProcessWasmPool(Lifetime):
         if function is None and callable(export) and not isinstance(export, ExportFunction):
             if self._dispatcher.closing:  # before the user's code is asked how it pickles
                 raise self._dispatcher.why_closed()
-            job: Job = ShippedCall(self._shipped.ship(export), args, limit, capture(True, limit, at))
+            context = capture(True, limit, at)
+            job: Job = ShippedCall(self._shipped.ship(export), args, limit, context, self._trusted.callables)
         else:
             function = function or self._function(export)
             frame = function.frame(wire.SUBMIT, function.pack(args), capture(self._visible, limit, at))
-            job = Job(function.name, frame, function.codec.unpack, limit)
+            job = Job(function.name, frame, function.unpack, limit)
         job.tenant = self._whose()
         if priority:
             job.priority = priority
@@ -630,8 +642,8 @@ class ProcessWasmPool(Lifetime):
     def tenant(self, name: str) -> contextlib.AbstractContextManager[None]:
         """``with pool.tenant("alice"):`` has all that is given to the pool inside belong to that tenant.
 
-        Of a pool made with ``tenants=True``.  A worker process serves the tenant of its first job until it ends; another tenant
-        gets another process, forked anew from the template.  A worker that is idle gives way to a tenant who has
+        Of a pool made with ``tenants=True``.  A worker process serves the tenant of its first job until it ends; another
+        tenant gets another process, forked anew from the template.  A worker that is idle gives way to a tenant who has
         none, and so does one of the tenant who has most; no job is interrupted.  What is given outside of such a block
         belongs to nobody, who is a tenant like any other.  The tenant of a map is that of the block where it was begun.  It
         holds for the thread or task, as :func:`context` does.
@@ -1140,10 +1152,10 @@ class ProcessWasmPool(Lifetime):
             self._check_open()
             shipped, limit = self._shipped.ship(export), options.item_timeout
             context, deadline = capture(True, limit), deadline_of(None, None)
-            retries = self._options.retries
+            retries, pickled = self._options.retries, self._trusted.callables
 
             def make(row: Iterable[Any]) -> Job:
-                job = ShippedCall(shipped, tuple(row), limit, context)
+                job = ShippedCall(shipped, tuple(row), limit, context, pickled)
                 job.retries = retries
                 job.deadline = deadline
                 return job

@@ -55,6 +55,7 @@ WRONG: list[tuple[str, list[Any], str]] = [
     ("sandbox", ["on", None, True, 1, []], "'off', 'default', 'strict'"),
     ("tenants", [None, 1, "yes"], "True or False"),
     ("callables", [None, 1, "yes"], "True or False"),
+    ("trust", ["all", None, True, []], "'auto', 'nothing', 'workers'"),
 ]
 
 

@@ -155,12 +155,12 @@ def _work(blueprint: Blueprint, fds: Sequence[int]) -> int:
         raise
     except BaseException as error:
         stage = next(filter(None, (room.instances.stages.of(error) for room in rooms)), None)
-        replies[0].flush(unfit(error, stage))
+        replies[0].flush(unfit(error, stage, settings.guest.pickles))
         return 0
     threads = [threading.Thread(target=_serve, args=(room, settings), daemon=True) for room in rooms[1:]]
     for thread in threads:
         _start_thread(thread)
-    replies[0].flush(wire.reply(wire.READY, wire.COUNT.pack(os.getpid())))
+    replies[0].flush(wire.reply(wire.READY))
     Loop(rooms[0], settings).serve()
     for thread in threads:
         thread.join()
@@ -228,7 +228,9 @@ def _furnish(
         replies_fd=replies_fd,
         instances=instances,
         functions=ShippedFunctions(surface, payloads, settings.guest.confinement.locked),
-        commands=CommandRunner(instantiator, instances, payloads, replies, streams, settings.instances == 1),
+        commands=CommandRunner(
+            instantiator, instances, payloads, replies, streams, settings.instances == 1, settings.guest.pickles
+        ),
         access=Access(instances, surface, arena, payloads, streams),
         arena=arena,
         board=board[first : first + wire.BOARD_ROW],
@@ -254,7 +256,7 @@ def _serve(room: Room, settings: wire.Settings) -> None:
     """A further thread's life.  What ends it otherwise than by the end of its pipe ends the process."""
     try:
         attach_logs(room.replies)
-        room.replies.flush(wire.reply(wire.READY, wire.COUNT.pack(os.getpid())))
+        room.replies.flush(wire.reply(wire.READY))
         Loop(room, settings).serve()
     except (BrokenPipeError, ConnectionResetError):
         os._exit(0)

@@ -41,6 +41,7 @@ class Export:
         self.pack: Callable[[tuple[Any, ...]], bytes] = codec.pack
         size = SLOT * len(codec.signature.params)
         self._size = size
+        self.reply_size: int = wire.REPLY.size + SLOT * len(codec.signature.results)  #: of a reply with results, in bytes
         self.call_header: bytes = wire.JOB.pack(size, index, wire.CALL, 0)
         self.submit_header: bytes = wire.JOB.pack(size, index, wire.SUBMIT, 0)
         # A call without a context goes into the page, and its reply comes out, in one step each.
@@ -63,19 +64,26 @@ class Export:
             flags |= wire.HAS_CONTEXT
         return wire.JOB.pack(len(context) + self._size, self.index, kind, flags) + context + slots
 
-    def result(self, status: int, payload: bytes) -> Any:
-        """The value a reply stands for; what was pickled in the worker is unpickled here, in the caller's thread.
+    def unpack(self, payload: bytes) -> Any:
+        """The results in the payload of a reply.
 
         Raises:
-            The exception it stands for.
+            ValueError: they are none of this export's.
         """
-        if status == wire.OK:
-            return self.codec.unpack(payload)
-        raise wire.loaded(wire.report_of(status, payload, self.name))
+        if wire.REPLY.size + len(payload) != self.reply_size:
+            raise ValueError(f"{len(payload)} bytes as the results of {self.name}")
+        return self.codec.unpack(payload)
 
 
 class Owner(Protocol):
     """What a job asks of the pool that runs it."""
+
+    @property
+    def pickles(self) -> bool:
+        """Whether exceptions come back as pickles; see `Trusted`."""
+
+    def nonsense(self, lane: Lane, error: Exception) -> None:
+        """A worker has sent what no sound worker sends.  From any thread."""
 
     def cancelled(self, job: Job, queued: bool) -> None:
         """It was cancelled, queued or in a worker.  From any thread."""
@@ -124,10 +132,12 @@ class Job(Future[Any]):
     key: int | None = None  #: token of its key: jobs of one key run in order on one worker
     tenant: str = ""  #: whose it is, in a pool with tenants
     deadline: Deadline = Deadline.NEVER  #: when its caller gives up, wherever it is then
+    trusted: bool | None = None  #: whether what it ends in is a pickle; None if that is as its owner says
     queued = False  #: it is in a queue of the scheduler, which alone writes this and the next
     dropped = False  #: it has ended while it was queued, and is still there
     in_flight = False  #: it is in a lane, which alone writes this
     retries: int = 0  #: how often it may still be run again after its worker died
+    losses: int = 0  #: how often a worker died that was to begin it next; written by lanes
     owner: Owner | None = None  #: None before it is submitted
     _making = threading.Lock()
 
@@ -147,6 +157,11 @@ class Job(Future[Any]):
         self.limit = limit  #: seconds it may run, from when a worker turns to it
         #: nobody waits for it any more: stop it as soon as it runs, and drop what comes of it
         self.expired: bool = False
+
+    @property
+    def pickled(self) -> bool:
+        """Whether an exception comes back as a pickle."""
+        return self.owner is not None and self.owner.pickles if self.trusted is None else self.trusted
 
     @property
     def _condition(self) -> Condition:  # type: ignore[override]
@@ -317,11 +332,20 @@ class Job(Future[Any]):
         """
         if status == wire.INTERRUPTED and self.expired:  # as it was asked to
             return
-        told = wire.report_of(status, payload, self.name)
+        self.end_in(wire.report_of(status, payload, self.name, self.pickled))
+
+    def end_in(self, told: wire.Report) -> None:
+        """End it with a failure, loaded where the user's code runs."""
         if isinstance(told, BaseException):
             self.fail(told)
         else:
             self.post(lambda: self.fail(told.load()))
+
+    def refuse(self, lane: Lane, error: Exception) -> None:
+        """What it was answered has turned out to be no answer, after others of its worker's were heard."""
+        if self.owner is not None:
+            self.owner.nonsense(lane, error)
+        self.fail(lane.port.process.refused(self.name, error))
 
     def post(self, code: Callable[[], object]) -> None:
         """Run the user's code where its owner has it run."""
