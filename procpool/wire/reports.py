@@ -46,7 +46,14 @@ _BUILTIN = [
     and kind.__name__ != "ExceptionGroup"  # it would be made of other exceptions
 ]
 _OURS = (
-    *(errors.ArgumentOutOfRange, errors.BadArguments, errors.BadImport, errors.BadSnapshot, errors.BadWasi),
+    *(
+        errors.ArgumentOutOfRange,
+        errors.BadArguments,
+        errors.BadImport,
+        errors.BadSnapshot,
+        errors.BadWasi,
+        errors.SandboxUnavailable,
+    ),
     *(errors.GuestError, errors.MissingImport, errors.OutputLimit, errors.RemoteError, errors.UnknownExport),
 )
 _KNOWN: dict[str, type[Exception]] = {f"{kind.__module__}.{kind.__name__}": kind for kind in (*_BUILTIN, *_OURS)}
