@@ -17,6 +17,7 @@ from .checks import boolean, choice, count, is_int, positive, seconds, shown
 from .confinement import SandboxLevel
 from .engine import EngineSettings, checked_features
 from .imports import OnMissing, checked_renames
+from .trust import Trust, Trusted
 from .wasi import WasiConfig
 
 #: The most workers a pool can have: rows of the shared board, 64 bytes each.
@@ -108,8 +109,10 @@ class PoolOptions:
     cache: bool = True
     features: Sequence[str] = ()  #: proposals that the module may use
     sandbox: SandboxLevel = "default"
+    tenants: bool = False  #: jobs of different tenants share no process
     callables: bool = True  #: whether it takes Python callables
     modules: Mapping[str, Any] = field(default_factory=dict)  #: those that are linked to it, by name
+    trust: Trust = "auto"  #: what of the workers' answers is unpickled
 
     def __post_init__(self) -> None:
         checked_workers(self.workers)
@@ -121,6 +124,7 @@ class PoolOptions:
         choice("isolation", self.isolation, *get_args(Isolation))
         choice("balance", self.balance, *get_args(Balance))
         choice("on_full", self.on_full, *get_args(OnFull))
+        choice("trust", self.trust, *get_args(Trust))
         choice("start_method", self.start_method, *get_args(StartMethod))
         for name in ("memory_limit", "fuel", "max_stack", "recycle_memory", "max_pending", "max_worker_memory"):
             positive(name, getattr(self, name))
@@ -129,6 +133,7 @@ class PoolOptions:
         boolean("cache", self.cache)
         choice("sandbox", self.sandbox, *get_args(SandboxLevel))
         boolean("callables", self.callables)
+        boolean("tenants", self.tenants)
         if self.on_missing_import is not None and not callable(self.on_missing_import):
             choice("on_missing_import", self.on_missing_import, "trap", "zero")
         for name, function in (("initializer", self.initializer), ("on_event", self.on_event)):
@@ -171,6 +176,13 @@ class PoolOptions:
         return () if self.warm is None else _sequence("warm", self.warm)
 
     @property
+    def trusted(self) -> Trusted:
+        """What of the workers' answers is unpickled."""
+        imported = (value for names in self.imports.values() for value in names.values())
+        steps = (*(self.start or ()), *self.warm_steps)
+        return Trusted.given(self.trust, (*imported, self.on_missing_import, self.initializer, *steps))
+
+    @property
     def round_robin(self) -> bool:
         """Take idle workers in turn, not the last used one."""
         return self.balance == "round_robin"
@@ -185,7 +197,7 @@ class PoolOptions:
         return wire.GuestLimits(self.memory_limit, self.fuel, self.max_stack, self.recycle_memory)
 
     def guest(
-        self, environment: bytes, exactly_once: bool, module: str, confinement: wire.Confinement | None = None
+        self, environment: bytes, exactly_once: bool, module: str, pickles: bool, confinement: wire.Confinement
     ) -> wire.Guest:
         """What travels to a worker about how instances are made.
 
@@ -193,21 +205,14 @@ class PoolOptions:
             environment: pickled wire.Environment.
             exactly_once: no call may be run again after its worker died, because it has effects outside.
             module: the module's name, for people.
-            confinement: what workers give up; nothing by default.
+            pickles: exceptions and the like are unpickled here; see `Trusted`.
+            confinement: what workers give up.
         """
         fresh, restored = self.isolation == "fresh", self.isolation == "snapshot"
         limits = resource_limits(self.rlimits)
         return wire.Guest(
-            fresh,
-            self.prewarm,
-            exactly_once,
-            environment,
-            limits,
-            log_levels(),
-            module,
-            tuple(self.features),
-            restored,
-            wire.Confinement() if confinement is None else confinement,
+            *(fresh, self.prewarm, exactly_once, environment, limits, log_levels(), module, tuple(self.features)),
+            *(restored, pickles, confinement),
         )
 
 

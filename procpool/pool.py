@@ -64,6 +64,8 @@ from .supervisor.launch import Inheritance, reserve_stdio
 from .supervisor.lease import Lease, Request
 from .supervisor.leasing import Leasing
 from .supervisor.prompt import PromptCalls
+from .tenancy import NOBODY, as_tenant, tenant_of
+from .trust import Trust
 from .warming import Warming, compiled_keeper
 from .wasi import (
     CAPTURE,
@@ -179,9 +181,17 @@ class ProcessWasmPool(Lifetime):
             could do: ``"default"`` all that the system lets them, if no Python code of yours can run in them (see
             ``callables``); ``"strict"`` all, whatever runs in them, and the pool is not made if something is missing;
             ``"off"`` nothing.  `sandbox` says what came of it.
+        tenants: jobs belong to tenants, see `tenant`, and those of different ones never share a process.  Each call is
+            queued then, and nothing is sent ahead to a worker that is busy.
         callables: false refuses Python callables, in `submit`, `map` and the like.
         features: proposals for WebAssembly that the modules may use beside those that wasmtime allows by itself:
             ``["custom-page-sizes"]``.  See `Feature`.
+        trust: which answers of workers are unpickled: whoever has taken over a worker can run any code here by one of
+            those.  ``"auto"``: results and exceptions of callables; other exceptions only if Python code of yours runs with
+            every job anyhow, being among ``imports``, ``start`` or ``warm``, or the ``initializer``.  ``"nothing"``: none.
+            Then callables return plain data: None, bool, int, float, complex, str, bytes, bytearray, and tuples, lists,
+            dicts, sets and frozensets of these, and numpy's arrays and numbers.  Exceptions of other types than Python's
+            own and procpool's come as a RemoteError.  ``"workers"``: all.
 
     Raises:
         InvalidModule: ``src`` is not a module that wasmtime accepts.
@@ -252,8 +262,10 @@ class ProcessWasmPool(Lifetime):
         start_timeout: float = 60.0,
         cache: bool = True,
         sandbox: SandboxLevel = "default",
+        tenants: bool = False,
         callables: bool = True,
         features: Sequence[Feature] = (),
+        trust: Trust = "auto",
     ) -> None:
         options = PoolOptions(
             workers=usable_cpus() if workers is None else workers,
@@ -289,9 +301,11 @@ class ProcessWasmPool(Lifetime):
             start_timeout=start_timeout,
             cache=cache,
             sandbox=sandbox,
+            tenants=tenants,
             callables=callables,
             features=features,
             modules={} if modules is None else modules,
+            trust=trust,
         )
         self._options = options
         self._timeout = options.timeout
@@ -342,6 +356,7 @@ class ProcessWasmPool(Lifetime):
             environment = wire.Environment(found, options.initializer, tuple(options.initargs), spec, prepared.start)
             self._sandbox = decide(options.sandbox, environment, options.callables, prepared.warm)
             self._visible = bool(found)  # whether Python code runs with a call
+            self._trusted = options.trusted
             if self._wasi is not None:
                 empty_files(stdout=self._wasi.stdout, stderr=self._wasi.stderr)
             snapshot = -1 if saved is None else saved.state
@@ -356,7 +371,8 @@ class ProcessWasmPool(Lifetime):
                 on_failure.callback(os.close, keeper)
                 environment = environment._replace(start=())  # it is behind all instances
             told = self._sandbox.told
-            guest = options.guest(cloudpickle.dumps(environment), bool(self.imports), self._name, told)
+            pickles = self._trusted.all
+            guest = options.guest(cloudpickle.dumps(environment), bool(self.imports), self._name, pickles, told)
             limits = options.guest_limits()
             inheritance = Inheritance(
                 compiled.artifacts,
@@ -408,6 +424,8 @@ class ProcessWasmPool(Lifetime):
         """
         deadline = deadline_of(timeout, self._timeout)
         function = (self._functions.get(export) if isinstance(export, str) else None) or self._function(export)
+        if self._options.tenants:  # a caller that takes a worker itself does not ask whose it is
+            return _result(self._dispatcher.submit(self._call_job(function.name, args, deadline), deadline))
         if self._dispatcher.closed:
             raise self._dispatcher.why_closed()
         return self._direct.call(function, args, deadline)
@@ -500,7 +518,14 @@ class ProcessWasmPool(Lifetime):
         self, export: str | Callable[..., Any], priority: int, key: Hashable, retries: int | None
     ) -> Callee | None:
         """The function that a call without anything special is for; None if it has to be looked into."""
-        if type(priority) is not int or priority or key is not None or retries is not None or not isinstance(export, str):
+        if (
+            self._options.tenants
+            or type(priority) is not int
+            or priority
+            or key is not None
+            or retries is not None
+            or not isinstance(export, str)
+        ):
             return None
         return self._functions.get(export)
 
@@ -524,11 +549,15 @@ class ProcessWasmPool(Lifetime):
         if function is None and callable(export) and not isinstance(export, ExportFunction):
             if self._dispatcher.closing:  # before the user's code is asked how it pickles
                 raise self._dispatcher.why_closed()
-            job: Job = ShippedCall(self._shipped.ship(export), args, limit, capture(True, limit, at))
+            context = capture(True, limit, at)
+            job: Job = ShippedCall(self._shipped.ship(export), args, limit, context, self._trusted.callables)
         else:
             job = (function or self._function(export)).job(args, capture(self._visible, limit, at), limit)
+        job.tenant = self._whose()
         if priority:
             job.priority = priority
+        if key is not None and self._options.tenants:
+            raise ValueError("key and tenants=True do not go together: jobs of a tenant may go to any of its workers")
         if key is not None:
             self._check_open()
             job.owner = self._dispatcher  # whom it gives its key back to, however it ends, and just once
@@ -561,6 +590,26 @@ class ProcessWasmPool(Lifetime):
                 taken.exception()
             job.cancel()
             raise
+
+    def tenant(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """``with pool.tenant("alice"):`` has all that is given to the pool inside belong to that tenant.
+
+        Of a pool made with ``tenants=True``.  A worker process serves the tenant of its first job until it ends; another
+        tenant gets another process, forked anew from the template.  A worker that is idle gives way to a tenant who has
+        none, and so does one of the tenant who has most; no job is interrupted.  What is given outside of such a block
+        belongs to nobody, who is a tenant like any other.  The tenant of a map is that of the block where it was begun.  It
+        holds for the thread or task, as :func:`context` does.
+
+        Raises:
+            ValueError: the pool has no tenants, or the name is empty.
+            TypeError: it is no str.
+        """
+        if not self._options.tenants:
+            raise ValueError("this pool does not tell tenants apart; make it with tenants=True")
+        return as_tenant(id(self), name)
+
+    def _whose(self) -> str:
+        return tenant_of(id(self)) if self._options.tenants else NOBODY
 
     def function(self, export: str) -> ExportFunction:
         """An export as a callable: ``pool.function("add")(1, 2)`` is ``pool.call("add", 1, 2)``.
@@ -752,7 +801,9 @@ class ProcessWasmPool(Lifetime):
         spec, base = config.spec(), self._spec
         assert base is not None  # who runs commands has said what they may see
         check_run(self._sandbox.told, base, spec)
-        return CommandRun(spec, text, check, lines, limit, context)
+        command = CommandRun(spec, text, check, lines, limit, context)
+        command.tenant = self._whose()
+        return command
 
     def _begun(
         self, config: WasiConfig, stdout: Stream, stderr: Stream, text: bool, check: bool, deadline: Deadline
@@ -809,6 +860,7 @@ class ProcessWasmPool(Lifetime):
         given = Rows(runs)
         empty_files(stdout=options.get("stdout"), stderr=options.get("stderr"))
         course = CallableMap(self._dispatcher, make, given.rows(), given.total, shape, self)
+        course.tenant = self._whose()
         self._maps.add(course)
         course.start()
         return MapResults.of(course)
@@ -860,7 +912,9 @@ class ProcessWasmPool(Lifetime):
         self._check_open()
         module = (self._callables, self._kind.types, self._shipped.calls)
         lease = Lease(self._dispatcher, self._direct, *module, self._visible, self._timeout)
-        return lease, Request()
+        request = Request()
+        request.tenant = self._whose()
+        return lease, request
 
     def put(self, lease: Lease, discard: bool = False) -> None:
         """Give a leased instance back; with ``discard`` it is thrown away.
@@ -1050,10 +1104,10 @@ class ProcessWasmPool(Lifetime):
             self._check_open()
             shipped, limit = self._shipped.ship(export), options.item_timeout
             context, deadline = capture(True, limit), deadline_of(None, None)
-            retries = self._options.retries
+            retries, pickled = self._options.retries, self._trusted.callables
 
             def make(row: Iterable[Any]) -> Job:
-                job = ShippedCall(shipped, tuple(row), limit, context)
+                job = ShippedCall(shipped, tuple(row), limit, context, pickled)
                 job.retries = retries
                 job.deadline = deadline
                 return job
@@ -1062,6 +1116,7 @@ class ProcessWasmPool(Lifetime):
         else:
             function = self._mappable(export)
             course = self._kind.course(self._dispatcher, function, given, options, self._visible, self)
+        course.tenant = self._whose()
         self._maps.add(course)
         course.start()
         return course
@@ -1109,6 +1164,7 @@ class ProcessWasmPool(Lifetime):
         options = MapOptions.checked(timeout, progress=progress, default_item_timeout=self._timeout)
         source = ArraySource(function.name, function.codec.signature, arrays, out, casting)
         course = ArrayMap(self._dispatcher, function, source, options, capture(self._visible), self)
+        course.tenant = self._whose()
         course.start()
         for _ in Waiting(course):
             pass

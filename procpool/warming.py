@@ -158,7 +158,7 @@ class Warming:
                 self.functions,
                 self.compiled.program,
                 options.guest_limits(),
-                options.guest(cloudpickle.dumps(environment), True, self.name, confinement),
+                options.guest(cloudpickle.dumps(environment), True, self.name, self.options.trusted.all, confinement),
                 1,
                 1,
                 capture=capture,

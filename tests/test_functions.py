@@ -259,8 +259,8 @@ def test_a_worker_forgets_what_it_is_told_to() -> None:
         sent.answered()
         assert set(functions._functions) == set(sent._known) and len(sent) <= 3
     shipped = shipper.ship(plain)
-    assert values.detach(functions.run(call_of(shipped, True, [])), no_slot).load() == 1
-    assert values.detach(functions.run(call_of(shipped, False, [])), no_slot).load() == 1
+    assert values.detach(functions.run(call_of(shipped, True, [])), no_slot, pickled=True).load() == 1
+    assert values.detach(functions.run(call_of(shipped, False, [])), no_slot, pickled=True).load() == 1
     for payload in (
         b"",
         call_of(shipped_of(1), False, []),

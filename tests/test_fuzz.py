@@ -52,7 +52,7 @@ class Bare:
         os.close(jobs_theirs)
         os.close(replies_theirs)
         control_theirs.close()
-        assert self.control.recv(16) == wire.reply(wire.READY, wire.COUNT.pack(self.process.pid))
+        assert self.control.recv(16) == wire.reply(wire.READY)
 
     def close(self) -> None:
         if self.jobs >= 0:
@@ -240,7 +240,7 @@ def test_a_worker_is_ready_once(nothing_left: None) -> None:
     with ProcessWasmPool(KERNELS, workers=1, timeout=DEADLINE) as pool:
         for status in (wire.READY, wire.UNFIT):
             with pytest.raises(WorkerCrashed):
-                pool.submit(_say_and_go_on, wire.reply(status, wire.COUNT.pack(1))).result(DEADLINE)
+                pool.submit(_say_and_go_on, wire.reply(status)).result(DEADLINE)
             assert pool.call("add", 1, 2) == 3
         assert pool.stats().killed == 2
 

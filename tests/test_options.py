@@ -53,7 +53,9 @@ WRONG: list[tuple[str, list[Any], str]] = [
     ("wasi", [True, {}, "wasi"], "a WasiConfig"),
     ("cache", [None, 1, "yes"], "True or False"),
     ("sandbox", ["on", None, True, 1, []], "'off', 'default', 'strict'"),
+    ("tenants", [None, 1, "yes"], "True or False"),
     ("callables", [None, 1, "yes"], "True or False"),
+    ("trust", ["all", None, True, []], "'auto', 'nothing', 'workers'"),
 ]
 
 

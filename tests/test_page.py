@@ -159,7 +159,7 @@ def test_a_posted_call_is_made_by_wasm(sides: Sides) -> None:
         assert sides.work() == server.GAVE_UP
         assert sides.turn == page.ASLEEP
         assert sides.values(name) == (wire.OK, results)
-        assert not sides.channel.numbered
+        assert not sides.channel.reply()[page.NUMBERED]
     assert sides.by_python == [] and sides.piped() == b""
 
 
@@ -200,7 +200,7 @@ def test_a_trap_is_answered_as_by_python(sides: Sides, leaves: bool) -> None:
         assert wire.REPLY.unpack_from(sides.piped())[1] == wire.TRAP
     else:
         assert sides.channel.reply()[4] == wire.TRAP
-        assert sides.channel.numbered
+        assert sides.channel.reply()[page.NUMBERED]
         assert sides.piped() == b""
 
 
@@ -216,7 +216,7 @@ def test_what_is_no_plain_call_is_python_s(sides: Sides) -> None:
         assert sides.attendant.attend(5, answered=False) == 6
         assert len(sides.by_python) == before + 1
         assert sides.channel.reply() == wire.reply(wire.VALUE, b"by Python")[:5] + b"\1" + sides.answer[6:]
-        assert sides.channel.numbered
+        assert sides.channel.reply()[page.NUMBERED]
 
 
 def test_an_export_that_is_called_often_becomes_wasm_s(sides: Sides) -> None:
@@ -235,7 +235,7 @@ def test_a_call_that_came_by_the_pipe_is_answered_in_the_page(sides: Sides) -> N
     assert sides.attendant.put(sides.answer)
     assert sides.attendant.attend(5) == 5, "it was counted when it came"
     assert sides.turn == page.ASLEEP
-    assert sides.channel.numbered
+    assert sides.channel.reply()[page.NUMBERED]
     assert sides.piped() == b""
 
 

@@ -42,7 +42,7 @@ class Untouchable(Exception):
 
 
 def raised(error: BaseException, status: int = wire.RAISED) -> wire.Raised:
-    report = wire.report_of(status, wire.exception_to_bytes(error), "f")
+    report = wire.report_of(status, wire.exception_to_bytes(error, pickled=True), "f", True)
     assert isinstance(report, wire.Raised)
     return report
 
@@ -60,7 +60,7 @@ def test_an_exception_is_received_in_two_steps() -> None:
 @pytest.mark.parametrize("what", ["exit", "interrupt", "no exception"])
 def test_whatever_unpickling_does_an_exception_comes_of_it(what: str) -> None:
     ran.clear()
-    report = wire.Raised("Traceback: it was thus", "", pickle.dumps(Hostile(what)))
+    report = wire.Raised("Traceback: it was thus", "", pickle.dumps(Hostile(what)), True)
     assert ran == []
     found: list[BaseException] = []
     thread = threading.Thread(target=lambda: found.append(report.load()))
@@ -73,12 +73,12 @@ def test_whatever_unpickling_does_an_exception_comes_of_it(what: str) -> None:
 
 def test_ctrl_c_is_not_swallowed() -> None:
     with pytest.raises(KeyboardInterrupt):
-        wire.Raised("", "", pickle.dumps(Hostile("interrupt"))).load()
+        wire.Raised("", "", pickle.dumps(Hostile("interrupt")), True).load()
 
 
 @pytest.mark.parametrize("data", [b"", b"nonsense", b"cno_such_module\nThing\n.", pickle.dumps(Untouchable())])
 def test_what_cannot_be_rebuilt_comes_as_its_text(data: bytes) -> None:
-    error = wire.Raised("the text", "", data).load()
+    error = wire.Raised("the text", "", data, True).load()
     assert type(error) is RemoteError and "the text" in str(error)
 
 
@@ -135,22 +135,22 @@ def test_a_text_that_is_no_unicode() -> None:
 )
 def test_nonsense_is_refused(status: int, payload: bytes) -> None:
     with pytest.raises(ValueError):
-        wire.report_of(status, payload, "f")
+        wire.report_of(status, payload, "f", True)
 
 
 @given(st.sampled_from([wire.RAISED, wire.UNFIT, wire.TRAP, wire.EXIT]), st.binary(max_size=60))
 def test_any_payload_is_taken_or_refused(status: int, payload: bytes) -> None:
     try:
-        report = wire.report_of(status, payload, "f")
+        report = wire.report_of(status, payload, "f", True)
     except ValueError:
         return
     assert isinstance(report, (wire.Raised, WasmTrap, GuestExit))
 
 
 def test_what_needs_no_code_is_ready() -> None:
-    trap = wire.report_of(wire.TRAP, wire.trap_to_bytes(WasmTrap("m" * (1 << 20), "CODE", None)), "f")
+    trap = wire.report_of(wire.TRAP, wire.trap_to_bytes(WasmTrap("m" * (1 << 20), "CODE", None)), "f", True)
     assert isinstance(trap, WasmTrap) and trap.export == "f" and trap.code == "CODE" and len(trap.message) < 1 << 17
-    status = wire.report_of(wire.EXIT, wire.exit_to_bytes(7, None), None)
+    status = wire.report_of(wire.EXIT, wire.exit_to_bytes(7, None), None, True)
     assert isinstance(status, GuestExit) and status.code == 7
 
 

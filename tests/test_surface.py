@@ -199,6 +199,7 @@ NOT_TRIED = {
     "from_iterable",
     "over",
     "save_snapshot",  # of a pool that has one: tests/test_snapshots.py
+    "tenant",  # likewise: tests/test_tenants.py
 } | {f"Lease.{name}" for name in ("acquire", "revoke", "ask", "grant", "decline")}
 #: They end the pool.
 ENDING = {"shutdown", "ashutdown", "terminate", "__exit__", "__aexit__"}

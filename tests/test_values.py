@@ -26,7 +26,7 @@ def through_slot(value: Any) -> tuple[Received, bytearray]:
     dumped = dump(value)
     area = bytearray(dumped.size)
     payload = dumped.place(2, memoryview(area))
-    return detach(payload, lambda number, size: memoryview(area)), area
+    return detach(payload, lambda number, size: memoryview(area), pickled=True), area
 
 
 def writable_numpy() -> Any:
@@ -57,7 +57,7 @@ LARGE_ONES = [
 def test_large_values_come_as_they_went_and_share_nothing(make: Any, inline: bool) -> None:
     value = make()
     if inline:
-        received = detach(dump(value).inline(), no_slot)
+        received = detach(dump(value).inline(), no_slot, pickled=True)
         assert (received.slot, received.end) == (INLINE, 0)
     else:
         received, area = through_slot(value)
@@ -80,7 +80,7 @@ def test_a_memoryview_comes_read_only_and_can_be_hashed() -> None:
 @pytest.mark.parametrize("inline", [False, True])
 def test_the_copy_made_on_arrival_is_the_only_one(make: Any, inline: bool) -> None:
     value = make()
-    received = detach(dump(value).inline(), no_slot) if inline else through_slot(value)[0]
+    received = detach(dump(value).inline(), no_slot, pickled=True) if inline else through_slot(value)[0]
     (buffer,) = received._buffers
     assert received.load() is buffer
 
@@ -103,7 +103,7 @@ def test_nobody_gets_a_window_on_the_slot() -> None:
 
 def test_a_value_may_begin_within_a_payload() -> None:
     payload = b"before" + dump((1, b"b" * LARGE)).inline()
-    assert detach(payload, no_slot, at=6).load() == (1, b"b" * LARGE)
+    assert detach(payload, no_slot, pickled=True, at=6).load() == (1, b"b" * LARGE)
 
 
 def described(number: int, entries: list[tuple[int, int]], data: bytes = b"N.", rest: bytes = b"") -> bytes:
@@ -136,7 +136,7 @@ def described(number: int, entries: list[tuple[int, int]], data: bytes = b"N.", 
 )
 def test_what_no_sender_of_ours_would_send_is_refused(payload: bytes) -> None:
     with pytest.raises(ValueError):
-        detach(payload, no_slot)
+        detach(payload, no_slot, pickled=True)
 
 
 @settings(max_examples=200)
@@ -146,7 +146,9 @@ def test_any_payload_is_taken_or_refused(payload: bytes, cut: int) -> None:
     for candidate in (payload, whole[:cut] + payload, described(2, [(0, 4)])[: 16 + cut] + payload):
         try:
             received = detach(
-                candidate, lambda number, size: memoryview(bytes(size)) if size < 1000 else no_slot(number, size)
+                candidate,
+                lambda number, size: memoryview(bytes(size)) if size < 1000 else no_slot(number, size),
+                pickled=True,
             )
         except (ValueError, AssertionError):
             continue

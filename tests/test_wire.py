@@ -63,14 +63,14 @@ def test_exceptions_travel_as_themselves_with_their_traceback() -> None:
     try:
         raise KeyError("lost")
     except KeyError as error:
-        data = wire.exception_to_bytes(error)
-    back = wire.loaded(wire.report_of(wire.RAISED, data, "f"))
+        data = wire.exception_to_bytes(error, pickled=True)
+    back = wire.loaded(wire.report_of(wire.RAISED, data, "f", True))
     assert isinstance(back, KeyError) and back.args == ("lost",)
     assert 'raise KeyError("lost")' in str(back.__cause__)
 
 
 def test_an_exception_that_cannot_be_rebuilt_comes_as_its_text() -> None:
-    back = wire.loaded(wire.report_of(wire.RAISED, wire.exception_to_bytes(Moody(1, 2)), "f"))
+    back = wire.loaded(wire.report_of(wire.RAISED, wire.exception_to_bytes(Moody(1, 2), pickled=True), "f", True))
     assert isinstance(back, RemoteError) and "1 and 2" in str(back)
 
 

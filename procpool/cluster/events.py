@@ -63,10 +63,8 @@ class ClusterJournal(Chronicle[ClusterEvent]):
 
 
 def _handle(payload: bytes, member: Member) -> None:
-    from ..wire import record_from_bytes
+    from ..wire import log_here, record_from_bytes
 
     record = record_from_bytes(payload)
     record.node = member.name
-    target = logging.getLogger(record.name)
-    if target.isEnabledFor(record.levelno):
-        target.handle(record)
+    log_here(record)

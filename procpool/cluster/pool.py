@@ -163,6 +163,7 @@ class ClusterWasmPool(Lifetime):
             _check_streams(checked.wasi.stdin, checked.wasi.stdout, checked.wasi.stderr)
         self._timeout = checked.timeout
         self._retries = checked.retries
+        self._trusted = checked.trusted
         self._wasi = checked.wasi
         self._name = os.path.basename(src) if is_path(src) else "<bytes>"
         sources = {name: _bytes_of(source) for name, source in modules.items()}
@@ -262,7 +263,7 @@ class ClusterWasmPool(Lifetime):
     def _job(self, export: str | Callable[..., Any], args: tuple[Any, ...], limit: float | None) -> CallUnit | ShippedUnit:
         self._conductor.check_open()
         if callable(export):
-            return ShippedUnit(self._shipped.ship(export), args, capture(True, limit), limit)
+            return ShippedUnit(self._shipped.ship(export), args, capture(True, limit), limit, self._trusted.callables)
         function = self._functions.get(export) or self._function(export)
         return CallUnit(function, args, capture(bool(self.imports)), limit)
 
@@ -439,9 +440,10 @@ class ClusterWasmPool(Lifetime):
             self._conductor.check_open()
             shipped, limit = self._shipped.ship(export), options.item_timeout
             context, deadline, retries = capture(True, limit), deadline_of(None, None), self._retries
+            pickled = self._trusted.callables
 
             def make(row: Iterable[Any]) -> Job:
-                job = ShippedUnit(shipped, tuple(row), context, limit)
+                job = ShippedUnit(shipped, tuple(row), context, limit, pickled)
                 job.retries = retries
                 job.deadline = deadline
                 return job
@@ -571,14 +573,16 @@ def _demand(
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in linked.items()}
     digest = hashlib.sha256(main).hexdigest()
     modules = {digest: main, **{digests[name]: data for name, data in linked.items()}}
-    terms = Terms(digest, digests, dict(options), log_levels())
+    # A node's pool has an initializer of ours, and passes on what comes of callables: it is told what that comes to.
+    trust = "workers" if checked.trusted.all else "nothing"
+    terms = Terms(digest, digests, {**options, "trust": trust}, log_levels())
     hello = {
         "host": list(wire.Host.here()),
         "lease": lease,
         "modules": list(modules),
         "terms": cloudpickle.dumps(terms),
     }
-    return Demand(hello, modules, lease, checked.retries)
+    return Demand(hello, modules, lease, checked.retries, checked.trusted.all)
 
 
 def _check_streams(stdin: Any, stdout: Any, stderr: Any) -> None:

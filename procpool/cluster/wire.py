@@ -77,6 +77,7 @@ class Unit(NamedTuple):
     retries: int  #: how often the node's pool may run it again after a worker died
     context: bytes  #: what `capture` gave, without a deadline
     items: int  #: of a stretch
+    pickled: bool  #: of a callable: what comes of it is a pickle, for the client to load
     payload: Any
 
 

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary, ref
 
 from .. import wire
 from ..errors import BadArguments
-from ..supervisor.jobs.call import Callee, Job
+from ..supervisor.jobs.call import ANY_SIZE, Callee, Job
 from . import wit
 from .codec import WrapHandle
 from .names import Functions
@@ -36,6 +36,7 @@ class ComponentCallee(Callee):
         self._sized = bool(packing.plain)
         if not self._sized:
             self.takes = _takes_none
+            self._reply_size = ANY_SIZE
 
     def frame(self, kind: int, slots: bytes, context: bytes, flags: int = 0) -> bytes:
         if self._sized:
@@ -45,7 +46,7 @@ class ComponentCallee(Callee):
         return wire.JOB.pack(len(context) + len(slots), self.index, kind, flags) + context + slots
 
     def expect(self, frame: bytes, limit: float | None = None) -> Job:
-        return ComponentCall(self.name, frame, self.unpack, limit)
+        return ComponentCall(self.name, frame, self.results, limit)
 
 
 class PinnedCallee(ComponentCallee):

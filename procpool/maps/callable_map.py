@@ -80,6 +80,7 @@ class CallableMap(Course[Errand]):
         if error is None:
             try:
                 job = self._make(item)
+                job.tenant = self.tenant
             except Exception as raised:
                 error = raised
                 if not self._options.return_exceptions:

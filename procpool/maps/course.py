@@ -105,6 +105,7 @@ class Course(ABC, Generic[T]):
 
     def __init__(self, runner: Runner, options: MapOptions, total: int | None, most_ahead: int, owner: object) -> None:
         self.deadline: Deadline = options.deadline
+        self.tenant: str = ""  #: whose it is, in a pool with tenants
         self._runner = runner
         self._options = options
         self._total = total

@@ -94,6 +94,7 @@ class ExportMap(Course[Run]):
             return None
         limit, retries = self._options.item_timeout, self._runner.retries
         run = Run(Chunk(self._export, piece.data, piece.count, limit, retries, self._context), piece, self._at)
+        run.chunk.tenant = self.tenant
         if piece.error is not None and not self._options.return_exceptions:
             self._stop_reading()
         self._at += run.taken

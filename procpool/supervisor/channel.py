@@ -167,15 +167,12 @@ class Channel:
                 return self._cell[0]
         return page.RUNG  # no sound worker changes it so often; nothing will come by the pipe, and that has its deadline
 
-    @property
-    def numbered(self) -> bool:
-        """Whether the job that was answered here counts among those that have numbers."""
-        return bool(self.head[page.REPLY_FRAME + page.NUMBERED])
-
     def reply(self) -> bytes:
         """What the worker has answered, head and all."""
-        size, _ = wire.REPLY.unpack_from(self.head, page.REPLY_FRAME)
-        return bytes(self.head[page.REPLY_FRAME : page.REPLY_FRAME + min(wire.REPLY.size + size, page.REPLY_BYTES)])
+        at = page.REPLY_FRAME + wire.REPLY.size
+        head = bytes(self.head[page.REPLY_FRAME : at])  # once: what is looked at is what is handed on
+        size = min(wire.REPLY.unpack(head)[0], page.REPLY_BYTES - wire.REPLY.size)
+        return head + bytes(self.head[at : at + size])
 
     def settle(self) -> None:
         """The answer has come by the pipe, or none will, for the job was taken back."""

@@ -16,7 +16,7 @@ from ..wire import page
 from .channel import REFUSED, Channel
 from .dispatcher import Dispatcher
 from .jobs.call import Callee, Job
-from .lane import Lane
+from .lane import MOST_LOSSES, Lane
 from .port import REPLY_BYTES, Port
 from .spinning import PATIENCE, Outcome
 
@@ -46,7 +46,7 @@ class DirectCalls:
             Whatever the job itself ended in.
         """
         scheduler, tries = self._scheduler, self._dispatcher.options.retries
-        context, frame = self.context(deadline), b""
+        context, frame, losses = self.context(deadline), b"", 0
         lane: Lane | None = None
         me = get_ident()
         try:
@@ -67,21 +67,27 @@ class DirectCalls:
                         self.done_with(lane)
                         return result_of(plain)
                 frame = frame or export.frame(wire.CALL, export.pack(args), context)
+                report: wire.Report | None = None
                 try:
                     reply = self._posted(lane, channel, turn, export.name, frame, deadline)
+                    if reply is None:  # it was dead before it began; take another
+                        losses += 1
+                        if losses > MOST_LOSSES:
+                            raise lane.port.process.crash(export.name)
+                        continue
+                    if not export.answered_by(reply):
+                        report = self.report(lane, export.name, reply, deadline)
                 except WorkerCrashed:
                     if not tries:
                         self._dispatcher.failed()
                         raise
                     tries -= 1
                     continue
-                if reply is None:  # it was dead before it began; take another
-                    continue
                 self.done_with(lane)
-                if reply[4] == wire.OK:
+                if report is None:
                     return export.unpack(reply, 8)
                 self._dispatcher.failed()
-                return export.result(reply[4], reply[8:])
+                raise wire.loaded(report)  # what was pickled in the worker is unpickled here, in the caller's thread
         except BaseException as error:
             if lane is not None and lane.holder == me:
                 self.leave(lane, export.name, error)
@@ -107,6 +113,23 @@ class DirectCalls:
         left (`leave`).
         """
         return self._posted(lane, lane.port.channel, REFUSED, name, frame, deadline)
+
+    def report(self, lane: Lane, name: str, reply: bytes, deadline: Deadline = _NEVER) -> wire.Report:
+        """As the holder of a worker: the failure that its reply tells of.
+
+        Raises:
+            WorkerCrashed: it tells of none; the worker is not ours any more.
+        """
+        try:
+            return wire.report_of(reply[4], reply[wire.REPLY.size :], name, self._dispatcher.pickles)
+        except ValueError as error:
+            raise self.refused(lane, name, error, deadline) from None
+
+    def refused(self, lane: Lane, name: str, error: Exception, deadline: Deadline = _NEVER) -> WorkerCrashed:
+        """As the holder of a worker that has answered with nonsense: have it killed; what to raise."""
+        self._dispatcher.nonsense(lane, error)
+        self._dispatcher.lost(lane, deadline, posted=True)
+        return lane.port.process.refused(name, error)
 
     def done_with(self, lane: Lane, unused: bool = False) -> None:
         """Give back a worker that has nothing to answer; ``unused`` if it has had nothing to do."""
@@ -182,9 +205,7 @@ class DirectCalls:
     def taken(self, lane: Lane, channel: Channel) -> bytes:
         """The reply that lies in the page, which counts from now on."""
         reply = channel.reply()
-        lane.served(channel.numbered)
-        if reply[4] >= wire.READY:
-            self._dispatcher.nonsense(lane, ValueError(f"the status {reply[4]} in its page"))
+        lane.served(bool(reply[page.NUMBERED]))
         return reply
 
     def opened(self, lane: Lane) -> Channel | None:
@@ -214,7 +235,7 @@ class DirectCalls:
         reply = port.read()
         if len(reply) == REPLY_BYTES:
             reply = _read_rest(port, reply, deadline, name)
-        if len(reply) >= 8 and reply[4] < wire.READY:
+        if len(reply) >= 8 and reply[4] < wire.READY and wire.REPLY.unpack_from(reply)[0] == len(reply) - 8:
             # In one step as far as Ctrl-C goes, for nothing is called: who leaves takes RUNG for a call without an answer.
             lane.asked = False
             if turn is not None and turn[0] == page.RUNG:
@@ -281,6 +302,8 @@ def _wait_readable(port: Port, deadline: Deadline, name: str) -> None:
 
 def _read_rest(port: Port, reply: bytes, deadline: Deadline, name: str) -> bytes:
     size = wire.REPLY.size + wire.REPLY.unpack_from(reply)[0]
+    if size > wire.MAX_PAYLOAD:
+        return reply  # which it is not: its caller finds that
     pieces, have = [reply], len(reply)
     try:
         while have < size:

@@ -38,8 +38,9 @@ from .lane import Lane, Nonsense
 from .launch import CLOSE_GRACE, Inheritance
 from .overseer import Overseer
 from .population import Population
-from .port import DEAD, READY, STOPPING, Port
+from .port import DEAD, READY, STARTING, STOPPING, Port
 from .printed import Printed
+from .process import Process
 from .scheduler import Scheduler
 from .watch import Watch
 
@@ -55,6 +56,9 @@ RECEIVE_BYTES = 262144
 RECEIVE_TIMES = 16
 #: Seconds for which `terminate` waits for the user's callbacks.
 CALLBACK_GRACE = 1.0
+#: The most that log records of workers may take that wait to be seen, in bytes, and what each takes beside its own.
+MOST_LOGS = 64 << 20
+_RECORD_BYTES = 500
 
 
 def _nothing() -> None:
@@ -62,11 +66,16 @@ def _nothing() -> None:
 
 
 def _log(payload: bytes) -> None:
-    """Log here what was logged in a worker."""
-    record = wire.record_from_bytes(payload)
-    target = logging.getLogger(record.name)
-    if target.isEnabledFor(record.levelno):
-        target.handle(record)
+    """Log here what was logged in a worker.
+
+    Raises:
+        Nonsense: it is no log record.
+    """
+    try:
+        state = wire.record_state(payload)
+    except ValueError as error:
+        raise Nonsense(str(error)) from None
+    wire.log_here(logging.makeLogRecord(state))  # by the program's record factory, which is user code
 
 
 #: Pools that run, for the two things that reach a pool from nowhere: a fork of the process, and its end.
@@ -112,12 +121,14 @@ class Dispatcher:
         self._delivery = delivery
         self._log = self._delivery.strand()
         self.hear_log: Callable[[bytes], None] = _log  #: takes what was logged in a worker; in a thread for user code
+        self._logs_wait = 0  # bytes of log records that nobody has seen yet; and how many were dropped since that was 0
+        self._logs_dropped = 0
         self._printed = Printed(options.wasi, self._delivery.strand())
         self.keys: Keys = Keys()
         self.journal: Journal = journal
-        self.scheduler: Scheduler = Scheduler(monotonic, self._look_by, options.round_robin)
+        self.scheduler: Scheduler = Scheduler(monotonic, self._look_by, options.round_robin, options.tenants)
         self.population: Population = Population(
-            inheritance, options, self.scheduler, self.journal, self._watch, self._hear, self._printed.ended
+            inheritance, options, self.scheduler, self.journal, self._watch, self._hear, self._printed.ended, self._born
         )
         population = self.population
         self._overseer = Overseer(self.scheduler, self.journal, options.kill_grace, population.kill, population.lanes)
@@ -150,6 +161,11 @@ class Dispatcher:
     def lanes(self) -> int:
         """Workers that there are, one for each instance of a process."""
         return self.scheduler.lanes
+
+    @property
+    def pickles(self) -> bool:
+        """Whether exceptions, and what leases ask for, come back as pickles; see `Trusted`."""
+        return self._inheritance.pickles
 
     @property
     def retries(self) -> int:
@@ -538,7 +554,7 @@ class Dispatcher:
         self._commanded()
 
     def nonsense(self, lane: Lane, error: Exception) -> None:
-        """For the holder of a worker that has sent what no sound worker sends: have it killed."""
+        """A worker has sent what no sound worker sends: have it killed.  From any thread."""
         self.do(lambda: self.population.kill(lane.port.process, f"it sent nonsense: {error}"))
 
     # The end.
@@ -753,6 +769,7 @@ class Dispatcher:
                 self.population.unwatch(lane)
                 port.stops()  # what follows is not looked at, not even at its end: who knows which jobs it answers
                 self.population.kill(port.process, f"it sent nonsense: {error}")
+                self.population.expect_end(port.process)
                 return
 
     def _take(self, lane: Lane, frames: list[tuple[tuple[Any, ...], bytes]]) -> None:
@@ -798,24 +815,61 @@ class Dispatcher:
         elif status == wire.PRINTED:
             self._printed.heard(lane, payload)
         elif status == wire.LOG:
-            self._log(lambda: self.hear_log(payload))
-        elif status in (wire.CONFINED, wire.READY, wire.UNFIT) and lane.port.was_ready:
+            self._hear_log(lane, payload)
+        elif status in (wire.CONFINED, wire.READY, wire.UNFIT) and lane.port.said_ready:
             raise Nonsense("a worker is ready once")  # twice among the idle, it would have two holders
         elif status == wire.SPENT:
             lane.port.process.outdate()
         elif status == wire.CONFINED:
             self.population.confined(lane, wire.confined_from_bytes(payload))
         elif status == wire.READY:
-            self._take_on(lane, wire.COUNT.unpack(payload)[0])
+            if payload:
+                raise Nonsense("a worker is ready, and says more")
+            lane.port.said_ready = True
+            if lane.port.process.pid is not None:
+                self._take_on(lane)
         elif status == wire.UNFIT:
-            self.population.started_badly(lane, wire.report_of(status, payload, None))
+            lane.port.said_ready = True
+            self.population.started_badly(lane, wire.report_of(payload[0], payload[1:], None, self.pickles))
         else:
             raise Nonsense(f"unknown status {status}")
 
-    def _take_on(self, lane: Lane, pid: int) -> None:
+    def _hear_log(self, lane: Lane, payload: bytes) -> None:
+        """Have a log record seen, unless more wait for that than anybody will read."""
+        size = len(payload) + _RECORD_BYTES
+        if self._logs_wait and self._logs_wait + size > MOST_LOGS:
+            self._logs_dropped += 1
+            return
+        self._logs_wait += size
+
+        def see() -> None:
+            try:
+                self.hear_log(payload)
+            except Nonsense as error:
+                self.nonsense(lane, error)
+            finally:
+                self.do(lambda: self._log_seen(size))
+
+        self._log(see)
+
+    def _log_seen(self, size: int) -> None:
+        self._logs_wait -= size
+        if self._logs_dropped and not self._logs_wait:
+            dropped, self._logs_dropped = self._logs_dropped, 0
+            self._log(lambda: logger.warning("procpool: %d log records of workers were dropped: too many waited", dropped))
+
+    def _born(self, process: Process) -> None:
+        """A process has a pid now, which it is not asked for: it could name any other, for us to kill.
+
+        Its workers may have said that they are ready before the launcher told of it.
+        """
+        for lane in self.population.lanes(process):
+            if lane.port.said_ready and lane.port.state == STARTING and not process.unfit:
+                self._take_on(lane)
+
+    def _take_on(self, lane: Lane) -> None:
         """A worker is ready for jobs."""
         process = lane.port.process
-        self.population.born(process, pid)
         self.scheduler.release(lane)
         self.population.started_well(lane)  # after that, for ready and not idle means busy to `stats`
         if self.population.ready(process):

@@ -40,6 +40,8 @@ SETTLE_SECONDS = 0.0005
 #: A worker hears an interrupt only while it runs what is meant, and may be about to begin it.  So it is interrupted again
 #: after this many seconds, then after twice that, and so on until it is killed.
 INSIST_SECONDS = 0.001
+#: A job that was the next one of so many workers when they died was begun by some of them, whatever they have said.
+MOST_LOSSES = 8
 
 
 class Memory(Protocol):
@@ -104,6 +106,7 @@ class Lane:
         self.holder: object = None
         self.asked: bool = False  #: for its holder, who has sent something and has no answer yet
         self._interrupted = -1, -1
+        self._ended_whole = -1  # the job of that number is to be stopped wherever it is
         self._kill_at = self._insist_at = self._insistence = 0.0
 
     # -- asking --------------------------------------------------------------------------------------------------------
@@ -391,9 +394,9 @@ class Lane:
         """
         if self._fence is None or not self._fence[0] <= start <= self._fence[1]:
             raise Nonsense(f"it has passed job {start} on, and was not asked to")
-        skipped = self._take_back(start)
-        if self._inflight:
+        if self._inflight and self._first < start:
             raise Nonsense("it has passed its fence and left jobs before it unanswered")
+        skipped = self._take_back(start)
         self._first = self._next
         self._fence = self._settles_at = None
         self._adopted = False
@@ -411,13 +414,20 @@ class Lane:
 
     # -- stopping ------------------------------------------------------------------------------------------------------
 
-    def interrupt(self, item: int, now: float, grace: float) -> Interrupt:
-        """The head, or that item of it, should stop: what to do about it now."""
+    def interrupt(self, item: int, now: float, grace: float, whole: bool = False) -> Interrupt:
+        """The head, or that item of it, should stop: what to do about it now.
+
+        Args:
+            whole: no other item may come after it, so there is no more time for another.
+        """
         running = self._first, item
         first = self._interrupted != running
         if first:
+            if not whole or self._ended_whole != self._first:
+                self._kill_at = now + grace
+            if whole:
+                self._ended_whole = self._first
             self._interrupted = running
-            self._kill_at = now + grace
             self._insist_at, self._insistence = now, INSIST_SECONDS
         if self._kill_at <= now:
             return Interrupt(first, None, True, ())
@@ -437,7 +447,7 @@ class Lane:
             begun = self._next
         if not self._first <= begun <= self._next:  # the board was written over, by whatever killed the worker
             begun = self._first + 1
-        guilty: Job | None = None
+        head, guilty = self.head, None
         rest: list[Job] = []
         for number, job in enumerate(self._inflight, self._first):
             job.in_flight = False
@@ -449,4 +459,8 @@ class Lane:
         self._fence = self._settles_at = None
         self._unwritten = b""
         self.leaving = True
+        if guilty is None and head is not None:
+            head.losses += 1
+            if head.losses > MOST_LOSSES:
+                guilty = rest.pop(0)
         return guilty, rest

@@ -53,6 +53,7 @@ class Inheritance:
     ) -> None:
         self.interpreter: str = interpreter.chosen()  #: the Python that runs workers
         self.instances = instances  #: per process
+        self.pickles: bool = guest.pickles  #: exceptions and the like come back as pickles; see `Trusted`
         self.slots = slots  #: the most processes there can be at a time
         self.snapshot = snapshot  #: a file with what instances begin as; -1 if there is none
         self.bare: bool = guest.confinement.locked  #: workers see none of the program's environment variables

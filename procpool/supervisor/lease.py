@@ -36,6 +36,10 @@ TRANSFER = wire.BUFFERS * wire.BUFFER_BYTES
 _ARGUMENTS = values.ARGUMENTS[0]
 
 
+#: No memory is larger, nor has as many pages.
+_MOST_SIZE = 1 << 48
+
+
 class Request(Job):
     """Waits in the queue, among the jobs, for a worker to hold."""
 
@@ -142,9 +146,13 @@ class Lease:
         frame = function.frame(wire.CALL, slots, context, wire.LEASED)
         with self._operation, self._using:
             reply = self._exchange(function.name, frame, deadline)
-            if reply[4] != wire.OK:
+            report: wire.Report | None = None
+            if not function.answered_by(reply):
+                report = self._report(function.name, reply)
                 self._end_failed(function.name)
-        return function.result(reply[4], reply[8:])
+        if report is not None:
+            raise wire.loaded(report)
+        return function.unpack(reply, wire.REPLY.size)
 
     def call_bytes(
         self, export: str, /, *args: Any, timeout: float | None = None, **convention: Unpack[BytesConvention]
@@ -197,8 +205,7 @@ class Lease:
             ValueError: ``pages`` is no int from 0.
         """
         self.memory_named(name)
-        before: int = self._access("grow", name, count("pages", pages, 0))
-        return before
+        return self._counted("grow", name, count("pages", pages, 0))
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -323,11 +330,52 @@ class Lease:
 
     def _value(self, what: str, reply: bytes) -> Any:
         """What a reply to an operation stands for."""
-        if reply[4] == wire.VALUE:
-            return pickle.loads(reply[8:])
-        if reply[4] != wire.KEPT:
+        size, status = wire.REPLY.unpack_from(reply)
+        if status == wire.VALUE:
+            if self._dispatcher.pickles:
+                return pickle.loads(reply[wire.REPLY.size :])
+            try:
+                return wire.decode(reply[wire.REPLY.size :])
+            except ValueError as error:
+                raise self._refused(what, error) from None
+        if status == wire.KEPT:
+            reply = wire.REPLY.pack(size, wire.RAISED) + reply[wire.REPLY.size :]
+        report = self._report(what, reply)
+        if status != wire.KEPT:
             self._end_failed(what)
-        raise wire.loaded(wire.report_of(reply[4], reply[8:], what))
+        raise wire.loaded(report)
+
+    def _report(self, what: str, reply: bytes) -> wire.Report:
+        """The failure that a reply tells of.
+
+        Raises:
+            WorkerCrashed: it tells of none; the lease has ended.
+        """
+        lane = self._held()
+        try:
+            return self._direct.report(lane, what, reply)
+        except WorkerCrashed:
+            self._dispatcher.failed()
+            self._lose(self._after_death(lane, what))
+            raise
+
+    def _refused(self, what: str, error: Exception) -> WorkerCrashed:
+        """The worker has answered with nonsense: the lease has ended; what to raise."""
+        lane = self._held()
+        crash = self._direct.refused(lane, what, error)
+        self._dispatcher.failed()
+        self._lose(self._after_death(lane, what))
+        return crash
+
+    def _number(self, what: str, value: Any) -> int:
+        """An answer that is to be a count.
+
+        Raises:
+            WorkerCrashed: it is none; the lease has ended.
+        """
+        if type(value) is not int or not 0 <= value <= _MOST_SIZE:
+            raise self._refused(what, ValueError(f"{value!r:.80} as a size"))
+        return value
 
     def _end_failed(self, what: str) -> None:
         self._dispatcher.failed()
@@ -336,6 +384,11 @@ class Lease:
     def _access(self, operation: str, *args: Any) -> Any:
         with self._operation, self._using:
             return self._ask(operation, *args)
+
+    def _counted(self, operation: str, *args: Any) -> int:
+        """The same, of what is answered with a count."""
+        with self._operation, self._using:
+            return self._number(operation, self._ask(operation, *args))
 
     def _window(self, size: int) -> memoryview:
         """Where bytes of the memory are put down for the other side."""
@@ -367,13 +420,17 @@ class Lease:
                 self._window(len(piece))[:] = piece
                 self._ask("write", name, first + at, first + at + len(piece), False, len(piece))
 
-    def _within(
-        self, name: str, start: int | None, stop: int | None, single: bool, answer: tuple[int, int] | int
-    ) -> tuple[int, int]:
-        if isinstance(answer, int):
+    def _within(self, name: str, start: int | None, stop: int | None, single: bool, answer: Any) -> tuple[int, int]:
+        if type(answer) is int:
             where = f"address {start}" if single else f"[{'' if start is None else start}:{'' if stop is None else stop}]"
             raise IndexError(f"{where} is outside of the {answer} bytes of {name!r}")
-        return answer
+        if type(answer) is not tuple or len(answer) != 2:
+            raise self._refused("memory", ValueError(f"{answer!r:.80} as a place in a memory"))
+        first, last = (self._number("memory", each) for each in answer)
+        asked = start is not None and start >= 0, stop is not None and stop >= 0
+        if first > last or (asked[0] and first != start) or (asked[0] and asked[1] and last != max(start or 0, stop or 0)):
+            raise self._refused("memory", ValueError(f"{answer!r:.80} for [{start}:{stop}]"))
+        return first, last
 
 
 class Memory:
@@ -389,8 +446,7 @@ class Memory:
         self._name = name
 
     def __len__(self) -> int:
-        size: int = self._lease._access("size", self._name)
-        return size
+        return self._lease._counted("size", self._name)
 
     def __getitem__(self, where: slice | int) -> bytes | int:
         start, stop, single = _bounds(where)

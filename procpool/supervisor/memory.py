@@ -58,9 +58,12 @@ class ProcessMemory:
         """A payload slot of an instance, at least its first ``size`` bytes.
 
         Raises:
+            ValueError: there are none so large.
             PoolClosed: `close` came first.
             OSError: it cannot be mapped.
         """
+        if size > self.payload_bytes:  # beyond the end of the file, a look would be the end of us
+            raise ValueError(f"{size} bytes in a slot of {self.payload_bytes}")
         return self._mapped(wire.payload_at(self._instances, row, slot), wire.payload_reach(size))
 
     def head_memory(self, store: wasmtime.Store, row: int) -> wasmtime.Memory:

@@ -83,7 +83,7 @@ class Overseer:
 
     def _interrupt(self, lane: Lane, job: Job, now: float) -> tuple[float, ...]:
         """Stop what the worker runs, or the worker if that takes too long; the times at which to look again."""
-        asked = lane.interrupt(job.item(lane.port), now, self._kill_grace)
+        asked = lane.interrupt(job.item(lane.port), now, self._kill_grace, job.unwanted)
         if asked.first:
             if not job.unwanted:
                 self._journal.note("timeout", lane.port.process.pid, f"{job.name} outlived its limit")

@@ -50,6 +50,7 @@ class Population:
         watch: where the dispatcher listens.
         hear: takes what a worker has sent, all of it if it has ended.
         deaf: told of a worker that nothing more is taken of.
+        born: told of a process that has a pid now.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Population:
         watch: Watch,
         hear: Callable[[Lane, bool], None],
         deaf: Callable[[Lane], None],
+        born: Callable[[Process], None],
     ) -> None:
         self.present: dict[int, Process] = {}  #: by their ids
         self.broken: StartupError | None = None  #: why no worker can be made
@@ -75,6 +77,7 @@ class Population:
         self._watch = watch
         self._hear = hear
         self._deaf = deaf
+        self._born = born
         self._launcher: Launcher | None = None
         self._lanes: dict[Process, tuple[Lane, ...]] = {}
         self._launching: tuple[Process, list[Port]] | None = None  # what is being asked for, and its ports so far
@@ -208,7 +211,7 @@ class Population:
         if self._options.min_workers is None or self._wanted >= self._most:
             return
         starting = any(not self.ready(process) for process in self.present.values())
-        if self._scheduler.queue and not self._scheduler.idle and not starting:
+        if self._scheduler.starved() and not starting:
             self._wanted += 1
 
     def _expire(self, now: float) -> None:
@@ -322,12 +325,6 @@ class Population:
             self.broken = failure
             self._journal.note("broken", None, f"the pool is closed: {failure}")
 
-    def born(self, process: Process, pid: int) -> None:
-        """Its pid has become known, from the launcher or from itself, whichever is heard first."""
-        if process.pid is None:
-            process.born(pid)
-            self._journal.note("started", pid, f"{process.title} is starting")
-
     def started_well(self, lane: Lane) -> None:
         """A worker is ready."""
         lane.port.became_ready()
@@ -367,7 +364,9 @@ class Population:
             if process is None:
                 continue
             if event == wire.LAUNCHED:
-                self.born(process, number)
+                process.born(number)
+                self._journal.note("started", number, f"{process.title} is starting")
+                self._born(process)
             elif event == wire.LAUNCH_FAILED:
                 self._died(process, None, OSError(number, os.strerror(number)))
             else:

@@ -26,6 +26,8 @@ DEAD: Final = "dead"
 KEPT_PAYLOAD = 8 << 20
 #: Bytes read from a replies pipe at once: any ordinary reply.  Longer ones take a second read.
 REPLY_BYTES = 4096
+#: No worker has finished more since it was last asked.
+_MOST_JOBS = 1 << 20
 
 
 def _pipe(on_failure: contextlib.ExitStack) -> tuple[int, int]:
@@ -53,6 +55,7 @@ class Port:
         self._counted = 0, 0
         self._last_begun = 0  # the last word of the board
         self.state: State = STARTING
+        self.said_ready: bool = False  #: or that it never will be: it says so once
         self.was_ready: bool = False  #: before, nobody but the dispatcher holds it
         self.parked: bool = False  #: put away by the dispatcher: it does nothing until its process ends
         self.jobs_fd: int
@@ -190,7 +193,9 @@ class Port:
         busy, done = self._board[wire.BUSY_NS], self._board[wire.DONE]
         jobs, nanoseconds = done - self._counted[1], busy - self._counted[0]
         self._counted = busy, done
-        return jobs, nanoseconds
+        if 0 < jobs <= _MOST_JOBS and 0 <= nanoseconds <= self.process.life_ns:
+            return jobs, nanoseconds
+        return 0, 0  # nothing has changed, or the worker has written what cannot be
 
     @property
     def run_ns(self) -> int:

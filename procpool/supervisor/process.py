@@ -45,6 +45,11 @@ class Process:
         """For messages."""
         return "a worker that is starting" if self.pid is None else f"worker {self.pid}"
 
+    @property
+    def life_ns(self) -> int:
+        """Nanoseconds since it was asked for: nothing that it has done took longer."""
+        return int((monotonic() - self.asked_at) * 1e9)
+
     def born(self, pid: int) -> None:
         """Its pid has become known."""
         self.pid = pid
@@ -77,6 +82,10 @@ class Process:
     def crash(self, what: str | None) -> WorkerCrashed:
         """What is said to whoever waits for something that it ran, or for it to be ready if that is None."""
         return WorkerCrashed(self.pid, what, self.exitcode, self.reason)
+
+    def refused(self, what: str, error: Exception) -> WorkerCrashed:
+        """The same of something that it has answered with nonsense, for which it is being killed."""
+        return WorkerCrashed(self.pid, what, self.exitcode, f"it sent nonsense: {error}")
 
     def is_reaped(self) -> None:
         """It has ended, and what it had sent is being heard."""

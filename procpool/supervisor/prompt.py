@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from .. import wire
 from ..deadline import Deadline
+from ..errors import WorkerCrashed
 from ..wire import page
 from .channel import REFUSED, Channel
 from .direct import WAITING, DirectCalls, plain_reply, result_of
@@ -128,18 +129,25 @@ class PromptCalls:
     def _end(self, lane: Lane, channel: Channel, export: Callee, job: Job, started: int) -> None:
         """The reply lies in the page."""
         plain = plain_reply(channel, export)
+        report: wire.Report | None = None
         if plain is not None:
             lane.served(False)
         else:
             reply = self._direct.taken(lane, channel)
+            if not export.answered_by(reply):
+                try:
+                    report = self._direct.report(lane, export.name, reply)
+                except WorkerCrashed as crash:
+                    job.fail(crash)
+                    return
         lane.durations.record(1, monotonic_ns() - started)
         self._direct.done_with(lane)
         if plain is not None:
             job.succeed(result_of(plain))
-        elif reply[4] == wire.OK:
+        elif report is None:
             job.succeed(export.unpack(reply, 8))
         else:
-            job.report(reply[4], reply[8:])
+            job.end_in(report)
 
     def _post(self, lane: Lane, channel: Channel, export: Callee, args: tuple[Any, ...]) -> int:
         """Post the call if the worker is hot, and wait a moment; whose turn it is then, or REFUSED."""

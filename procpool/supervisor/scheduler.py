@@ -7,13 +7,15 @@ import itertools
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from ..deadline import Deadline
 from .condition import Condition
 from .jobs.call import Job
 from .lane import Lane
+from .queue import JobQueue
+from .tenants import Tenants
 
 _NEVER = Deadline.NEVER
 
@@ -28,78 +30,6 @@ MAX_INFLIGHT = 512
 MAX_WRITE = 32768
 #: Keys without unfinished jobs whose home is remembered.
 MOST_HOMES = 65536
-
-
-class JobQueue:
-    """Jobs by priority, and among equals in the order they came.
-
-    `append` may be called by any thread at any time, where it is a single operation on a deque.  The rest is for the
-    holder of the scheduler's lock.
-    """
-
-    def __init__(self) -> None:
-        self.ordinary: deque[Job] = deque()  #: of priority 0
-        self.levels: dict[int, deque[Job]] = {}  #: the others, of which there are seldom any
-        self._order: list[int] = []  # their priorities, highest first
-        self.append: Callable[[Job], None] = self.ordinary.append  #: a job of priority 0
-
-    def __len__(self) -> int:
-        return len(self.ordinary) + (sum(map(len, tuple(self.levels.values()))) if self.levels else 0)
-
-    def __bool__(self) -> bool:
-        return bool(self.ordinary or self.levels)
-
-    def front(self) -> deque[Job]:
-        """The deque whose first job is the next one; empty if there is none."""
-        for priority in self._order:
-            if priority > 0 or not self.ordinary:
-                return self.levels[priority]
-            break
-        return self.ordinary
-
-    def insert(self, job: Job) -> None:
-        """Queue a job behind its equals."""
-        level = self.levels.get(job.priority)
-        if level is None:
-            self._begin_level(job)
-        else:
-            job.queued = True
-            level.append(job)
-
-    def give_back(self, jobs: Iterable[Job]) -> None:
-        """Queue jobs, given in their order, before their equals."""
-        for job in reversed(tuple(jobs)):
-            level = self.levels.get(job.priority) if job.priority else self.ordinary
-            if level is None:
-                self._begin_level(job)
-            else:
-                level.appendleft(job)
-
-    def taken(self, front: deque[Job]) -> None:
-        """Something was taken from what `front` gave."""
-        if not front and front is not self.ordinary:
-            self.tidy()
-
-    def tidy(self) -> None:
-        """Forget priorities of which there are no jobs."""
-        self.levels = {priority: level for priority, level in self.levels.items() if level}
-        self._order = sorted(self.levels, reverse=True)
-
-    def clear(self) -> list[Job]:
-        """Take all."""
-        jobs: list[Job] = []
-        while self:
-            front = self.front()
-            jobs.append(front.popleft())
-            self.taken(front)
-        return jobs
-
-    def _begin_level(self, job: Job) -> None:
-        level, order = deque((job,)), sorted((*self.levels, job.priority), reverse=True)
-        # In one step as far as Ctrl-C goes, which comes where something is called: no level is ever empty.
-        job.queued = True
-        self.levels[job.priority] = level
-        self._order = order
 
 
 class _Home:
@@ -126,6 +56,7 @@ class Scheduler:
         clock: seconds, as time.monotonic.
         watch: told a time by which the dispatcher has to look, or None for soon.
         round_robin: take idle workers in turn, not the one used last.
+        tenants: jobs have tenants; see `Tenants`.  Then nobody else takes workers out of ``idle`` to run jobs there.
     """
 
     def __init__(
@@ -133,6 +64,7 @@ class Scheduler:
         clock: Callable[[], float],
         watch: Callable[[float | None], None],
         round_robin: bool = False,
+        tenants: bool = False,
     ) -> None:
         self.queue: JobQueue = JobQueue()
         self.idle: deque[Lane] = deque()  #: used as a stack: the last used worker has the warmest caches
@@ -146,6 +78,7 @@ class Scheduler:
         self.left: deque[Lane] = deque()  #: have done their last job, or died; for the dispatcher to end or bury
         self._clock = clock
         self._watch = watch
+        self._tenants: Tenants | None = Tenants() if tenants else None
         self._lock = threading.Lock()
         self._space = Condition()  # notified when the queue has become shorter and somebody waits for that
         self._waiting_for_space = 0
@@ -178,7 +111,8 @@ class Scheduler:
     def pending(self) -> int:
         """How many jobs have not been sent to a worker."""
         own = sum(map(len, tuple(self._own.values()))) if self._own else 0
-        return max(0, len(self.queue) + own - self._dropped)
+        waiting = 0 if self._tenants is None else len(self._tenants)
+        return max(0, len(self.queue) + own + waiting - self._dropped)
 
     @property
     def lanes(self) -> int:
@@ -207,7 +141,7 @@ class Scheduler:
             self.queue.append(job)
         if job.deadline is not _NEVER:
             self._keep_deadline(job, job.deadline.at)
-        if self.idle or self._room or job.key is not None:
+        if self.idle or self._room or job.key is not None or self._tenants is not None:
             self.pump(depth=2)
 
     def _keep_deadline(self, job: Job, at: float) -> None:
@@ -280,6 +214,12 @@ class Scheduler:
             self._space.notify_all()
         self._tell_space()
 
+    def starved(self) -> bool:
+        """Whether jobs wait that no worker there is could take now."""
+        if self._tenants is not None:
+            return len(self._tenants) > 0
+        return bool(self.queue) and not self.idle
+
     def nobody_waits(self) -> bool:
         """Whether no job is queued: only then may a caller take an idle worker itself."""
         queue = self.queue  # looked into, for each direct call asks
@@ -313,7 +253,7 @@ class Scheduler:
             if self._idle_awaited:
                 self._tell_idle()
         queue = self.queue
-        if queue.ordinary or queue.levels or self._own:
+        if queue.ordinary or queue.levels or self._own or self._tenants:
             self.pump()
 
     def _turns_to_own(self, lane: Lane) -> bool:
@@ -337,6 +277,8 @@ class Scheduler:
 
         Of the ends of direct calls it hears nothing otherwise, and may have work to share.
         """
+        if self._tenants is not None:  # who is idle may be another's
+            return False
         if self.idle and not self.queue:
             return True
         self._idle_awaited = True  # first: whoever gives one back does that, and looks at this second
@@ -441,6 +383,8 @@ class Scheduler:
     def bury(self, lane: Lane, left: Sequence[Job]) -> None:
         """Of a dead worker that we hold: what is left of all it was to do waits for others now, in its order."""
         with self._lock:
+            if self._tenants is not None:
+                self._tenants.gone(lane.port.process)
             self._requeue([*left, *self._evict(lane)])
 
     def _evict(self, lane: Lane) -> list[Job]:
@@ -493,6 +437,8 @@ class Scheduler:
         """Take all jobs that no worker has been sent."""
         with self._lock:
             jobs = self.queue.clear()
+            if self._tenants is not None:
+                jobs += self._tenants.clear()
             for lane in tuple(self._own):
                 own = self._own.pop(lane)
                 for job in own:
@@ -571,6 +517,8 @@ class Scheduler:
                         self._feed_owning(depth)
                     while self.queue and self._feed_one(depth):
                         pass
+                    if self._tenants is not None:
+                        self._feed_tenants(self._tenants)
                     self._room = self._depth() > 1 and any(lane.depth < 2 and lane.open for lane in self.busy)
                     # A job queued before `_room` was set was not pumped by its submitter; see it now.
                     if not (self.queue and self._feed_one(depth)):
@@ -601,6 +549,8 @@ class Scheduler:
         """
         moving, self._moving = self._moving, []
         left = [job for job in moving if not job.in_flight]
+        if self._tenants is not None:
+            left = [job for job in left if job not in self._tenants]
         for job in [job for job in left if job.done()]:
             left.remove(job)
             self._passed(job)
@@ -674,6 +624,9 @@ class Scheduler:
     def _feed_one(self, depth: int) -> bool:
         """Send one worker its share of the queue; false if no worker takes any."""
         front = self.queue.front()
+        if self._tenants is not None:
+            self._wait_by_tenant(self._tenants, front)
+            return True
         first = front[0]
         if first.key is not None:
             return self._go_home(front, first.key)
@@ -764,6 +717,43 @@ class Scheduler:
             if not home.unfinished:
                 self._vacate(job.key)
 
+    def _wait_by_tenant(self, tenants: Tenants, front: deque[Job]) -> None:
+        """Move the first job of the queue to where its tenant's wait."""
+        self._moving += (front[0],)
+        del front[0]
+        self.queue.taken(front)
+        tenants.add(self._moving[0])
+        self._moving = []
+
+    def _feed_tenants(self, tenants: Tenants) -> None:
+        """Send each tenant's jobs to workers of its own, one at a time, and have others replaced for who has none."""
+        while any(self._feed_tenant(tenants, tenant) for tenant in tenants.in_turn()):
+            pass
+        leaving = tenants.to_leave(tuple(self.idle), tuple(self.busy))
+        if leaving is not None:
+            leaving.outdate()
+            self._watch(None)
+
+    def _feed_tenant(self, tenants: Tenants, tenant: str) -> bool:
+        """Give a tenant's first job to a worker; false if there is none for it."""
+        lane = tenants.lane(tenant, tuple(self.idle))
+        if lane is None:
+            return False
+        tenants.claim(lane.port.process, tenant)
+        waiting = tenants.queue(tenant)
+        front = waiting.front()
+        if front[0].exclusive:
+            self.idle.remove(lane)
+            self._give(front, waiting, lane)
+        else:
+            for _ in map(self.idle.remove, (lane,)):  # in one step with what follows, as far as Ctrl-C goes
+                self.busy[lane] = None
+            self._send(lane, self._take(front, 1, lane.buffers, own=True))
+            waiting.taken(front)
+            self._back_to_idle(lane)
+        tenants.served(tenant)
+        return True
+
     def _hand_over(self, front: deque[Job]) -> bool:
         """Give the first job of the queue, which is a request for a worker, an idle one; false if there is none."""
         job = front[0]
@@ -779,16 +769,22 @@ class Scheduler:
             self._granting = None
             self._watch(None)
             return True
+        self._give(front, self.queue, lane)
+        return True
+
+    def _give(self, front: deque[Job], queue: JobQueue, lane: Lane) -> None:
+        """Give a worker that was taken from ``idle`` to the first job of a queue, which asks for one."""
+        job = front[0]
+        self._granting = lane, job
         self._moving += (job,)
         del front[0]
-        self.queue.taken(front)
+        queue.taken(front)
         self._passed(job)
         # It may have ended in this moment, and then nobody would ever give the worker back.
         if not (job.begin() and job.succeed(lane)):
             self.idle += (lane,)
         self._granting = None
         self._moving = []
-        return True
 
     def _take(self, queue: deque[Job], count: int, buffers: int, own: bool = False) -> list[Job]:
         """Up to ``count`` jobs from a queue that have not ended meanwhile; from now on they cannot be cancelled there."""

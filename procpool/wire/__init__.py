@@ -3,6 +3,7 @@
 from .confinement import *
 from .frames import *
 from .layout import *
+from .plain import *
 from .reports import *
 from .settings import *
 from .snapshot import *

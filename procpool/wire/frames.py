@@ -32,6 +32,7 @@ HAS_CONTEXT = 1  #: flag: the payload begins with a context, as CONTEXT and its 
 ITEM_BY_ITEM = 2  #: flag of a batch: items are timed, so an interrupt must hit the very item it is meant for
 
 LEASED = 4  #: flag of a call: the holder of a lease makes it, so the instance stays as it is afterwards
+PICKLED = 16  #: flag of a SHIPPED job: what comes of it is unpickled; else it is sent as plain data
 HOT = 8  #: flag of a job that is answered on the replies pipe: answer in the page, if it is still the turn for that
 
 #: deadline (time.monotonic), seconds the job may run, length of the pickled (baggage, trace), whether there is a trace
@@ -41,13 +42,13 @@ CONTEXT = struct.Struct("<ddI?")
 REPLY = struct.Struct("<IBxxx")
 OK = 0  #: results as slots
 TRAP = 1  #: the guest trapped; JSON
-VALUE = 5  #: what a Python callable returned, as in `values`
-INTERRUPTED = 2  #: stopped by INTERRUPT; empty, or what a command had printed
+VALUE = 5  #: what a Python callable returned, as in `values`; of RUN and ACCESS too
+INTERRUPTED = 2  #: stopped by INTERRUPT; empty, or what a command had printed, plain
 EXIT = 3  #: the guest exited; the code as JSON
 RAISED = 4  #: a Python exception; see `exception_to_bytes`
 KEPT = 6  #: as RAISED, for ACCESS: the guest has not failed, its instance is kept, and the lease goes on
-READY = 64  #: announcement: the worker takes jobs; its pid, as COUNT, which may come before the launcher tells
-UNFIT = 65  #: announcement: no instance could be made, with an exception as for RAISED; the worker exits
+READY = 64  #: announcement: the worker takes jobs; empty
+UNFIT = 65  #: announcement: no instance could be made; status and payload as of a failed job; the worker exits
 PASSED = 66  #: announcement: jobs were void; the number of the first that was skipped, as COUNT
 
 ITEM = 67  #: announcement: an item of the running batch failed; as FAILED_ITEM and the payload for its status
@@ -61,9 +62,9 @@ SPENT = 70  #: announcement: the process should serve no more jobs than it has t
 #: announcement, before READY: what of its sandbox the worker could not have; see `confined_to_bytes`
 CONFINED = 72
 
-LOG = 68  #: announcement: a log record, pickled
+LOG = 68  #: announcement: a log record, as plain data
 OUTPUT = 69  #: announcement: what the running command has printed; number of the stream and the bytes, or ALL_OUTPUT
-ALL_OUTPUT = 3  #: what is captured so far, pickled: the command is being interrupted, and may never end by itself
+ALL_OUTPUT = 3  #: what is captured so far, plain: the command is being interrupted, and may never end by itself
 
 COUNT = struct.Struct("<Q")
 #: the function's digest, the length of its pickle (0: it was sent before), large results taken so far, and how many

@@ -34,6 +34,7 @@ class Guest(NamedTuple):
     module: str = "<bytes>"  #: its name, for people
     features: tuple[str, ...] = ()  #: proposals that the module may use
     restored: bool = False  #: every job finds the instance as the snapshot says
+    pickles: bool = False  #: exceptions, and what is asked of leased instances, go back as pickles: the parent trusts us
     confinement: Confinement = Confinement()
 
 

@@ -1,4 +1,7 @@
-"""Python values on their way between the processes: a pickle, and beside it what is large.
+"""Python values on their way between the processes: a pickle or plain data, and beside it what is large.
+
+What a worker sends is a pickle where its pool trusts workers (options.Trust), and plain data otherwise; both sides know
+which, and nothing in the bytes says so.  What a worker gets is always a pickle: it trusts the parent.
 
 Buffers of LARGE bytes or more are not put through the pipe, which costs several copies and a system call per 64 KiB, but
 into a slot of shared memory (wire.PAYLOAD_BYTES).  Pickle protocol 5 does so for numpy arrays and their like at any depth;
@@ -23,6 +26,7 @@ from typing import Any, NamedTuple, NoReturn
 import cloudpickle
 
 from .layout import PAYLOAD_BYTES
+from .plain import decode, encode
 
 #: From this size on, a buffer goes out of band.  Measured: at 64 KiB both ways take the same time (docs/rationale.md).
 LARGE = 64 << 10
@@ -51,7 +55,7 @@ _BY_NUMBER = b"\x82\x83\x84"
 class Dumped(NamedTuple):
     """A value ready to travel."""
 
-    pickle: bytes
+    body: bytes  #: a pickle, or plain data
     buffers: list[tuple[memoryview, bool]]  #: large parts, and whether what they become may be written
 
     @property
@@ -66,12 +70,12 @@ class Dumped(NamedTuple):
             area[at : at + view.nbytes] = view
             entries.append(_BUFFER.pack(at, view.nbytes, writable))
             at += -(-view.nbytes // _ALIGN) * _ALIGN
-        return b"".join([_HEAD.pack(slot, len(entries), len(self.pickle)), *entries, self.pickle])
+        return b"".join([_HEAD.pack(slot, len(entries), len(self.body)), *entries, self.body])
 
     def inline(self) -> bytes:
         """The payload to send when there is no slot, or nothing to put there."""
         if not self.buffers:
-            return _HEAD.pack(INLINE, 0, len(self.pickle)) + self.pickle
+            return _HEAD.pack(INLINE, 0, len(self.body)) + self.body
         area = bytearray(self.size)
         return self.place(INLINE, memoryview(area)) + area
 
@@ -135,6 +139,23 @@ def dump(value: Any) -> Dumped:
     return Dumped(data, buffers)
 
 
+def dump_plain(value: Any) -> Dumped:
+    """A value as plain data.
+
+    Raises:
+        plain.NotPlain: it is none.
+    """
+    buffers: list[tuple[memoryview, bool]] = []
+
+    def keep(view: memoryview) -> int | None:
+        if view.nbytes < LARGE:
+            return None
+        buffers.append((view, not view.readonly))
+        return len(buffers) - 1
+
+    return Dumped(encode(value, keep), buffers)
+
+
 class NeedsCode(Exception):
     """Raised for a value that cannot be loaded without running code that it names."""
 
@@ -142,11 +163,14 @@ class NeedsCode(Exception):
 class Received:
     """A value that has arrived, and refers to nothing shared any more.  To be loaded once."""
 
-    __slots__ = ("_buffers", "_pickle", "end", "slot")
+    __slots__ = ("_body", "_buffers", "_pickled", "end", "slot")
 
-    def __init__(self, data: bytes | memoryview, buffers: list[bytes | bytearray], slot: int, end: int) -> None:
-        self._pickle = data
+    def __init__(
+        self, body: bytes | memoryview, buffers: list[bytes | bytearray], slot: int, end: int, pickled: bool
+    ) -> None:
+        self._body = body
         self._buffers = buffers
+        self._pickled = pickled
         self.slot: int = slot  #: where its large parts lay; INLINE if it took none of the sender's slots
         self.end: int = end  #: how many bytes of that slot they reached into; 0 for INLINE
 
@@ -155,13 +179,14 @@ class Received:
 
         Raises:
             Whatever unpickling it raises; of user code, that may be any BaseException.
+            ValueError: it is to be plain data, and is none; no code of anybody's has run.
         """
-        return pickle.loads(self._pickle, buffers=self._buffers)
+        return pickle.loads(self._body, buffers=self._buffers) if self._pickled else decode(self._body, self._buffers)
 
     def dumped(self) -> Dumped:
         """The value as `dump` made it, to be sent on without being loaded."""
         views = [(memoryview(buffer), isinstance(buffer, bytearray)) for buffer in self._buffers]
-        return Dumped(bytes(self._pickle), views)
+        return Dumped(bytes(self._body), views)
 
 
 def plain(payload: bytes) -> Any:
@@ -212,12 +237,20 @@ def slot_of(payload: bytes) -> int:
     return number
 
 
-def detach(payload: bytes, slot: Callable[[int, int], memoryview], *, slots: range = RESULTS, at: int = 0) -> Received:
+def detach(
+    payload: bytes,
+    slot: Callable[[int, int], memoryview],
+    *,
+    pickled: bool,
+    slots: range = RESULTS,
+    at: int = 0,
+) -> Received:
     """Copy what arrived out of the shared memory.  Runs no user code.
 
     Args:
         payload: of the frame, kept as long as the pickle in it is large and not loaded.
         slot: gives the memory of a slot, by its number and the bytes needed of it.
+        pickled: it is a pickle from a side that is trusted; else it is plain data, or refused when it is loaded.
         slots: the numbers it may be asked for.
         at: where in the payload the value begins; it goes on to the end.
 
@@ -236,7 +269,7 @@ def detach(payload: bytes, slot: Callable[[int, int], memoryview], *, slots: ran
         raise ValueError(f"a value of {count} buffers and {size} bytes in a payload of {whole - at}")
     data = payload[first:stop] if size < LARGE else memoryview(payload)[first:stop]
     if not count:
-        return Received(data, [], INLINE, 0)
+        return Received(data, [], INLINE, 0, pickled)
     entries = [_BUFFER.unpack_from(payload, start + n * _BUFFER.size) for n in range(count)]
     end = 0
     for offset, length, _ in entries:
@@ -257,17 +290,17 @@ def detach(payload: bytes, slot: Callable[[int, int], memoryview], *, slots: ran
         bytearray(area[offset : offset + length]) if writable else bytes(area[offset : offset + length])
         for offset, length, writable in entries
     ]
-    return Received(data, buffers, number, 0 if number == INLINE else end)
+    return Received(data, buffers, number, 0 if number == INLINE else end, pickled)
 
 
 def load(payload: bytes, slot: Callable[[int, int], memoryview], *, slots: range = _ANY, at: int = 0) -> Any:
-    """`detach` and `Received.load` in one, for those who may run user code where they are.
+    """`detach` and `Received.load` in one, of a pickle, for those who may run user code where they are.
 
     Raises:
         ValueError: no sender of ours would describe a value like this.
         Whatever unpickling it raises.
     """
-    return detach(payload, slot, slots=slots, at=at).load()
+    return detach(payload, slot, pickled=True, slots=slots, at=at).load()
 
 
 def placed(payload: bytes) -> tuple[int, int]:

@@ -31,6 +31,7 @@ class Attendant:
         answer: makes the call of a frame, and its reply: number of the job, export, kind, flags, payload.
         plain: whether an export may be called without Python knowing.
         lingers: it stays awake for the next call, as long as it is told to.
+        pickled: exceptions go back as pickles.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Attendant:
         answer: Callable[[int, int, int, int, bytes], bytes],
         plain: Callable[[int], bool],
         lingers: bool = True,
+        pickled: bool = False,
     ) -> None:
         self._instances = instances
         self._running = running
@@ -52,6 +54,7 @@ class Attendant:
         self._answer = answer
         self._plain = plain
         self._lingers = lingers
+        self._pickled = pickled
         self._calls: Counter[int] = Counter()  # by Python, of exports that wasm may call
         self._waiter: Function | None = None
         self._serves = True  # wasm may be given exports to call
@@ -178,7 +181,7 @@ class Attendant:
             self._instances.discard()
         if not self._arena.cells[_OWED]:
             return None
-        return wire.reply(wire.INTERRUPTED) if isinstance(error, _Stopped) else failure(error)
+        return wire.reply(wire.INTERRUPTED) if isinstance(error, _Stopped) else failure(error, pickled=self._pickled)
 
     def _by_python(self, begun: int) -> bytes:
         head = self._arena.page

@@ -27,18 +27,19 @@ _WASI_NEEDS = (
 )
 
 
-def failure(error: BaseException, stage: str | None = None) -> bytes:
+def failure(error: BaseException, stage: str | None = None, pickled: bool = False) -> bytes:
     """The reply for a job that ended in an exception.
 
     Args:
         stage: of making an instance, if that is what it ended.
+        pickled: the parent trusts us, and so unpickles the exception.
     """
     if isinstance(error, _EXITS):
         return wire.reply(wire.EXIT, wire.exit_to_bytes(error.code, stage))
     trap = as_trap(error, stage)
     if trap is not None:
         return wire.reply(wire.TRAP, wire.trap_to_bytes(trap))
-    return wire.reply(wire.RAISED, wire.exception_to_bytes(error, raised_by(stage)))
+    return wire.reply(wire.RAISED, wire.exception_to_bytes(error, raised_by(stage), pickled))
 
 
 def of_guest(error: BaseException) -> bool:
@@ -57,11 +58,11 @@ def by_itself(error: BaseException) -> bool:
     return isinstance(error, _EXITS)
 
 
-def unfit(error: BaseException, stage: str | None) -> bytes:
+def unfit(error: BaseException, stage: str | None, pickled: bool) -> bytes:
     """The announcement of a worker that cannot make an instance; the arguments are those of `failure`."""
-    own = GuestExit(error.code, stage) if isinstance(error, _EXITS) else as_trap(error, stage)
-    told = wire.exception_to_bytes(error, raised_by(stage)) if own is None else wire.exception_to_bytes(own)
-    return wire.reply(wire.UNFIT, told)
+    told = failure(error, stage, pickled)
+    _, status = wire.REPLY.unpack_from(told)
+    return wire.reply(wire.UNFIT, bytes((status,)) + told[wire.REPLY.size :])
 
 
 def raised_by(stage: str | None) -> str:

@@ -84,10 +84,13 @@ class Loop:
             answer=self._answer_direct,
             plain=self._is_plain,
             lingers=lingers,
+            pickled=settings.guest.pickles,
         )
         self._said_spent = False
+        self._pickles = settings.guest.pickles
         # Of the job that runs.
         self._number = -1
+        self._pickled = False  # whether what it ends in goes back as a pickle
         self._travelled: Travelled | None = None
         self._context: Context | None = None
 
@@ -240,6 +243,7 @@ class Loop:
     def _run(self, number: int, export: int, kind: int, flags: int, payload: bytes) -> bytes:
         """The reply to one call, of an export or of a Python function."""
         instances = self._instances
+        pickled = self._pickled = bool(flags & wire.PICKLED) if kind == wire.SHIPPED else self._pickles
         own: bool | None = None  # whether an exception is the guest's own
         self._running.begin(number)
         try:
@@ -251,7 +255,7 @@ class Loop:
                 function.run()
                 answer = wire.reply(wire.OK, function.results)
             else:
-                answer = self._run_other(kind, payload)
+                answer = self._run_other(kind, payload, pickled)
             if self._settles or instances.calls.failed:
                 self._tidy(kind, flags)
         except wire.CorruptStream:
@@ -259,7 +263,7 @@ class Loop:
         except BaseException as error:
             if kind in (wire.CALL, wire.SUBMIT):
                 instances.check(export, payload)
-            answer, own = failure(error, instances.stages.take(error)), by_itself(error)
+            answer, own = failure(error, instances.stages.take(error), pickled), by_itself(error)
             if kind == wire.ACCESS and not (instances.calls.failed or of_guest(error)):
                 answer = wire.reply(wire.KEPT, answer[wire.REPLY.size :])
             elif instances.calls.failed or not isinstance(error, GuestError):
@@ -267,7 +271,7 @@ class Loop:
             else:
                 self._tidy(kind, flags)
         if not self._running.finish(number):
-            printed = pickle.dumps(self._commands.printed) if kind == wire.RUN else b""
+            printed = wire.encode(self._commands.printed) if kind == wire.RUN else b""
             # After a success too, but for a lease, which would go on with another instance, and for a Python function,
             # which may have caught the interrupt.
             if own is None:
@@ -279,12 +283,12 @@ class Loop:
     def _stopped(self, answer: bytes, own: bool) -> bytes | None:
         """The reply for what was stopped from here, ``answer`` if that is its own; None if its caller had it stopped."""
         why, self._running.why = self._running.why, None
-        return None if why is None else answer if own else failure(why)
+        return None if why is None else answer if own else failure(why, pickled=self._pickled)
 
-    def _run_other(self, kind: int, payload: bytes) -> bytes:
+    def _run_other(self, kind: int, payload: bytes, pickled: bool) -> bytes:
         """The reply to a job that is no call of an export."""
         if kind == wire.SHIPPED:
-            return wire.reply(wire.VALUE, self._functions.run(payload))
+            return wire.reply(wire.VALUE, self._functions.run(payload, pickled))
         if kind == wire.RUN:
             try:
                 return wire.reply(wire.VALUE, self._commands.run(payload))
@@ -292,7 +296,8 @@ class Loop:
                 if self._commands.stopped:
                     self._instances.discard()
         if kind == wire.ACCESS:
-            return wire.reply(wire.VALUE, pickle.dumps(self._access.run(*pickle.loads(payload))))
+            value = self._access.run(*pickle.loads(payload))
+            return wire.reply(wire.VALUE, pickle.dumps(value) if pickled else wire.encode(value))
         if kind == wire.PURGE:
             self._instances.discard()
             return wire.reply(wire.OK)
@@ -310,6 +315,7 @@ class Loop:
     def _run_batch(self, number: int, export: int, flags: int, payload: bytes) -> bytes:
         """The reply to a batch.  Items that fail are announced at once: this process may not live to its end."""
         started = perf_counter_ns()
+        self._pickled = self._pickles
         first, end, cells = self._batch_head(export, payload)
         self._arena.buffer = cells // wire.CELLS
         # One item at a time where each needs something of its own: fuel, an instance, or a number to be interrupted by.
@@ -331,7 +337,7 @@ class Loop:
                     end = first
             except BaseException as error:
                 first = max(first, self._arena.item())  # it never got to an item if the driver cannot be made
-                failed, own = failure(error, self._instances.stages.take(error)), by_itself(error)
+                failed, own = failure(error, self._instances.stages.take(error), self._pickles), by_itself(error)
             interrupted = not self._running.finish(running)
             if self._printed is not None:
                 self._printed()  # so that it does not count as the next item's

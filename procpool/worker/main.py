@@ -155,12 +155,12 @@ def _work(blueprint: Blueprint, fds: Sequence[int]) -> int:
         raise
     except BaseException as error:
         stage = next(filter(None, (room.instances.stages.of(error) for room in rooms)), None)
-        replies[0].flush(unfit(error, stage))
+        replies[0].flush(unfit(error, stage, settings.guest.pickles))
         return 0
     threads = [threading.Thread(target=_serve, args=(room, settings), daemon=True) for room in rooms[1:]]
     for thread in threads:
         _start_thread(thread)
-    replies[0].flush(wire.reply(wire.READY, wire.COUNT.pack(os.getpid())))
+    replies[0].flush(wire.reply(wire.READY))
     Loop(rooms[0], settings).serve()
     for thread in threads:
         thread.join()
@@ -262,7 +262,9 @@ def _of_module(
     instantiator.snapshot = blueprint.snapshot
     instances = InstanceHolder(instantiator, settings, arena, streams)
     surface = instantiator.surface = Instance(instances, settings.exports, {**program.storage, **program.exports})
-    commands = CommandRunner(instantiator, instances, payloads, replies, streams, settings.instances == 1)
+    commands = CommandRunner(
+        instantiator, instances, payloads, replies, streams, settings.instances == 1, settings.guest.pickles
+    )
     access = Access(instances, surface, arena, payloads, streams)
     return _Equipment(instances, surface, commands, access, instantiator.prints)
 
@@ -299,7 +301,7 @@ def _serve(room: Room, settings: wire.Settings) -> None:
     """A further thread's life.  What ends it otherwise than by the end of its pipe ends the process."""
     try:
         attach_logs(room.replies)
-        room.replies.flush(wire.reply(wire.READY, wire.COUNT.pack(os.getpid())))
+        room.replies.flush(wire.reply(wire.READY))
         Loop(room, settings).serve()
     except (BrokenPipeError, ConnectionResetError):
         os._exit(0)

@@ -28,12 +28,21 @@ class Payloads:
             mapped = self._mapped[number] = shared_memory(self._fd, at, wire.payload_reach(size))
         return mapped
 
-    def result(self, value: object, taken: int) -> bytes:
+    def result(self, value: object, taken: int, pickled: bool) -> bytes:
         """The payload of a result.  ``taken`` is how many large results the parent has copied out of their slots.
 
         If it has not come round to that yet, the result goes the slow way: nobody waits.
+
+        Raises:
+            TypeError: it is no plain data, and not to be pickled.
+            Whatever pickling it raises.
         """
-        dumped = values.dump(value)
+        try:
+            dumped = values.dump(value) if pickled else values.dump_plain(value)
+        except wire.NotPlain as why:
+            raise TypeError(
+                f"the result cannot come back: {why}, and this pool unpickles nothing of its workers' (trust)"
+            ) from None
         size = dumped.size
         if not size or size > self._limit or self._placed - taken >= _RESULTS:
             return dumped.inline()

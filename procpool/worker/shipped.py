@@ -27,21 +27,21 @@ class ShippedFunctions:
         self._payloads = payloads
         self._locked = locked
 
-    def run(self, payload: bytes) -> bytes:
-        """Run the call that ``payload`` describes; the payload of its result.
+    def run(self, payload: bytes, pickled: bool = True) -> bytes:
+        """Run the call that ``payload`` describes; the payload of its result, which is a pickle or plain data.
 
         Raises:
             CorruptStream: it is none that our parent would send.
             Whatever unpickling the function or its arguments, running it, or pickling its result raises.
         """
         try:
-            return self._run(payload)
+            return self._run(payload, pickled)
         except (PermissionError, ImportError) as error:
             if self._locked:
                 add_note(error, _LOCKED)
             raise
 
-    def _run(self, payload: bytes) -> bytes:
+    def _run(self, payload: bytes, pickled: bool) -> bytes:
         digest, taken, start = self.learn(payload)
         function = self._functions.get(digest)
         if function is None:
@@ -49,7 +49,7 @@ class ShippedFunctions:
         if isinstance(function, _Unloaded):
             function = self._functions[digest] = function.load()
         args = values.load(payload, self._payloads.slot, slots=values.ARGUMENTS, at=start)
-        return self._payloads.result(function(self._surface, *args), taken)
+        return self._payloads.result(function(self._surface, *args), taken, pickled)
 
     def learn(self, payload: bytes) -> tuple[bytes, int, int]:
         """Forget and learn what it says: afterwards the parent knows which functions are here, whatever the call does.

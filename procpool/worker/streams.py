@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import functools
 import os
-import pickle
 import select
 import termios
 import threading
@@ -183,7 +182,7 @@ class Streams:
             if not self._active:
                 return
             self._drain()
-            payload = bytes((wire.ALL_OUTPUT,)) + pickle.dumps(self._so_far())
+            payload = bytes((wire.ALL_OUTPUT,)) + wire.encode(self._so_far())
         self._replies.flush(wire.reply(wire.OUTPUT, payload))
 
     def pass_on(self) -> None:

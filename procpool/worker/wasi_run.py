@@ -29,6 +29,7 @@ class CommandRunner:
 
     Args:
         alone: this process serves no other instance, so it may be ended for a command.
+        pickles: exceptions go back as pickles.
     """
 
     def __init__(
@@ -39,12 +40,14 @@ class CommandRunner:
         replies: Replies,
         streams: Streams,
         alone: bool,
+        pickles: bool,
     ) -> None:
         self._instantiator = instantiator
         self._instances = instances
         self._streams = streams
         self._replies = replies
         self._alone = alone
+        self._pickles = pickles
         self._answering = threading.Lock()
         self._payloads = payloads
         self._spent = False
@@ -78,7 +81,7 @@ class CommandRunner:
             self._answering.release()
             self.printed = self._streams.end()
         self._instantiator.stages.forget()
-        return self._payloads.result((code, trap, self._streams.excess(), *self.printed), taken)
+        return self._payloads.result((code, trap, self._streams.excess(), *self.printed), taken, pickled=False)
 
     def _answer_instead(self, taken: int, error: BaseException) -> None:
         """In a thread of the command, which has ended it: the main thread sits in a host call, so answer for it."""
@@ -86,10 +89,13 @@ class CommandRunner:
         printed = self._streams.end()
         code, trap = error.code if isinstance(error, GuestExit) else None, self._trap(error)
         if code is None and trap is None:
-            self._replies.flush(failure(error, self._instantiator.stages.of(error)))
+            self._replies.flush(failure(error, self._instantiator.stages.of(error), self._pickles))
         else:
             self._replies.flush(
-                wire.reply(wire.VALUE, self._payloads.result((code, trap, self._streams.excess(), *printed), taken))
+                wire.reply(
+                    wire.VALUE,
+                    self._payloads.result((code, trap, self._streams.excess(), *printed), taken, pickled=False),
+                )
             )
         os._exit(0)
 

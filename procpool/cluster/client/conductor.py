@@ -17,7 +17,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from ... import wire as core
@@ -34,6 +34,9 @@ from .backend import Backend, Member
 from .ledger import Ledger
 from .session import Session
 from .units import StretchUnit, Travels, lost
+
+if TYPE_CHECKING:
+    from ...supervisor.lane import Lane
 
 #: Seconds for which a pool without any node waits for one when its engine's coordinator is gone.
 FORLORN = 5.0
@@ -52,6 +55,7 @@ class Demand:
     modules: Mapping[str, bytes]  #: by digest
     lease: float  #: seconds
     retries: int  #: of each job that says nothing else
+    pickles: bool  #: exceptions come back from workers as pickles; see `Trusted`
 
 
 class _Refusals:
@@ -80,6 +84,7 @@ class Conductor:
         self.closing: bool = False  #: nothing new is taken any more but jobs of maps under way
         self.closed: bool = False  #: nor these
         self.retries: int = demand.retries
+        self.pickles: bool = demand.pickles
         self._backend = backend
         self._delivery = delivery
         self._pid = os.getpid()
@@ -231,6 +236,9 @@ class Conductor:
     def key_free(self, key: int) -> None:
         """See `Owner`.  No job here has a key."""
 
+    def nonsense(self, lane: Lane, error: Exception) -> None:
+        """See `Owner`.  No worker is here: nodes see to theirs."""
+
     def check_open(self) -> None:
         """For those who want to begin something.
 
@@ -370,7 +378,7 @@ class Conductor:
         self.journal.note("node_refused", session.member, f"the host {session.member.name} does not serve: {reason}")
         if raised:
             # It may be of a class of the user's, whose code does not run in this thread.
-            self.post(lambda: self._startup.fail(core.loaded(core.report_of(core.RAISED, raised, None))))
+            self.post(lambda: self._startup.fail(core.loaded(core.report_of(core.RAISED, raised, None, True))))
         self.look()
 
     def answered(self, session: Session, answer: wire.Answer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Callable, Hashable, Mapping
 from time import monotonic
@@ -83,7 +84,8 @@ class _Single(Job):
         # Not what remains of it: that is how long to wait at once, a day at most.
         left = None if deadline.limit is None else max(0.0, deadline.at - monotonic())
         seconds = 0.0 if left is None else deadline.seconds
-        return wire.Unit(self.number, kind, name, begins, left, seconds, self.limit, retries, self._context, 1, payload)
+        how = self.limit, retries, self._context, 1, bool(self.trusted)
+        return wire.Unit(self.number, kind, name, begins, left, seconds, *how, payload)
 
     def settle(self, answer: wire.Answer) -> None:
         """See `Travels`."""
@@ -97,13 +99,12 @@ class _Single(Job):
             end = self.fail if status == wire.FAILED else self.succeed
             self.post(lambda: end(self._loaded(payload)))
         elif status == core.VALUE:
-            try:
-                result = values.plain(payload)
-            except values.NeedsCode:
-                received = values.detach(payload, _no_slot, slots=range(0))
-                self.post(lambda: self._load(received))
-            else:
-                self.succeed(result)
+            if self.pickled:
+                with contextlib.suppress(values.NeedsCode):
+                    self.succeed(values.plain(payload))
+                    return
+            received = values.detach(payload, _no_slot, pickled=self.pickled, slots=range(0))
+            self.post(lambda: self._load(received))
         else:
             self.report(status, payload)
 
@@ -133,7 +134,7 @@ class CallUnit(_Single):
         super().__init__(export.name, context, limit)
         self.kind: Hashable = export.name
         self._slots = export.pack(args)
-        self._unpack: Callable[[bytes], Any] = export.codec.unpack
+        self._unpack: Callable[[bytes], Any] = export.unpack
         self.nbytes: int = _OVERHEAD + len(self._slots)
 
     def packed(self, begins: bool) -> wire.Unit | None:
@@ -150,10 +151,13 @@ class CallUnit(_Single):
 class ShippedUnit(_Single):
     """A call of a callable."""
 
-    def __init__(self, function: Shipped, args: tuple[Any, ...], context: bytes, limit: float | None) -> None:
+    def __init__(
+        self, function: Shipped, args: tuple[Any, ...], context: bytes, limit: float | None, pickled: bool
+    ) -> None:
         if not function.least <= len(args) <= function.most:
             function.check(len(args))
         super().__init__(function.name, context, limit)
+        self.trusted: bool | None = pickled and not function.ours
         self.function: Shipped | None = function
         self._digest = function.digest
         self.kind: Hashable = function.digest
@@ -216,7 +220,7 @@ class StretchUnit:
             columns.append(column)
         return wire.Unit(
             *(self.number, wire.STRETCH, self.name, begins, None, 0.0, chunk.item_timeout),
-            *(min(chunk.retries, wire.MOST_RETRIES), chunk.context, chunk.count, columns),
+            *(min(chunk.retries, wire.MOST_RETRIES), chunk.context, chunk.count, False, columns),
         )
 
     def settle(self, answer: wire.Answer) -> None:

@@ -121,7 +121,7 @@ class NodeSession:
         try:
             self._warden = Warden(self._tenure.until) if warden.possible() else None
         except (OSError, ProcpoolError) as error:
-            await self._part([wire.REFUSED, _reason(error), core.exception_to_bytes(error)])
+            await self._part([wire.REFUSED, _reason(error), core.exception_to_bytes(error, pickled=True)])
             return
         try:
             await self._serve()
@@ -237,7 +237,7 @@ class NodeSession:
         try:
             self._pool = await asyncio.to_thread(self._made_pool)
         except BaseException as error:
-            await self._part([wire.REFUSED, _reason(error), core.exception_to_bytes(error)])
+            await self._part([wire.REFUSED, _reason(error), core.exception_to_bytes(error, pickled=True)])
             return
         if self._over:  # the lease or the connection ended meanwhile
             await self._stop_aside()

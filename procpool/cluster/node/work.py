@@ -64,7 +64,9 @@ class _PassedOn(Job):
             self.report(status, payload)
             return ()
         if status not in (core.OK, core.VALUE):
-            core.report_of(status, payload, self.name)  # what no sound worker sends is this host's to find out
+            core.report_of(
+                status, payload, self.name, self.pickled
+            )  # what no sound worker sends is this host's to find out
             if self.owner is not None:
                 self.owner.failed()
         if self.succeed(None):
@@ -95,6 +97,7 @@ class KnownFunction(Shipped):
     def __init__(self, name: str, digest: bytes, pickled: bytes) -> None:
         self.name: str = name
         self.digest: bytes = digest
+        self.ours: bool = False  # the unit says what comes of it
         self.pickle: bytes = pickled
         self._takes = None
         self.least: float = 0.0  # the client has checked
@@ -108,7 +111,8 @@ class PassedShipped(_PassedOn, ShippedCall):
         function: KnownFunction = unit.name
         deadline = deadline_of(unit)
         PickledJob.__init__(self, function.name, b"", limit=unit.limit)
-        self._args = values.detach(unit.payload, _no_slot, slots=range(0)).dumped()
+        self.trusted: bool | None = unit.pickled
+        self._args = values.detach(unit.payload, _no_slot, pickled=True, slots=range(0)).dumped()
         self._function = function
         self._context = rebased(unit.context, True, unit.limit, deadline)
         self._size = self._args.size

@@ -54,11 +54,14 @@ class Segment(Job):
         super().__init__(chunk.export.name, b"")
         self.export: Export = chunk.export
         self.chunk = chunk
+        self.tenant = chunk.tenant
         self.start = start
         self.stop = stop
         self.halted: bool = False
         self._item_seen = -1, 0.0  # at which item it was last seen, and since when
+        self._reached = 0
         self._again: list[int] = []  # items to run again, because an interrupt hit them that was meant for another
+        self._failed: set[int] = set()  # items that the worker has announced, these among them
 
     def begin(self) -> bool:
         if self.chunk.abandoned or self.expired:
@@ -74,6 +77,7 @@ class Segment(Job):
         self.buffer = buffer
         self.halted = False
         self._item_seen = -1, 0.0
+        self._reached = 0
         _U32.pack_into(arena, cells + wire.INDEX, 0)
         _U32.pack_into(arena, cells + wire.STOP, 0)
         params, results = self._columns()
@@ -87,8 +91,10 @@ class Segment(Job):
     # -- while it runs -------------------------------------------------------------------------------------------------
 
     def item(self, memory: Memory) -> int:
-        value: int = _U32.unpack_from(memory.arena, self.buffer * wire.CELLS + wire.INDEX)[0]
-        return value
+        """The item it is at; it never goes back, or it could be at a new one for ever, each with its own time limit."""
+        told: int = _U32.unpack_from(memory.arena, self.buffer * wire.CELLS + wire.INDEX)[0]
+        self._reached = max(self._reached, min(told, self.stop - self.start - 1))
+        return self._reached
 
     def halt(self, memory: Memory) -> None:
         """Have the driver stop before its next item."""
@@ -137,11 +143,16 @@ class Segment(Job):
         index, status = wire.FAILED_ITEM.unpack_from(payload)
         if not 0 <= index < self.stop - self.start:
             raise ValueError(f"item {index} of {self.stop - self.start} failed")
+        if index in self._failed:
+            raise ValueError(f"item {index} failed twice")
+        self._failed.add(index)
         if status != wire.INTERRUPTED:
             details = payload[wire.FAILED_ITEM.size :]
-            self._item_ended(index, wire.report_of(status, details, self.export.name))
+            self._item_ended(index, wire.report_of(status, details, self.export.name, self.pickled))
         elif lane.interrupted == (lane.number, index):
             self._item_ended(index, self._timeout_error())
+        elif lane.interrupted[0] != lane.number:
+            raise ValueError(f"item {index} was interrupted, and nobody asked for that")
         else:
             # The item that was to be stopped ended in that very moment, and this one was hit instead.
             self._again.append(index)
@@ -157,6 +168,9 @@ class Segment(Job):
         stopped, nanoseconds = wire.BATCH_DONE.unpack(payload)
         if not len(self._again) <= stopped <= self.stop - self.start:
             raise ValueError(f"a batch of {self.stop - self.start} items cannot stop at {stopped}")
+        if stopped <= max(self._failed, default=-1) or (stopped < self.stop - self.start and not self.halted):
+            raise ValueError(f"a batch of {self.stop - self.start} items has stopped at {stopped} by itself")
+        nanoseconds = min(nanoseconds, lane.port.process.life_ns)
         self.chunk.nanoseconds += nanoseconds
         lane.durations.record(stopped, nanoseconds)
         return self._collect(lane, memory, stopped)
@@ -165,7 +179,7 @@ class Segment(Job):
         """Keep the results from before the worker's death, and fail the item it was at or run it again."""
         retried = False
         lane.calls_done(1)  # an answer would have counted for one call
-        index = min(self.item(memory), self.stop - self.start - 1)
+        index = self.item(memory)
         if index in self._again or self.start + index in self.chunk.errors:
             pass  # that one had ended and been announced, and the next had not begun
         elif lane.interrupted == (lane.number, index):  # and killed, because it would not stop

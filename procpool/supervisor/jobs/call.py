@@ -40,6 +40,10 @@ class Packing(Protocol):
     def unpack(self, data: bytes | memoryview, offset: int = 0) -> Any: ...
 
 
+#: Of replies with results: they have no size that is known before.
+ANY_SIZE = -1
+
+
 class Callee:
     """An exported function: how to pack a job for it and unpack its reply.
 
@@ -55,6 +59,7 @@ class Callee:
         params, results = packing.formats
         size = struct.calcsize("<" + params)
         self._size = size
+        self._reply_size = wire.REPLY.size + struct.calcsize("<" + results)
         self.call_header: bytes = wire.JOB.pack(size, index, wire.CALL, 0)
         self.submit_header: bytes = wire.JOB.pack(size, index, wire.SUBMIT, 0)
         # A call without a context goes into the page, and its reply comes out, in one step each.
@@ -90,17 +95,21 @@ class Callee:
         Args:
             limit: seconds it may run, from when a worker turns to it.
         """
-        return Job(self.name, frame, self.unpack, limit)
+        return Job(self.name, frame, self.results, limit)
 
-    def result(self, status: int, payload: bytes) -> Any:
-        """The value a reply stands for; what was pickled in the worker is unpickled here, in the caller's thread.
+    def answered_by(self, reply: bytes) -> bool:
+        """Whether a reply, with its head, has results of this export."""
+        return reply[4] == wire.OK and self._reply_size in (len(reply), ANY_SIZE)
+
+    def results(self, payload: bytes) -> Any:
+        """The results in the payload of a reply.
 
         Raises:
-            The exception it stands for.
+            ValueError: they are none of this export's.
         """
-        if status == wire.OK:
-            return self.unpack(payload)
-        raise wire.loaded(wire.report_of(status, payload, self.name))
+        if self._reply_size not in (wire.REPLY.size + len(payload), ANY_SIZE):
+            raise ValueError(f"{len(payload)} bytes as the results of {self.name}")
+        return self.unpack(payload)
 
     def core(self, method: str) -> Export:
         """The function as that of a core module.
@@ -131,6 +140,13 @@ class Export(Callee):
 
 class Owner(Protocol):
     """What a job asks of the pool that runs it."""
+
+    @property
+    def pickles(self) -> bool:
+        """Whether exceptions come back as pickles; see `Trusted`."""
+
+    def nonsense(self, lane: Lane, error: Exception) -> None:
+        """A worker has sent what no sound worker sends.  From any thread."""
 
     def cancelled(self, job: Job, queued: bool) -> None:
         """It was cancelled, queued or in a worker.  From any thread."""
@@ -177,12 +193,15 @@ class Job(Future[Any]):
     bound = False  #: it is for the very worker that it was given to, and ends with it
     priority = 0  #: those of higher priority are sent first
     key: int | None = None  #: token of its key: jobs of one key run in order on one worker
+    tenant: str = ""  #: whose it is, in a pool with tenants
     deadline: Deadline = Deadline.NEVER  #: when its caller gives up, wherever it is then
+    trusted: bool | None = None  #: whether what it ends in is a pickle; None if that is as its owner says
     queued = False  #: it is in a queue of the scheduler, which alone writes this and the next
     dropped = False  #: it has ended while it was queued, and is still there
     in_flight = False  #: it is in a lane, which alone writes this
     asked = False  #: somebody wants to know what becomes of it
     retries: int = 0  #: how often it may still be run again after its worker died
+    losses: int = 0  #: how often a worker died that was to begin it next; written by lanes
     owner: Owner | None = None  #: None before it is submitted
     _making = threading.Lock()
 
@@ -202,6 +221,11 @@ class Job(Future[Any]):
         self.limit = limit  #: seconds it may run, from when a worker turns to it
         #: nobody waits for it any more: stop it as soon as it runs, and drop what comes of it
         self.expired: bool = False
+
+    @property
+    def pickled(self) -> bool:
+        """Whether an exception comes back as a pickle."""
+        return self.owner is not None and self.owner.pickles if self.trusted is None else self.trusted
 
     @property
     def _condition(self) -> Condition:  # type: ignore[override]
@@ -375,11 +399,20 @@ class Job(Future[Any]):
         """
         if status == wire.INTERRUPTED and self.expired:  # as it was asked to
             return
-        told = wire.report_of(status, payload, self.name)
+        self.end_in(wire.report_of(status, payload, self.name, self.pickled))
+
+    def end_in(self, told: wire.Report) -> None:
+        """End it with a failure, loaded where the user's code runs."""
         if isinstance(told, BaseException):
             self.fail(told)
         else:
             self.post(lambda: self.fail(told.load()))
+
+    def refuse(self, lane: Lane, error: Exception) -> None:
+        """What it was answered has turned out to be no answer, after others of its worker's were heard."""
+        if self.owner is not None:
+            self.owner.nonsense(lane, error)
+        self.fail(lane.port.process.refused(self.name, error))
 
     def post(self, code: Callable[[], object]) -> None:
         """Run the user's code where its owner has it run."""

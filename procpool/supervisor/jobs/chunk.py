@@ -39,6 +39,7 @@ class Chunk:
         self.item_timeout = item_timeout  #: seconds that each item may run
         self.retries = retries  #: how often each item may be run again after a worker died in it
         self.context = context  #: what `capture` gave
+        self.tenant: str = ""  #: whose it is, in a pool with tenants
         self.deaths: Counter[int] = Counter()  #: that each item has seen
         self.errors: dict[int, Report] = {}  #: to be loaded by who takes the results, for that may run the user's code
         self.nanoseconds = 0  #: time that workers have spent on it

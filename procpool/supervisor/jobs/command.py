@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,11 @@ class CommandRun(PickledJob):
 
     When its time is up it is not failed at once: the worker first tells what has been printed by then, which takes it
     well below a millisecond, as the thread that does so does not run the guest.
+
+    What it ends in is plain data, whomever its pool trusts; only an exception of a host function's may be a pickle.
     """
+
+    plain = True
 
     def __init__(
         self, spec: Spec, text: bool, check: bool, lines: dict[int, Lines], limit: float | None, context: bytes
@@ -39,6 +42,7 @@ class CommandRun(PickledJob):
         self._check = check
         self._lines = lines
         self._splitters = {stream: LineSplitter() for stream in lines}
+        self._heard = dict.fromkeys(lines, 0)  # bytes
         self._context = context
         self._late = False
         self._in_turn: Callable[[Callable[[], object]], None] | None = None  # runs line functions, one after the other
@@ -54,9 +58,13 @@ class CommandRun(PickledJob):
     def output(self, payload: bytes) -> None:
         stream = payload[0]
         if stream == wire.ALL_OUTPUT:
+            printed = self._printed(payload[1:])
             if self._late:
-                self.post(lambda: self._fail_late(*pickle.loads(payload[1:])))
+                self.post(lambda: self._fail_late(*printed))
         elif stream in self._lines:
+            self._heard[stream] += len(payload) - 1
+            if self._heard[stream] > self._most:
+                raise ValueError(f"{self.name} cannot have printed {self._heard[stream]} bytes")
             lines = self._splitters[stream].feed(payload[1:])
             if lines and not self.expired:
                 self._hand_over(stream, lines)
@@ -82,7 +90,8 @@ class CommandRun(PickledJob):
 
     def answered(self, lane: Lane, memory: Memory, status: int, payload: bytes) -> Sequence[Job]:
         if status == wire.INTERRUPTED and self._late:
-            self.post(lambda: self._fail_late(*pickle.loads(payload)))
+            printed = self._printed(payload)
+            self.post(lambda: self._fail_late(*printed))
             return ()
         if self._in_turn is None:
             return super().answered(lane, memory, status, payload)
@@ -90,11 +99,39 @@ class CommandRun(PickledJob):
         if status == wire.VALUE:
             received = self.receive(lane, memory, payload)
             if received is not None:
-                self._in_turn(lambda: self.load(received))
+                self._in_turn(lambda: self.load(received, lane))
         elif status != wire.INTERRUPTED or not self.expired:
-            told = wire.report_of(status, payload, self.name)
+            told = wire.report_of(status, payload, self.name, self.pickled)
             self._in_turn(lambda: self.fail(wire.loaded(told)))
         return ()
+
+    def checked(self, result: Any) -> Any:
+        code, trap, excess, stdout, stderr = _five(result)
+        if type(code) not in (int, type(None)) or excess not in (None, "stdout", "stderr"):
+            raise ValueError(f"a command that ended with {code!r:.80}, and {excess!r:.80} was too much")
+        self._check_printed(stdout, stderr)
+        if trap is not None:
+            told = wire.report_of(wire.TRAP, trap, "_start", False) if type(trap) is bytes else None
+            if not isinstance(told, WasmTrap):
+                raise ValueError(f"a trap that is {trap!r:.80}")
+        elif code is None and excess is None:
+            raise ValueError("a command that has not ended")
+        return result
+
+    def _printed(self, payload: bytes) -> tuple[bytes | None, bytes | None]:
+        """What it had printed by the time it was interrupted."""
+        if not payload:  # it has not begun
+            return None, None
+        printed = wire.decode(payload)
+        if type(printed) is not tuple or len(printed) != 2:
+            raise ValueError(f"output that is {printed!r:.80}")
+        self._check_printed(*printed)
+        return printed
+
+    def _check_printed(self, *printed: Any) -> None:
+        for each in printed:
+            if each is not None and (type(each) is not bytes or len(each) > self._most):
+                raise ValueError(f"output that is {each!r:.80}")
 
     def crashed(self, lane: Lane, memory: Memory, crash: Exception) -> tuple[bool, Sequence[Job]]:
         if self._late:
@@ -134,7 +171,7 @@ class CommandRun(PickledJob):
         if excess is not None:
             raise OutputLimit(f"the command printed more than {self._most} bytes to {excess} and was stopped", out, err)
         if trap is not None:
-            error = wire.report_of(wire.TRAP, trap, "_start")
+            error = wire.report_of(wire.TRAP, trap, "_start", False)
             assert isinstance(error, WasmTrap)
             error.stdout, error.stderr = out, err
             raise error
@@ -148,3 +185,9 @@ class CommandRun(PickledJob):
 
     def _shown(self, printed: Any) -> Any:
         return printed.decode(errors="replace") if self._text and isinstance(printed, bytes) else printed
+
+
+def _five(result: Any) -> tuple[Any, ...]:
+    if type(result) is not tuple or len(result) != 5:
+        raise ValueError(f"a command that ended in {result!r:.80}")
+    return result

@@ -37,6 +37,7 @@ class Shipped:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.name: str = name_of(function)
+        self.ours: bool = isinstance(function, (BytesFunction, BytesCall))  #: no code of the user's, and results are plain
         self._takes = Takes.of(function)
         #: the least and the most arguments, the instance not counted, with which `check` need not be asked
         self.least: float
@@ -287,12 +288,18 @@ class ShippedCall(PickledJob):
     """One call of a shipped function.
 
     Large arguments go into a payload slot of the worker, which has one for each buffer of its arena.
+
+    Args:
+        pickled: what comes of it is unpickled, if the function is the user's; else it is plain data.
     """
 
-    def __init__(self, function: Shipped, args: tuple[Any, ...], limit: float | None, context: bytes) -> None:
+    def __init__(
+        self, function: Shipped, args: tuple[Any, ...], limit: float | None, context: bytes, pickled: bool
+    ) -> None:
         if not function.least <= len(args) <= function.most:
             function.check(len(args))
         super().__init__(function.name, b"", limit=limit)
+        self.trusted: bool | None = pickled and not function.ours
         self._args: values.Dumped | None = values.dump(args)
         self._function: Shipped | None = function
         self._context = context
@@ -308,7 +315,7 @@ class ShippedCall(PickledJob):
         args = dumped.inline() if area is None else dumped.place(buffer, area)
         carries, forget = functions.send(function)
         payload = b"".join((self._context, *function.parts(carries, forget, results_taken), args))
-        flags = wire.HAS_CONTEXT if self._context else 0
+        flags = wire.HAS_CONTEXT * bool(self._context) + wire.PICKLED * self.pickled
         self.buffer = buffer
         return wire.JOB.pack(len(payload), 0, wire.SHIPPED, flags) + payload
 

@@ -78,7 +78,7 @@ class ComponentCommand:
             trap = wire.trap_to_bytes(found)
         finally:
             self.printed = self._streams.end()
-        return self._payloads.result((code, trap, self._streams.excess(), *self.printed), taken)
+        return self._payloads.result((code, trap, self._streams.excess(), *self.printed), taken, pickled=False)
 
     def _run(self, spec: Spec) -> int:
         fds: list[int] = []
