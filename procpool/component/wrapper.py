@@ -59,8 +59,7 @@ def is_scalar(function: wit.Function) -> bool:
     """Whether it takes and gives nothing but numbers, and not too many."""
     if len(function.params) > MOST_PARAMS:
         return False
-    types = [each for _, each in function.params] + ([] if function.result is None else [function.result])
-    return all(isinstance(each, wit.Primitive) and each.name in KINDS for each in types)
+    return all(isinstance(each, wit.Primitive) and each.name in KINDS for each in function.types)
 
 
 def entry_of(function: wit.Function, number: int) -> Entry:
