@@ -13,11 +13,12 @@ from ..errors import BadArguments, LeaseEnded, PoolClosed, WorkerCrashed
 from ..supervisor.jobs.call import Callee, Job
 from . import wit
 from .codec import WrapHandle
+from .entry import Entry
 from .names import Functions
 from .packing import Packing, resources_in
 from .program import ComponentProgram
 from .values import Resource
-from .wrapper import Entry, drop_of, entry_of
+from .wrapper import drop_of, entry_of
 
 if TYPE_CHECKING:
     from ..supervisor.lane import Lane, Memory

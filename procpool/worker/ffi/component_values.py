@@ -9,8 +9,8 @@ from typing import Any
 from ...checks import shown
 from ...component import wit
 from ...component.arguments import normalised
+from ...component.entry import KINDS
 from ...component.values import Err, Ok, Some, cases_of, class_of, constant, snake
-from ...component.wrapper import KINDS
 from ...raw import c
 
 #: Those of aggregates, behind those of numbers; see ``wasmtime/component/val.h``.

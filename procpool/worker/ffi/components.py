@@ -11,7 +11,7 @@ from typing import Any
 import wasmtime
 import wasmtime.component
 
-from ...component.wrapper import Entry
+from ...component.entry import Entry
 from ...raw import c
 from ..host import HostCalls
 
