@@ -14,11 +14,13 @@ The code here runs in a component instance that calls the inner one and is never
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from ..binary import named, unsigned
 from . import wit
-from .binary import leading, read_world, sections_between
+from .binary import imported_interfaces, leading, read_world, sections_between
+from .hosted import can_serve, serving
 from .layout import BASE, MOST_PARAMS, flat_params, flat_results, placed
 from .writing import COMPONENT, FUNCTION, IMAGES, INSTANCE, TYPE, ComponentWriter
 
@@ -48,6 +50,8 @@ class Wrapped:
     wasm: bytes
     entries: dict[str, Entry]  #: by the names of the world's functions
     drops: dict[wit.Resource, str]  #: the exports that take the handle of a resource and drop it
+    #: by the names of functions that the component imports: the import of the wrapper that serves it, from image to image
+    hosts: dict[str, str] = field(default_factory=dict)
 
 
 #: The type of a function that takes a handle.
@@ -86,11 +90,14 @@ def drop_of(number: int) -> Entry:
     return Entry(f"d{number}", False, (KINDS["u32"],))
 
 
-def wrap(component: bytes, world: wit.World | None = None) -> Wrapped:
+def wrap(component: bytes, world: wit.World | None = None, hosted: Callable[[str], bool] = lambda name: False) -> Wrapped:
     """A component with a wrapper around.
 
     Args:
         world: the component's, if it has been read.
+        hosted: whether an interface, or a function at the root, that the component imports is served by functions of
+            Python's.  Then these take and give images, and the wrapper imports them at its root; see `Wrapped.hosts`.  It
+            still imports the originals, and does not use them.  What deals with resources is not served so.
 
     Raises:
         CannotWrap: it imports something after it has defined something of its own, or has functions that are asynchronous.
@@ -99,7 +106,7 @@ def wrap(component: bytes, world: wit.World | None = None) -> Wrapped:
     for function in world.exports:
         if function.asynchronous:
             raise CannotWrap(f"{function} is asynchronous")
-    return _Wrapper(component, world).wrapped()
+    return _Wrapper(component, world, hosted).wrapped()
 
 
 def _calls(functions: list[wit.Function]) -> str:
@@ -141,7 +148,7 @@ def _calls(functions: list[wit.Function]) -> str:
 class _Wrapper:
     """Writes the wrapper."""
 
-    def __init__(self, component: bytes, world: wit.World) -> None:
+    def __init__(self, component: bytes, world: wit.World, hosted: Callable[[str], bool]) -> None:
         begins = leading(component)
         for number, _, _ in sections_between(component, begins.end, len(component)):
             if number == 10:
@@ -150,6 +157,7 @@ class _Wrapper:
         self._out = ComponentWriter(component[8 : begins.end], count)
         self._component = component
         self._world = world
+        self._hosted = hosted
         #: what the component imports, by name: sort and index
         self._imports: dict[str, tuple[int, int]] = {name: (sort, index) for name, sort, index in begins.imports}
         self._inner: int = -1  # the instance of the user's component
@@ -158,6 +166,7 @@ class _Wrapper:
     def wrapped(self) -> Wrapped:
         """The whole."""
         out = self._out
+        hosts = self._serve()
         self._inner = out.instance(out.component(self._component), self._imports)
         functions = {each.name: self._alias(each) for each in self._world.exports}
         called = [each for each in self._world.exports if not is_scalar(each)]
@@ -172,7 +181,36 @@ class _Wrapper:
         for name, entry in entries.items():
             out.exported(FUNCTION, entry.export, functions[name])
         drops = self._drops()
-        return Wrapped(out.wasm, entries, drops)
+        return Wrapped(out.wasm, entries, drops, hosts)
+
+    def _serve(self) -> dict[str, str]:
+        """Have what is hosted come from a component that passes images."""
+        interfaces = {
+            name: items
+            for name, items in imported_interfaces(self._component).items()
+            if self._hosted(name) and all(map(can_serve, items.values()))
+        }
+        alone = [
+            each for each in self._world.imports if each.interface is None and self._hosted(each.name) and can_serve(each)
+        ]
+        items = [*alone, *(item for each in interfaces.values() for item in each.values())]
+        functions = [item for item in items if isinstance(item, wit.Function)]
+        if not functions:
+            return {}
+        types = [item for item in items if not isinstance(item, (wit.Function, wit.Resource))]
+        out = self._out
+        images = out.type(IMAGES)
+        hosts = {each.name: f"procpool-host{number}" for number, each in enumerate(functions)}
+        given = {f"h{number}": (FUNCTION, out.imported(name, images)) for number, name in enumerate(hosts.values())}
+        served = out.instance(out.component(serving(functions, types)), given)
+        made: dict[int, tuple[int, int]] = {}  # by the id of an item
+        for sort, word, several in ((FUNCTION, "f", functions), (TYPE, "i", types)):
+            for number, item in enumerate(several):
+                made[id(item)] = sort, out.alias(sort, served, f"{word}{number}")
+        self._imports |= {each.name: made[id(each)] for each in alone}
+        for name, each in interfaces.items():
+            self._imports[name] = INSTANCE, out.instance_of({label: made[id(item)] for label, item in each.items()})
+        return hosts
 
     def _interface(self, name: str) -> int:
         """The instance of an interface that the component exports."""
