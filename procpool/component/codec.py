@@ -23,6 +23,7 @@ from ..errors import BadArguments
 from . import wit
 from .arguments import normalised, refused_count
 from .errors import BadImage, WasmResultError
+from .hosted import SLOTS
 from .image import Input, Output
 from .layout import (
     BASE,
@@ -629,14 +630,15 @@ class ComponentCodec:
         return self._result.take(self._result_struct.unpack_from(image), 0, read)
 
     def unpack_arguments(self, image: bytes | memoryview) -> tuple[Any, ...]:
-        """The arguments in an image; the other side of `pack`.
+        """The arguments in the image that a function of Python's is called with; see `procpool.component.hosted`.
 
         Raises:
             BadImage: it is not what such a function is called with.
         """
         read = Input(image)
-        read.region(BASE, self._params_struct.size, 1)
-        return self._params.take(self._params_struct.unpack_from(image), 0, read)
+        at = 0 if flat_params(self.function) is not None else SLOTS
+        read.region(BASE + at, self._params_struct.size, 1)
+        return self._params.take(self._params_struct.unpack_from(image, at), 0, read)
 
     def pack_result(self, value: Any) -> bytes:
         """What a function of Python's returned, as an image; the other side of `unpack`.
