@@ -78,7 +78,7 @@ class PinnedCallee(ComponentCallee):
                 held = owner()
                 if held is not None:
                     with contextlib.suppress(LeaseEnded, WorkerCrashed, PoolClosed):  # then it is gone already
-                        held.call_callee(DropCallee(self._drops[resource], resource), (handle,))
+                        held._call(DropCallee(self._drops[resource], resource), (handle,))
 
             def wrap(handle: int, resource: wit.Resource) -> Resource:
                 return Resource(handle, resource, owner(), partial(drop, resource))
