@@ -23,7 +23,7 @@ _pointer, _size = ctypes.c_void_p, ctypes.c_size_t
 _call = ctypes.CFUNCTYPE(_pointer, _pointer, _pointer, _pointer, _size, _pointer, _size)(
     ("wasmtime_component_func_call", c.dll)
 )
-_CHARS = ctypes.POINTER(ctypes.c_char)
+_CHARS = ctypes.POINTER(ctypes.c_ubyte)
 _NO_FINALIZER = ctypes.CFUNCTYPE(None, _pointer)()
 _delete = ctypes.CFUNCTYPE(None, _pointer)(("wasmtime_component_val_delete", c.dll))
 
