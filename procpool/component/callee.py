@@ -46,7 +46,7 @@ class ComponentCallee(Callee):
             flags |= wire.HAS_CONTEXT
         return wire.JOB.pack(len(context) + len(slots), self.index, kind, flags) + context + slots
 
-    def job(self, frame: bytes, limit: float | None = None) -> Job:
+    def awaiting(self, frame: bytes, limit: float | None = None) -> Job:
         return ComponentCall(self.name, frame, self.unpack, limit)
 
 

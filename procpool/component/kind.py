@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from .. import wire
 from ..errors import UnknownExport
 from ..job_context import capture
 from ..kind import Prepared
@@ -61,7 +60,7 @@ class ComponentKind:
         limit, retries = options.item_timeout, runner.retries
 
         def make(row: Iterable[Any]) -> Job:
-            job = function.job(function.frame(wire.SUBMIT, function.pack(tuple(row)), capture(visible, limit)), limit)
+            job = function.job(tuple(row), capture(visible, limit), limit)
             job.retries = retries
             return job
 
