@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from binascii import hexlify, unhexlify
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import wasmtime
@@ -60,22 +61,47 @@ def made(text: str) -> bytes:
     return bytes(wasmtime.wat2wasm(text))
 
 
+def served(function: wit.Function, given: Callable[..., Any]) -> Callable[..., str]:
+    """What calls a function of Python's as the wrapper does."""
+    codec = ComponentCodec(function)
+
+    def serve(_: object, digits: str) -> str:
+        result = given(*codec.unpack_arguments(unhexlify(digits)))
+        return hexlify(codec.pack_result(result)).decode()
+
+    return serve
+
+
 class Instance:
     """An instance of a component in its wrapper.
 
     Args:
         define: gives the linker what the component imports.
+        hosts: functions that it imports, by their full names.
     """
 
-    def __init__(self, wasm: bytes, define: Callable[[Linker], object] = lambda linker: None) -> None:
+    def __init__(
+        self,
+        wasm: bytes,
+        define: Callable[[Linker], object] = lambda linker: None,
+        hosts: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
+    ) -> None:
         self.world: wit.World = read_world(wasm)
         self.types = Types(self.world)
-        self.wrapped = wrap(wasm, self.world)
+        hosted = {name.rpartition("#")[0] or name for name in hosts}
+        self.wrapped = wrap(wasm, self.world, hosted.__contains__)
         self._functions = Functions(self.world.exports)
         self._store = wasmtime.Store(ENGINE)
         linker = Linker(ENGINE)
         define(linker)
-        self._instance = linker.instantiate(self._store, Component(ENGINE, self.wrapped.wasm))
+        component = Component(ENGINE, self.wrapped.wasm)
+        functions = {function.name: function for function in self.world.imports}
+        with linker.root() as root:
+            for name, known in self.wrapped.hosts.items():
+                root.add_func(known, served(functions[name], hosts[name]))
+        if hosts:
+            linker.define_unknown_imports_as_traps(component)
+        self._instance = linker.instantiate(self._store, component)
 
     def codec(self, name: str) -> ComponentCodec:
         return ComponentCodec(self._functions.find(name))

@@ -272,6 +272,14 @@ def test_numbers_in_lists_have_bounds() -> None:
         codec(F64).pack((10**400,))
 
 
+def test_values_may_be_too_large_for_a_call() -> None:
+    assert len(codec(wit.List(U8)).pack((bytes((1 << 26) - 16),))) == 1 << 26
+    with pytest.raises(
+        BadArguments, match="f: the values take 67108865 bytes, more than the 67108864 that one call can pass"
+    ):
+        codec(wit.List(U8)).pack((bytes((1 << 26) - 15),))
+
+
 def test_lists_of_numbers_come_back_as_asked_for() -> None:
     image = codec(result=wit.List(U32)).pack_result([1, 2, 3])
     as_array = codec(result=wit.List(U32), numbers="array").unpack(image)
@@ -340,7 +348,7 @@ def test_a_resource_cannot_leave() -> None:
 
 
 def test_types_that_cannot_be_passed() -> None:
-    with pytest.raises(BadArguments, match="stream<u8> cannot be passed"):
+    with pytest.raises(BadArguments, match="uses the type stream<u8>, whose values cannot be passed"):
         codec(wit.Channel("stream", U8))
-    with pytest.raises(BadArguments, match="error-context cannot be passed"):
+    with pytest.raises(BadArguments, match="the type error-context, whose values"):
         codec(Primitive("error-context"))

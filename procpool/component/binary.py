@@ -530,8 +530,23 @@ class _Frozen:
         return wit.Function(name, params, self._maybe(type_.result), type_.asynchronous)
 
 
-def _finished(wasm: bytes) -> wit.World:
+def imported_interfaces(wasm: bytes) -> dict[str, dict[str, wit.Function | wit.Type | wit.Resource]]:
+    """What is in the interfaces that a component imports, by their names and its own."""
     read = _Component(wasm)
+    _belong(read)
+    frozen = _Frozen()
+    found: dict[str, dict[str, wit.Function | wit.Type | wit.Resource]] = {}
+    for interface, _, items in read.imports:
+        for name, item in items.items() if isinstance(items, dict) else ():
+            if isinstance(item, FunctionType):
+                found.setdefault(interface, {})[name] = frozen.function(f"{interface}#{name}", item)
+            elif isinstance(item, Definition):
+                found.setdefault(interface, {})[name] = frozen.of(item)
+    return found
+
+
+def _belong(read: _Component) -> dict[str, Any]:
+    """Say to which interface each type belongs; what is imported, by name."""
     imports = {name: item for name, _, item in read.imports}
     # A type belongs to where it is met first, which is an import if it is one's.
     for items in (imports, read.scope.exports):
@@ -540,6 +555,12 @@ def _finished(wasm: bytes) -> wit.World:
                 if isinstance(each, Definition) and each.interface is None:
                     each.interface = name if isinstance(item, dict) else ""
                     each.imported = items is imports
+    return imports
+
+
+def _finished(wasm: bytes) -> wit.World:
+    read = _Component(wasm)
+    imports = _belong(read)
     frozen = _Frozen()
     exported, imported = (
         tuple(frozen.function(name, type_) for name, type_ in _functions(items)) for items in (read.scope.exports, imports)

@@ -14,6 +14,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from operator import attrgetter, itemgetter
 from typing import Any, Literal
 
@@ -22,10 +23,12 @@ from ..errors import BadArguments
 from . import wit
 from .arguments import normalised, refused_count
 from .errors import BadImage, WasmResultError
+from .hosted import SLOTS
 from .image import Input, Output
 from .layout import (
     BASE,
     CHUNK,
+    MOST_BYTES,
     aligned,
     cases,
     discriminant_size,
@@ -466,11 +469,7 @@ class Forms:
         self._kept: list[wit.Type] = []  # for their ids
 
     def of(self, type_: wit.Type, slots: bool) -> Form:
-        """The form of a type.
-
-        Raises:
-            BadArguments: its values cannot be passed.
-        """
+        """The form of a type."""
         key = id(type_), slots
         form = self._made.get(key)
         if form is None:
@@ -502,17 +501,13 @@ class Forms:
         payloads = cases(type_)
         if payloads is not None:
             return self._cases(type_, payloads, slots)
-        if isinstance(type_, wit.List):
-            return self._list(type_.element)
-        raise BadArguments(f"a value of the type {type_} cannot be passed: asynchronous functions are not supported")
+        assert isinstance(type_, wit.List)
+        return self._list(type_.element)
 
     def _primitive(self, type_: wit.Primitive) -> Form:
         if type_.name in NUMBERS:
             return _Number(NUMBERS[type_.name])
-        made = {"bool": _Bool, "char": _Char, "string": _Text}.get(type_.name)
-        if made is None:
-            raise BadArguments(f"a value of the type {type_} cannot be passed")
-        return made()
+        return {"bool": _Bool, "char": _Char, "string": _Text}[type_.name]()
 
     def _record(self, type_: wit.Type, inner: tuple[wit.Type, ...], slots: bool) -> Form:
         forms = [self.of(each, slots) for each in inner]
@@ -560,13 +555,32 @@ class ComponentCodec:
 
     def __init__(self, function: wit.Function, wrap: WrapHandle = Resource, numbers: Numbers = "list") -> None:
         self.function = function
-        forms = Forms(wrap, numbers)
-        slots = flat_params(function) is not None
-        types = tuple(type_ for _, type_ in function.params)
-        self._params = _Tuple([forms.of(each, slots) for each in types], *record_size(types, slots))
-        self._params_struct = struct.Struct("<" + self._params.format)
-        self._result: Form | None = None if function.result is None else forms.of(function.result, False)
-        self._result_struct = struct.Struct("<" + (self._result.format if self._result else ""))
+        self._forms = Forms(wrap, numbers)
+        for type_ in wit.within(function.types):
+            if isinstance(type_, wit.Channel) or type_ == wit.Primitive("error-context"):
+                raise BadArguments(
+                    f"{function} uses the type {type_}, whose values cannot be passed: nothing here waits for them"
+                )
+
+    # These are made when they are needed, as a component has functions that are never called, and classes take their time.
+
+    @cached_property
+    def _params(self) -> _Tuple:
+        slots = flat_params(self.function) is not None
+        types = tuple(type_ for _, type_ in self.function.params)
+        return _Tuple([self._forms.of(each, slots) for each in types], *record_size(types, slots))
+
+    @cached_property
+    def _params_struct(self) -> struct.Struct:
+        return struct.Struct("<" + self._params.format)
+
+    @cached_property
+    def _result(self) -> Form | None:
+        return None if self.function.result is None else self._forms.of(self.function.result, False)
+
+    @cached_property
+    def _result_struct(self) -> struct.Struct:
+        return struct.Struct("<" + (self._result.format if self._result else ""))
 
     def pack(self, args: tuple[Any, ...]) -> bytes:
         """The arguments as an image, of a multiple of `CHUNK` bytes.
@@ -585,7 +599,7 @@ class ComponentCodec:
                 for position, (value, (name, type_)) in enumerate(zip(args, self.function.params, strict=True))
             )
             output = self._packed(converted)
-        return _finished(output)
+        return _finished(output, self.function)
 
     def _packed(self, args: tuple[Any, ...]) -> Output:
         output = Output(self._params.size)
@@ -616,14 +630,15 @@ class ComponentCodec:
         return self._result.take(self._result_struct.unpack_from(image), 0, read)
 
     def unpack_arguments(self, image: bytes | memoryview) -> tuple[Any, ...]:
-        """The arguments in an image; the other side of `pack`.
+        """The arguments in the image that a function of Python's is called with; see `procpool.component.hosted`.
 
         Raises:
             BadImage: it is not what such a function is called with.
         """
         read = Input(image)
-        read.region(BASE, self._params_struct.size, 1)
-        return self._params.take(self._params_struct.unpack_from(image), 0, read)
+        at = 0 if flat_params(self.function) is not None else SLOTS
+        read.region(BASE + at, self._params_struct.size, 1)
+        return self._params.take(self._params_struct.unpack_from(image, at), 0, read)
 
     def pack_result(self, value: Any) -> bytes:
         """What a function of Python's returned, as an image; the other side of `unpack`.
@@ -646,7 +661,7 @@ class ComponentCodec:
         except Exception:  # something to convert, or to explain
             value = normalised(f"{self.function.label}: what it returned", value, type_)
             output = self._packed_result(form, value)
-        return _finished(output)
+        return _finished(output, self.function)
 
     def _packed_result(self, form: Form, value: Any) -> Output:
         output = Output(form.size)
@@ -663,7 +678,11 @@ def _written(output: Output, layout: struct.Struct, numbers: list[Any]) -> Outpu
     return output
 
 
-def _finished(output: Output) -> bytes:
+def _finished(output: Output, function: wit.Function) -> bytes:
+    if len(output.data) > MOST_BYTES:
+        raise BadArguments(
+            f"{function.label}: the values take {len(output.data)} bytes, more than the {MOST_BYTES} that one call can pass"
+        )
     for resource in output.given:
         resource.given()
     output.data += bytes(-len(output.data) % CHUNK)

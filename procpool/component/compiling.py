@@ -10,6 +10,7 @@ from ..module import refusal
 from .binary import read_world
 from .outline import outline
 from .refused import check_world
+from .wasi import own
 from .wrapper import CannotWrap, wrap
 
 
@@ -25,7 +26,7 @@ def compiled(engine: wasmtime.Engine, wasm: bytes, subject: str) -> tuple[bytear
     try:
         world = read_world(wasm)
         check_world(world)
-        outer = wrap(wasm, world).wasm
+        outer = wrap(wasm, world, own).wasm
     except (InvalidModule, CannotWrap) as error:
         raise InvalidModule(f"{subject} a component that cannot be run: {error}") from None
     try:

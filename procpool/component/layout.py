@@ -19,6 +19,9 @@ MOST_PARAMS, MOST_RESULTS = 16, 1
 #: Where an image begins in the memory of the wrapper; see `procpool.component.wrapper`.
 BASE = 16
 
+#: The largest image, in bytes: wasmtime copies no more than 128 MiB of text in a call, and a byte is two digits.
+MOST_BYTES = 1 << 26
+
 #: An image is filled up to a multiple of so many bytes.
 CHUNK = 4
 

@@ -187,6 +187,11 @@ class Function:
     asynchronous: bool = False
 
     @property
+    def types(self) -> tuple[Type, ...]:
+        """Those of its parameters and its result."""
+        return (*(type_ for _, type_ in self.params), *(() if self.result is None else (self.result,)))
+
+    @property
     def interface(self) -> str | None:
         """The interface it belongs to, if any."""
         return self.name.rpartition("#")[0] or None
@@ -212,20 +217,22 @@ class Function:
         return f"{self.label}: {self.signature}"
 
 
+def within(types: Iterable[Type | None]) -> Iterator[Type]:
+    """These types and all that they consist of, each object once."""
+    waiting = [each for each in types if each is not None]
+    seen: set[int] = set()
+    while waiting:
+        type_ = waiting.pop()
+        if id(type_) not in seen:
+            seen.add(id(type_))
+            yield type_
+            waiting.extend(parts(type_))
+
+
 def resources(functions: Iterable[Function]) -> list[Resource]:
     """The resources that functions take or give handles of."""
-    types = [type_ for each in functions for type_ in (*(type_ for _, type_ in each.params), each.result)]
-    found: dict[Resource, None] = {}
-    seen: set[int] = set()
-    while types:
-        type_ = types.pop()
-        if type_ is None or id(type_) in seen:
-            continue
-        seen.add(id(type_))
-        if isinstance(type_, Handle):
-            found[type_.resource] = None
-        types.extend(parts(type_))
-    return sorted(found, key=lambda each: each.number)
+    handles = (each for each in within(type_ for each in functions for type_ in each.types) if isinstance(each, Handle))
+    return sorted({each.resource for each in handles}, key=lambda each: each.number)
 
 
 def shown_name(name: str) -> str:

@@ -14,32 +14,16 @@ The code here runs in a component instance that calls the inner one and is never
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-import wasmtime
-
-from ..binary import framed, named, unsigned
+from ..binary import named, unsigned
 from . import wit
-from .binary import PREAMBLE, leading, read_world, sections_between
-from .layout import BASE, CHUNK, MOST_PARAMS, flat_params, flat_results, placed
-
-#: The kinds of the C API's values, for what is passed as it is; see ``wasmtime/component/val.h``.
-KINDS = {
-    name: number
-    for number, name in enumerate(("bool", "s8", "u8", "s16", "u16", "s32", "u32", "s64", "u64", "f32", "f64", "char"))
-}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """How a function is called in the wrapper."""
-
-    export: str  #: the name there
-    #: whether it takes an image as a string and gives one; or else numbers, as they are: then the image of its arguments
-    #: has eight bytes for each, which are the C API's value, and the eight bytes of the result's value are its image
-    image: bool
-    params: tuple[int, ...] = ()  #: of numbers: the kinds of the C API's values
-    result: int | None = None  #: likewise
+from .binary import imported_interfaces, leading, read_world, sections_between
+from .entry import KINDS, Entry
+from .hosted import can_serve, serving
+from .layout import BASE, MOST_PARAMS, flat_params, flat_results, placed
+from .writing import COMPONENT, FUNCTION, IMAGES, INSTANCE, TYPE, ComponentWriter
 
 
 @dataclass(frozen=True)
@@ -49,6 +33,12 @@ class Wrapped:
     wasm: bytes
     entries: dict[str, Entry]  #: by the names of the world's functions
     drops: dict[wit.Resource, str]  #: the exports that take the handle of a resource and drop it
+    #: by the names of functions that the component imports: the import of the wrapper that serves it, from image to image
+    hosts: dict[str, str] = field(default_factory=dict)
+
+
+#: The type of a function that takes a handle.
+_OF_HANDLE = b"\x40" + unsigned(1) + named("handle") + b"\x79" + b"\1\0"
 
 
 class CannotWrap(Exception):
@@ -59,8 +49,7 @@ def is_scalar(function: wit.Function) -> bool:
     """Whether it takes and gives nothing but numbers, and not too many."""
     if len(function.params) > MOST_PARAMS:
         return False
-    types = [each for _, each in function.params] + ([] if function.result is None else [function.result])
-    return all(isinstance(each, wit.Primitive) and each.name in KINDS for each in types)
+    return all(isinstance(each, wit.Primitive) and each.name in KINDS for each in function.types)
 
 
 def entry_of(function: wit.Function, number: int) -> Entry:
@@ -84,11 +73,14 @@ def drop_of(number: int) -> Entry:
     return Entry(f"d{number}", False, (KINDS["u32"],))
 
 
-def wrap(component: bytes, world: wit.World | None = None) -> Wrapped:
+def wrap(component: bytes, world: wit.World | None = None, hosted: Callable[[str], bool] = lambda name: False) -> Wrapped:
     """A component with a wrapper around.
 
     Args:
         world: the component's, if it has been read.
+        hosted: whether an interface, or a function at the root, that the component imports is served by functions of
+            Python's.  Then these take and give images, and the wrapper imports them at its root; see `Wrapped.hosts`.  It
+            still imports the originals, and does not use them.  What deals with resources is not served so.
 
     Raises:
         CannotWrap: it imports something after it has defined something of its own, or has functions that are asynchronous.
@@ -97,98 +89,7 @@ def wrap(component: bytes, world: wit.World | None = None) -> Wrapped:
     for function in world.exports:
         if function.asynchronous:
             raise CannotWrap(f"{function} is asynchronous")
-    return _Wrapper(component, world).wrapped()
-
-
-#: The memory of the wrapper, and its allocator, which gives out what follows the last allocation.  What it holds is written
-#: over by its digits, and these by what they mean, so that neither takes room of its own.
-_MEMORY = f"""
-(module
-  (memory (export "memory") 1)
-  (global $end (export "end") (mut i32) (i32.const {BASE}))
-  (func $reserve (param $end i64)
-    (local $missing i64)
-    (local.set $missing
-      (i64.sub (i64.shr_u (i64.add (local.get $end) (i64.const 0xffff)) (i64.const 16)) (i64.extend_i32_u (memory.size))))
-    (if (i64.gt_s (local.get $missing) (i64.const 0))
-      (then
-        (if (i32.eq (i32.const -1) (memory.grow (i32.wrap_i64 (local.get $missing))))
-          (then (unreachable))))))
-  (func (export "realloc") (param $old i32) (param $size i32) (param $align i32) (param $new i32) (result i32)
-    (local $at i32)
-    (local $end i64)
-    (if (i32.and (i32.ne (local.get $old) (i32.const 0))
-                 (i32.eq (i32.add (local.get $old) (local.get $size)) (global.get $end)))
-      (then (local.set $at (local.get $old)))
-      (else
-        (local.set $at
-          (i32.and (i32.sub (i32.add (global.get $end) (local.get $align)) (i32.const 1))
-                   (i32.sub (i32.const 0) (local.get $align))))))
-    (local.set $end (i64.add (i64.extend_i32_u (local.get $at)) (i64.extend_i32_u (local.get $new))))
-    (call $reserve (local.get $end))
-    (if (i32.and (i32.ne (local.get $old) (i32.const 0)) (i32.ne (local.get $old) (local.get $at)))
-      (then
-        (memory.copy (local.get $at) (local.get $old)
-          (select (local.get $size) (local.get $new) (i32.lt_u (local.get $size) (local.get $new))))))
-    (global.set $end (i32.wrap_i64 (local.get $end)))
-    (local.get $at))
-  (func (export "reset") (param i32) (global.set $end (i32.const {BASE})))
-
-  (func (export "decode") (param $from i32) (param $size i32)
-    (local $to i32)
-    (local $last i32)
-    (local $word i64)
-    (local.set $to (i32.const {BASE}))
-    (local.set $last (i32.add (local.get $from) (local.get $size)))
-    (block $done
-      (loop $next
-        (br_if $done (i32.ge_u (local.get $from) (local.get $last)))
-        (local.set $word (i64.load (local.get $from)))
-        (local.set $word
-          (i64.add (i64.and (local.get $word) (i64.const 0x0f0f0f0f0f0f0f0f))
-                   (i64.mul (i64.and (i64.shr_u (local.get $word) (i64.const 6)) (i64.const 0x0101010101010101))
-                            (i64.const 9))))
-        (local.set $word
-          (i64.and (i64.or (i64.shl (local.get $word) (i64.const 4)) (i64.shr_u (local.get $word) (i64.const 8)))
-                   (i64.const 0x00ff00ff00ff00ff)))
-        (local.set $word
-          (i64.and (i64.or (local.get $word) (i64.shr_u (local.get $word) (i64.const 8))) (i64.const 0x0000ffff0000ffff)))
-        (i64.store32 (local.get $to) (i64.or (local.get $word) (i64.shr_u (local.get $word) (i64.const 16))))
-        (local.set $to (i32.add (local.get $to) (i32.const 4)))
-        (local.set $from (i32.add (local.get $from) (i32.const 8)))
-        (br $next))))
-
-  (func (export "encode") (param $size i32) (result i32)
-    (local $from i32)
-    (local $to i32)
-    (local $word i64)
-    (local.set $size (i32.and (i32.add (local.get $size) (i32.const {CHUNK - 1})) (i32.const {-CHUNK})))
-    (local.set $from (i32.add (i32.const {BASE}) (local.get $size)))
-    (call $reserve (i64.add (i64.const {BASE}) (i64.shl (i64.extend_i32_u (local.get $size)) (i64.const 1))))
-    (local.set $to (i32.add (local.get $from) (local.get $size)))
-    (block $done
-      (loop $next
-        (br_if $done (i32.le_u (local.get $from) (i32.const {BASE})))
-        (local.set $from (i32.sub (local.get $from) (i32.const 4)))
-        (local.set $to (i32.sub (local.get $to) (i32.const 8)))
-        (local.set $word (i64.load32_u (local.get $from)))
-        (local.set $word
-          (i64.and (i64.or (local.get $word) (i64.shl (local.get $word) (i64.const 16))) (i64.const 0x0000ffff0000ffff)))
-        (local.set $word
-          (i64.and (i64.or (local.get $word) (i64.shl (local.get $word) (i64.const 8))) (i64.const 0x00ff00ff00ff00ff)))
-        (local.set $word
-          (i64.and (i64.or (i64.shr_u (local.get $word) (i64.const 4)) (i64.shl (local.get $word) (i64.const 8)))
-                   (i64.const 0x0f0f0f0f0f0f0f0f)))
-        (i64.store (local.get $to)
-          (i64.add
-            (i64.add (local.get $word) (i64.const 0x3030303030303030))
-            (i64.mul
-              (i64.and (i64.shr_u (i64.add (local.get $word) (i64.const 0x0606060606060606)) (i64.const 4))
-                       (i64.const 0x0101010101010101))
-              (i64.const 0x27))))
-        (br $next)))
-    (i32.shl (local.get $size) (i32.const 1))))
-"""
+    return _Wrapper(component, world, hosted).wrapped()
 
 
 def _calls(functions: list[wit.Function]) -> str:
@@ -227,140 +128,101 @@ def _calls(functions: list[wit.Function]) -> str:
 """
 
 
-FUNCTION, TYPE, COMPONENT, INSTANCE = 1, 3, 4, 5
-#: The sorts as they are written; a core module has two bytes.
-_SORTS = {0: b"\0\x11", FUNCTION: b"\1", TYPE: b"\3", COMPONENT: b"\4", INSTANCE: b"\5"}
-_STRING = b"\x73"
-_UTF8 = b"\0"
-
-
 class _Wrapper:
-    """Writes the wrapper, section by section."""
+    """Writes the wrapper."""
 
-    def __init__(self, component: bytes, world: wit.World) -> None:
-        self._begins = leading(component)
-        for number, _, _ in sections_between(component, self._begins.end, len(component)):
+    def __init__(self, component: bytes, world: wit.World, hosted: Callable[[str], bool]) -> None:
+        begins = leading(component)
+        for number, _, _ in sections_between(component, begins.end, len(component)):
             if number == 10:
                 raise CannotWrap("it imports something after it has defined something of its own")
+        count = {sort: len(begins.scope.space(sort)) for sort in (FUNCTION, TYPE, COMPONENT, INSTANCE)}
+        self._out = ComponentWriter(component[8 : begins.end], count)
         self._component = component
         self._world = world
-        scope = self._begins.scope
-        self._next = {sort: len(scope.space(sort)) for sort in (FUNCTION, TYPE, COMPONENT, INSTANCE)}
-        self._core_functions = 0
-        self._out: list[bytes] = [PREAMBLE, component[8 : self._begins.end]]
+        self._hosted = hosted
+        #: what the component imports, by name: sort and index
+        self._imports: dict[str, tuple[int, int]] = {name: (sort, index) for name, sort, index in begins.imports}
         self._inner: int = -1  # the instance of the user's component
         self._instances: dict[str, int] = {}  # those of interfaces that it exports
-        self._functions: dict[str, int] = {}
-
-    def _section(self, number: int, *entries: bytes) -> None:
-        if entries:
-            self._out.append(framed(number, unsigned(len(entries)) + b"".join(entries)))
-
-    def _new(self, sort: int) -> int:
-        self._next[sort] += 1
-        return self._next[sort] - 1
-
-    def _new_core_function(self) -> int:
-        self._core_functions += 1
-        return self._core_functions - 1
 
     def wrapped(self) -> Wrapped:
         """The whole."""
-        entries: dict[str, Entry] = {}
-        self._instantiate()
-        for function in self._world.exports:
-            self._functions[function.name] = self._alias(function)
-        called = [function for function in self._world.exports if not is_scalar(function)]
-        cores = self._callers(called)
-        for number, function in enumerate(self._world.exports):
-            index = self._functions[function.name]
-            if function in called:
-                index = self._lift(cores[called.index(function)])
-            entry = entries[function.name] = entry_of(function, number)
-            self._export(entry.export, index)
+        out = self._out
+        hosts = self._serve()
+        self._inner = out.instance(out.component(self._component), self._imports)
+        functions = {each.name: self._alias(each) for each in self._world.exports}
+        called = [each for each in self._world.exports if not is_scalar(each)]
+        if called:
+            out.have_memory(BASE)
+            lowered = [out.lower(functions[each.name]) for each in called]
+            cores = out.core(_calls(called), lowered, [str(number) for number in range(len(called))])
+            images = out.type(IMAGES)
+            for each, core in zip(called, cores, strict=True):
+                functions[each.name] = out.lift(core, images, out.reset)
+        entries = {each.name: entry_of(each, number) for number, each in enumerate(self._world.exports)}
+        for name, entry in entries.items():
+            out.exported(FUNCTION, entry.export, functions[name])
         drops = self._drops()
-        return Wrapped(b"".join(self._out), entries, drops)
+        return Wrapped(out.wasm, entries, drops, hosts)
 
-    def _instantiate(self) -> None:
-        self._out.append(framed(4, self._component))
-        self._new(COMPONENT)
-        args = [named(name) + _SORTS[sort] + unsigned(index) for name, sort, index in self._begins.imports]
-        self._section(5, b"\0" + unsigned(self._next[COMPONENT] - 1) + unsigned(len(args)) + b"".join(args))
-        self._inner = self._new(INSTANCE)
+    def _serve(self) -> dict[str, str]:
+        """Have what is hosted come from a component that passes images."""
+        interfaces = {
+            name: items
+            for name, items in imported_interfaces(self._component).items()
+            if self._hosted(name) and all(map(can_serve, items.values()))
+        }
+        alone = [
+            each for each in self._world.imports if each.interface is None and self._hosted(each.name) and can_serve(each)
+        ]
+        items = [*alone, *(item for each in interfaces.values() for item in each.values())]
+        functions = [item for item in items if isinstance(item, wit.Function)]
+        if not functions:
+            return {}
+        types = [item for item in items if not isinstance(item, (wit.Function, wit.Resource))]
+        out = self._out
+        images = out.type(IMAGES)
+        hosts = {each.name: f"procpool-host{number}" for number, each in enumerate(functions)}
+        given = {f"h{number}": (FUNCTION, out.imported(name, images)) for number, name in enumerate(hosts.values())}
+        served = out.instance(out.component(serving(functions, types)), given)
+        made: dict[int, tuple[int, int]] = {}  # by the id of an item
+        for sort, word, several in ((FUNCTION, "f", functions), (TYPE, "i", types)):
+            for number, item in enumerate(several):
+                made[id(item)] = sort, out.alias(sort, served, f"{word}{number}")
+        self._imports |= {each.name: made[id(each)] for each in alone}
+        for name, each in interfaces.items():
+            self._imports[name] = INSTANCE, out.instance_of({label: made[id(item)] for label, item in each.items()})
+        return hosts
 
     def _interface(self, name: str) -> int:
         """The instance of an interface that the component exports."""
         if name not in self._instances:
-            self._section(6, _SORTS[INSTANCE] + b"\0" + unsigned(self._inner) + named(name))
-            self._instances[name] = self._new(INSTANCE)
+            self._instances[name] = self._out.alias(INSTANCE, self._inner, name)
         return self._instances[name]
 
     def _alias(self, function: wit.Function) -> int:
         instance = self._inner if function.interface is None else self._interface(function.interface)
-        self._section(6, _SORTS[FUNCTION] + b"\0" + unsigned(instance) + named(function.raw_label))
-        return self._new(FUNCTION)
-
-    def _callers(self, functions: list[wit.Function]) -> list[int]:
-        """Core functions that call these with images."""
-        if not functions:
-            return []
-        for text in (_MEMORY, _calls(functions)):
-            self._out.append(framed(1, bytes(wasmtime.wat2wasm(text))))
-        self._section(2, b"\0" + unsigned(0) + unsigned(0))  # instance 0, of the memory
-        self._section(
-            6,
-            *(
-                b"\0" + sort + b"\1" + unsigned(0) + named(name)
-                for sort, name in ((b"\2", "memory"), (b"\0", "realloc"), (b"\0", "reset"))
-            ),
-        )
-        realloc, self._reset = self._new_core_function(), self._new_core_function()
-        self._memory = b"\3" + unsigned(0) + b"\4" + unsigned(realloc)
-        lowered = []
-        for function in functions:
-            self._section(8, b"\1\0" + unsigned(self._functions[function.name]) + unsigned(2) + self._memory)
-            lowered.append(self._new_core_function())
-        given = b"".join(named(str(number)) + b"\0" + unsigned(core) for number, core in enumerate(lowered))
-        self._section(2, b"\1" + unsigned(len(lowered)) + given)  # instance 1, of what is lowered
-        args = b"".join(named(name) + b"\x12" + unsigned(index) for index, name in enumerate(("memory", "inner")))
-        self._section(2, b"\0" + unsigned(1) + unsigned(2) + args)  # instance 2, of what calls
-        self._section(6, *(b"\0\0\1" + unsigned(2) + named(str(number)) for number in range(len(lowered))))
-        self._section(7, b"\x40" + unsigned(1) + named("image") + _STRING + b"\0" + _STRING)
-        self._signature = self._new(TYPE)
-        return [self._new_core_function() for _ in lowered]
-
-    def _lift(self, core: int) -> int:
-        options = unsigned(4) + self._memory + b"\5" + unsigned(self._reset) + _UTF8
-        self._section(8, b"\0\0" + unsigned(core) + options + unsigned(self._signature))
-        return self._new(FUNCTION)
-
-    def _export(self, name: str, index: int) -> None:
-        self._section(11, b"\0" + named(name) + _SORTS[FUNCTION] + unsigned(index) + b"\0")
-        self._new(FUNCTION)
+        return self._out.alias(FUNCTION, instance, function.raw_label)
 
     def _drops(self) -> dict[wit.Resource, str]:
         """An export for each resource that the component's exports deal with."""
         drops: dict[wit.Resource, str] = {}
-        signature = -1
-        for resource in wit.resources(self._world.exports):
-            if not drops:
-                self._section(7, b"\x40" + unsigned(1) + named("handle") + b"\x79" + b"\1\0")
-                signature = self._new(TYPE)
-            self._section(8, b"\3" + unsigned(self._resource(resource)))
-            self._section(8, b"\0\0" + unsigned(self._new_core_function()) + unsigned(0) + unsigned(signature))
+        out, resources = self._out, wit.resources(self._world.exports)
+        signature = out.type(_OF_HANDLE) if resources else -1
+        for resource in resources:
+            drop = out.lift(out.drop(self._resource(resource)), signature, None)
             drops[resource] = f"d{len(drops)}"
-            self._export(drops[resource], self._new(FUNCTION))
+            out.exported(FUNCTION, drops[resource], drop)
         return drops
 
     def _resource(self, resource: wit.Resource) -> int:
         """The index of its type."""
         interface, _, label = resource.name.rpartition("#")
-        imports = {(name, sort): index for name, sort, index in self._begins.imports}
         if resource.imported and not interface:
-            return imports[label, TYPE]
+            return self._imports[label][1]
         if resource.imported:
-            instance = imports[interface, INSTANCE]
+            instance = self._imports[interface][1]
         else:
             instance = self._interface(interface) if interface else self._inner
-        self._section(6, _SORTS[TYPE] + b"\0" + unsigned(instance) + named(label))
-        return self._new(TYPE)
+        return self._out.alias(TYPE, instance, label)

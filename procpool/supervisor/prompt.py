@@ -97,7 +97,7 @@ class PromptCalls:
             if channel is None or turn == REFUSED:
                 self._direct.done_with(lane, unused=True)
                 return None
-            job = export.expect(b"")
+            job = export.awaiting(b"")
             job.owner = dispatcher
             job.deadline = deadline
             job.retries = retries

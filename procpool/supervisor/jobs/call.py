@@ -87,9 +87,9 @@ class Callee:
         Raises:
             BadArguments: the arguments do not fit.
         """
-        return self.expect(self.frame(wire.SUBMIT, self.pack(args), context), limit)
+        return self.awaiting(self.frame(wire.SUBMIT, self.pack(args), context), limit)
 
-    def expect(self, frame: bytes, limit: float | None = None) -> Job:
+    def awaiting(self, frame: bytes, limit: float | None = None) -> Job:
         """What waits for the reply to a frame.
 
         Args:

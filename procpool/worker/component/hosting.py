@@ -1,30 +1,31 @@
-"""Functions of the user's that a component calls."""
+"""Functions of the user's that a component calls, by images of their arguments and results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import wasmtime
 import wasmtime.component
 
 from ...component import wit
+from ...component.codec import ComponentCodec
 from ...component.errors import WasmResultError
-from ...component.values import Err, Ok
-from ...component.wasi import ROOT, WASI
-from ...errors import BadArguments
-from ..ffi.component_values import NoValue, lift, lower
+from ...component.imports import Found
+from ...component.program import ComponentProgram
+from ...component.values import Err
+from ...component.wasi import ROOT
 from ..ffi.components import define
 from ..host import HostCalls
 
 
 def define_imports(
-    linker: wasmtime.component.Linker, world: wit.World, given: Mapping[Any, Any], surface: Any, calls: HostCalls
+    linker: wasmtime.component.Linker, program: ComponentProgram, given: Found, surface: Any, calls: HostCalls
 ) -> list[Any]:
     """Have the user's functions serve what a component imports.
 
     Args:
-        given: functions by `(None, (interface, name))`, as `component.imports.resolve` gives them.
+        given: the functions, as `component.imports.resolve` gives them.
         surface: what those get first that want the instance.
         calls: where their exceptions are kept.
 
@@ -32,59 +33,34 @@ def define_imports(
         What must live as long as the linker and its instances.
     """
     alive: list[Any] = []
-    functions: dict[str, list[wit.Function]] = {name: [] for name in world.needs if not WASI.fullmatch(name)}
-    for function in world.imports:
-        interface = function.interface or ROOT
-        if (None, (interface, function.raw_label)) in given:
-            functions.setdefault(interface, []).append(function)
     with linker.root() as root:
-        for interface, members in functions.items():
-            served = [(each, _served(each, given[None, (interface, each.raw_label)], surface, calls)) for each in members]
-            if interface == ROOT:
-                alive += [define(root, each.raw_label, call) for each, call in served]
-            elif members or interface not in {each.name for each in world.imports}:
-                with root.add_instance(interface) as instance:
-                    alive += [define(instance, each.raw_label, call) for each, call in served]
+        for function in program.world.imports:
+            name = program.served.get(function.name)
+            if name is not None:
+                user = given[None, (function.interface or ROOT, function.raw_label)]
+                alive.append(define(root, name, _served(function, user, surface, calls)))
     return alive
 
 
 def _served(
     function: wit.Function, given: Callable[..., Any], surface: Any, calls: HostCalls
-) -> Callable[[Any, Any], bool]:
-    """What calls the user's function with the values that the guest has passed; whether that went well."""
-    types = [type_ for _, type_ in function.params]
-    result = function.result
-    run = given
-    if getattr(given, "_procpool_wants_instance", False):
+) -> Callable[[bytes], bytes | None]:
+    """What calls the user's function: the image of its arguments -> that of its result; None if it has failed."""
+    codec = ComponentCodec(function)
+    first = (surface,) if getattr(given, "_procpool_wants_instance", False) else ()
+    fails = isinstance(function.result, wit.Result)
 
-        def run(*args: Any) -> Any:
-            return given(surface, *args)
-
-    def call(args: Any, results: Any) -> bool:
+    def call(image: bytes) -> bytes | None:
         try:
-            values = [lift(type_, args[at]) for at, type_ in enumerate(types)]
-            returned = _returned(run, values, result)
             try:
-                if result is not None:
-                    lower(result, returned, results[0])
-                elif returned is not None:
-                    raise NoValue(f"{returned!r} is not None")
-            except (NoValue, BadArguments) as error:
-                raise TypeError(f"the host function {function.name} returned no {result}: {error}") from None
+                returned = given(*first, *codec.unpack_arguments(image))
+            except WasmResultError as error:
+                if not fails:
+                    raise
+                returned = Err(error.payload)
+            return codec.pack_result(returned)
         except BaseException as error:
             calls.keep(error, function.name)
-            return False
-        return True
+            return None
 
     return call
-
-
-def _returned(run: Callable[..., Any], values: list[Any], result: wit.Type | None) -> Any:
-    """What the function has returned; of one that returns a ``result``, as such: an error may have been raised."""
-    if not isinstance(result, wit.Result):
-        return run(*values)
-    try:
-        returned = run(*values)
-    except WasmResultError as error:
-        return Err(error.payload)
-    return returned if isinstance(returned, (Ok, Err)) else Ok(returned)

@@ -11,7 +11,7 @@ from typing import Any
 import wasmtime
 import wasmtime.component
 
-from ...component.wrapper import Entry
+from ...component.entry import Entry
 from ...raw import c
 from ..host import HostCalls
 
@@ -23,6 +23,7 @@ _pointer, _size = ctypes.c_void_p, ctypes.c_size_t
 _call = ctypes.CFUNCTYPE(_pointer, _pointer, _pointer, _pointer, _size, _pointer, _size)(
     ("wasmtime_component_func_call", c.dll)
 )
+_CHARS = ctypes.POINTER(ctypes.c_ubyte)
 _NO_FINALIZER = ctypes.CFUNCTYPE(None, _pointer)()
 _delete = ctypes.CFUNCTYPE(None, _pointer)(("wasmtime_component_val_delete", c.dll))
 
@@ -105,29 +106,31 @@ class ComponentFunction:
         self.results = binascii.unhexlify(data)
 
 
-def define(where: wasmtime.component.LinkerInstance, name: str, call: Callable[[Any, Any], bool]) -> Any:
+def define(where: wasmtime.component.LinkerInstance, name: str, call: Callable[[bytes], bytes | None]) -> Any:
     """Have a Python function serve an import.  What is returned must live as long as the linker and its instances.
 
     Args:
-        where: the interface, or the root.
-        call: gets the C API's values of the arguments, and of the result for it to write; false if the guest is to trap.
+        where: the root of the linker.
+        call: the image of its arguments -> that of its result; None if the guest is to trap.
 
     Raises:
         wasmtime.WasmtimeError: it cannot be defined.
     """
 
-    def trampoline(
-        _data: int, _context: Any, _type: Any, args: Any, _nargs: int, results: Any, _nresults: int
-    ) -> int | None:
-        if call(args, results):
-            return 0
-        return ctypes.cast(c.wasmtime_error_new(b"host"), _pointer).value
+    def trampoline(_data: int, _context: Any, _type: Any, args: Any, _nargs: int, results: Any, _nresults: int) -> int:
+        given = args[0].of.string
+        image = call(binascii.unhexlify(ctypes.string_at(given.data, given.size)))
+        if image is None:
+            return ctypes.cast(c.wasmtime_error_new(b"host"), _pointer).value or 0
+        data = binascii.hexlify(image)
+        c.wasm_byte_vec_new(ctypes.byref(results[0].of.string), len(data), ctypes.cast(ctypes.c_char_p(data), _CHARS))
+        results[0].kind = _STRING
+        return 0
 
     callback = c.wasmtime_component_func_callback_t(trampoline)
     encoded = name.encode()
     error = c.wasmtime_component_linker_instance_add_func(
-        *(where.ptr(), ctypes.create_string_buffer(encoded), len(encoded), callback, None),
-        _NO_FINALIZER,
+        *(where.ptr(), ctypes.create_string_buffer(encoded), len(encoded), callback, None), _NO_FINALIZER
     )
     if error:
         raise wasmtime.WasmtimeError._from_ptr(error)
