@@ -110,7 +110,6 @@ T = TypeVar("T")
 A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
-J = TypeVar("J", bound=Job)
 #: What is waited for, for messages.
 _READY, _REPLACED = "all workers are ready", "the workers are replaced"
 
@@ -455,7 +454,7 @@ class ProcessWasmPool(Lifetime):
         deadline = deadline_of(timeout, self._timeout)
         function = (self._functions.get(export) if isinstance(export, str) else None) or self._function(export)
         if self._options.tenants:  # a caller that takes a worker itself does not ask whose it is
-            return _result(self._submit(self._call_job(function.name, args, deadline), deadline))
+            return _result(self._dispatcher.submit(self._call_job(function.name, args, deadline), deadline))
         if self._dispatcher.closed:
             raise self._dispatcher.why_closed()
         return self._direct.call(function, args, deadline)
@@ -483,7 +482,8 @@ class ProcessWasmPool(Lifetime):
         """
         loop = running_loop("pool.call, ...")
         deadline = deadline_of(timeout, self._timeout)
-        job = self._promptly(export, args, deadline, priority, key, retries)
+        function = self._ordinary(export, priority, key, retries)
+        job = None if function is None else self._prompt.attempt(function, args, deadline, self._retries)
         if job is None:
             job = self._call_job(export, args, deadline, priority, key, retries)
             return await self._run(job, deadline, loop)
@@ -538,33 +538,20 @@ class ProcessWasmPool(Lifetime):
             Whatever pickling a callable or its arguments raises, or comparing the key with itself, at once.
         """
         deadline = deadline_of(timeout, self._timeout)
-        job = self._promptly(export, args, deadline, priority, key, retries)
-        if job is not None:
-            return job
-        job = self._call_job(export, args, deadline, priority, key, retries)
-        return self._submit(job, deadline)
+        function = self._ordinary(export, priority, key, retries)
+        if function is not None:
+            return self._prompt.submit(function, args, deadline, self._retries)
+        return self._dispatcher.submit(self._call_job(export, args, deadline, priority, key, retries), deadline)
 
-    def _promptly(
-        self,
-        export: str | Callable[..., Any],
-        args: tuple[Any, ...],
-        deadline: Deadline,
-        priority: int,
-        key: Hashable,
-        retries: int | None,
-    ) -> Job | None:
-        """The job of an ordinary call that a worker makes at once; None if it has to be queued, or looked into."""
-        if (
-            self._options.tenants
-            or type(priority) is not int
-            or priority
-            or key is not None
-            or retries is not None
-            or not isinstance(export, str)
-        ):
+    def _ordinary(
+        self, export: str | Callable[..., Any], priority: int, key: Hashable, retries: int | None
+    ) -> Export | None:
+        """The function that a call without anything special is for; None if it has to be looked into."""
+        if self._options.tenants or type(priority) is not int or priority or key is not None or retries is not None:
             return None
-        function = self._functions.get(export)
-        return None if function is None else self._prompt.submit(function, args, deadline, self._retries)
+        if not isinstance(export, str):
+            return None
+        return self._functions.get(export)
 
     def _call_job(
         self,
@@ -589,9 +576,7 @@ class ProcessWasmPool(Lifetime):
             context = capture(True, limit, at)
             job: Job = ShippedCall(self._shipped.ship(export), args, limit, context, self._trusted.callables)
         else:
-            function = function or self._function(export)
-            frame = function.frame(wire.SUBMIT, function.pack(args), capture(self._visible, limit, at))
-            job = Job(function.name, frame, function.unpack, limit)
+            job = (function or self._function(export)).job(args, capture(self._visible, limit, at), limit)
         job.tenant = self._whose()
         if priority:
             job.priority = priority
@@ -602,15 +587,6 @@ class ProcessWasmPool(Lifetime):
             job.owner = self._dispatcher  # whom it gives its key back to, however it ends, and just once
             job.key = self._dispatcher.keys.hold(key)
         job.retries = self._retries if retries is None else retries
-        return job
-
-    def _submit(self, job: J, deadline: Deadline) -> J:
-        """Queue a job, when there is room."""
-        try:
-            self._dispatcher.submit(job, deadline)
-        except BaseException:  # Ctrl-C may come when it is queued already
-            job.cancel()
-            raise
         return job
 
     async def _run(self, job: Job, deadline: Deadline, loop: asyncio.AbstractEventLoop) -> Any:
@@ -711,7 +687,7 @@ class ProcessWasmPool(Lifetime):
     ) -> Future[Any]:
         """:meth:`call_bytes` as a future.  For many, ``pool.map(BytesFunction("sha256", returns=32), blobs)``."""
         deadline = deadline_of(timeout, self._timeout)
-        return self._submit(self._call_job(self._bytes_function(export, convention), args, deadline), deadline)
+        return self._dispatcher.submit(self._call_job(self._bytes_function(export, convention), args, deadline), deadline)
 
     def _bytes_function(self, export: str, convention: MappingType[str, Any]) -> BytesFunction:
         return bytes_function(self._function(export).name, convention)
@@ -759,7 +735,7 @@ class ProcessWasmPool(Lifetime):
         deadline = deadline_of(timeout, self._timeout)
         config = self._configure(args, stdin, env, cwd, preopens, stdout, stderr, max_output)
         command = self._begun(config, stdout, stderr, text, check, deadline)
-        done: CompletedRun = _result(self._submit(command, deadline))
+        done: CompletedRun = _result(self._dispatcher.submit(command, deadline))
         return done
 
     async def arun(
@@ -804,7 +780,7 @@ class ProcessWasmPool(Lifetime):
         deadline = deadline_of(timeout, self._timeout)
         config = self._configure(args, stdin, env, cwd, preopens, stdout, stderr, max_output)
         command = self._begun(config, stdout, stderr, text, check, deadline)
-        return self._submit(command, deadline)
+        return self._dispatcher.submit(command, deadline)
 
     def _configure(
         self,
@@ -929,7 +905,7 @@ class ProcessWasmPool(Lifetime):
         deadline = deadline_of(timeout, self._timeout)
         lease, request = self._ask()
         try:
-            self._submit(request, deadline)
+            self._dispatcher.submit(request, deadline)
             wait_for(request, Deadline.NEVER, "an instance is free")
             lease.grant(request)
         except CallTimeout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import signal
@@ -83,6 +84,25 @@ def test_memory_of_a_process_keeps_its_length() -> None:
                 os.ftruncate(memory.fd, size)
         memory.arena(1)[-1] = memory.payload(1, 3, 10)[9] = memory.board[2 * wire.BOARD_ROW - 1] = 1
         assert not any(map(any, (memory.arena(0), memory.payload(1, 2, 10), memory.payload(0, 3, 10))))
+    finally:
+        memory.close()
+
+
+def test_what_is_beyond_the_end_of_memory_is_not_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looked there would die.  A worker that was told of no slots may say all the same that a value is in one."""
+    cut = os.ftruncate
+
+    def too_long(fd: int, size: int) -> None:
+        if size > wire.PAYLOAD_BYTES:
+            raise OSError(errno.EFBIG, "as with a limit on the size of files")
+        cut(fd, size)
+
+    monkeypatch.setattr(os, "ftruncate", too_long)
+    memory = ProcessMemory(1)
+    try:
+        with pytest.raises(ValueError, match="slot"):
+            memory.payload(0, 2, 10)
+        memory.arena(0)[-1] = 1
     finally:
         memory.close()
 

@@ -12,7 +12,7 @@ from models import BrokenJob, ModelJob, ModelPort, ModelWorker, thorough
 from procpool import wire
 from procpool.supervisor.jobs.call import Job
 from procpool.supervisor.jobs.shipped import FunctionsSent
-from procpool.supervisor.lane import Lane, Nonsense
+from procpool.supervisor.lane import MOST_LOSSES, Lane, Nonsense
 
 GRACE = 1.0
 
@@ -327,10 +327,30 @@ def lane_with(count: int) -> tuple[Lane, list[ModelJob]]:
 
 
 def test_a_worker_that_passes_its_fence_over_unanswered_jobs_talks_nonsense() -> None:
-    lane, _ = lane_with(3)
+    lane, jobs = lane_with(3)
     assert lane.fence(1, 0.0) == (1, 3)
     with pytest.raises(Nonsense, match="unanswered"):
         lane.passed(1)
+    assert lane.crash(1) == (jobs[0], jobs[1:]), "and takes none of them with it"
+
+
+def test_a_job_that_workers_die_of_without_ever_having_begun_it_is_not_run_for_ever() -> None:
+    """Whoever has taken over a worker writes on its board what it likes."""
+    job, other = ModelJob(0), ModelJob(1)
+    for losses in range(MOST_LOSSES + 1):
+        lane = Lane(ModelPort(ModelWorker(False)))  # type: ignore[arg-type]
+        assert not lane.send([job, other], 0.0)
+        assert lane.crash(0) == ((None, [job, other]) if losses < MOST_LOSSES else (job, [other]))
+
+
+def test_who_is_to_end_whatever_it_is_at_gets_no_more_time_by_being_at_something_else() -> None:
+    lane, _ = lane_with(1)
+    assert not lane.interrupt(0, 0.0, 1.0).kill
+    assert not lane.interrupt(1, 5.0, 1.0, True).kill, "the first word of that"
+    for item in range(2, 10):
+        asked = lane.interrupt(item, 5.0 + item / 10, 1.0, True)
+        assert asked.kill == (item >= 10)
+    assert lane.interrupt(10, 6.0, 1.0, True).kill
 
 
 @pytest.mark.parametrize("begun", [-1, 3, 1 << 63])

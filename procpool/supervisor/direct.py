@@ -92,7 +92,7 @@ class DirectCalls:
             if lane is not None and lane.holder == me:
                 self.leave(lane, export.name, error)
             raise
-        return self._queued(export, export.pack(args), deadline, context)
+        return self._queued(export.job(args, context), deadline)
 
     def context(self, deadline: Deadline) -> bytes:
         """What is sent along with a call.  Before a worker is taken, for a tracer's code may run in it."""
@@ -250,8 +250,7 @@ class DirectCalls:
             raise PoolClosed(f"the pool was terminated while {name!r} ran")
         raise port.process.crash(name)
 
-    def _queued(self, export: Export, slots: bytes, deadline: Deadline, context: bytes) -> Any:
-        job = Job(export.name, export.frame(wire.SUBMIT, slots, context), export.unpack)
+    def _queued(self, job: Job, deadline: Deadline) -> Any:
         job.retries = self._dispatcher.options.retries
         self._dispatcher.submit(job, deadline)
         try:
