@@ -80,6 +80,7 @@ from .wasi import (
     Stream,
     WasiConfig,
     check_command,
+    check_deterministic,
     check_threads,
     empty_files,
 )
@@ -371,6 +372,7 @@ class ProcessWasmPool(Lifetime):
             check_threads(program)
             self._wasi = options.wasi
             spec = self._spec = None if self._wasi is None else self._wasi.spec()
+            check_deterministic(program, spec)
             environment = wire.Environment(found, options.initializer, tuple(options.initargs), spec, steps)
             self._sandbox = decide(options.sandbox, environment, options.callables, warming)
             self._visible = bool(found)  # whether Python code runs with a call

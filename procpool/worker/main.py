@@ -235,7 +235,7 @@ def _furnish(
         arena=arena,
         board=board[first : first + wire.BOARD_ROW],
         printed=streams.pass_on if streams.sends and instantiator.prints else None,
-        python_sees=bool(environment.imports) or (streams.sends and instantiator.prints),
+        python_sees=bool(environment.imports or instantiator.deterministic) or (streams.sends and instantiator.prints),
     )
     _start_thread(threading.Thread(target=_listen, args=(room, settings.parent), daemon=True))
     return room
