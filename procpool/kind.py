@@ -25,7 +25,7 @@ from .program import Names
 from .start_steps import start_steps
 from .supervisor.jobs.call import Callee, Export
 from .warming import check_possible
-from .wasi import check_command, check_threads
+from .wasi import check_command, check_deterministic, check_threads
 
 if TYPE_CHECKING:
     from .component.program import CompiledComponent
@@ -119,6 +119,7 @@ class ModuleKind:
         start = start_steps(options.start, self.exports)
         warm = start_steps(options.warm_steps, self.exports, "warm")
         check_threads(program)
+        check_deterministic(program, options.wasi)
         return Prepared(found, start, warm)
 
     def function(self, export: object) -> Callee:

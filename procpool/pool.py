@@ -518,14 +518,9 @@ class ProcessWasmPool(Lifetime):
         self, export: str | Callable[..., Any], priority: int, key: Hashable, retries: int | None
     ) -> Callee | None:
         """The function that a call without anything special is for; None if it has to be looked into."""
-        if (
-            self._options.tenants
-            or type(priority) is not int
-            or priority
-            or key is not None
-            or retries is not None
-            or not isinstance(export, str)
-        ):
+        if self._options.tenants or type(priority) is not int or priority or key is not None or retries is not None:
+            return None
+        if not isinstance(export, str):
             return None
         return self._functions.get(export)
 

@@ -36,11 +36,14 @@ STATELESS = frozenset(
         *("fd_prestat_dir_name", "fd_fdstat_get", "fd_filestat_get", "fd_tell", "path_filestat_get"),
     }
 )
+#: Those that tell the time, and that give random bytes.
+CLOCK, RANDOM = "clock_time_get", "random_get"
 #: The import of wasi-threads.
 THREAD_SPAWN = ("wasi", "thread-spawn")
 
 Stdin = Union[bytes, bytearray, memoryview, str, "os.PathLike[str]", None]
 Stream = Union[Literal["capture", "inherit"], str, "os.PathLike[str]", Callable[[str], object], None]
+_MOST_SECONDS = 1 << 33  # the year 2242; in nanoseconds it fits into 64 bits
 #: Whether a guest may only read a directory, or write to it as well.
 Access = Literal["ro", "rw"]
 #: guest path -> host directory, or (host directory, access)
@@ -63,6 +66,8 @@ class Spec(NamedTuple):
     max_output: int
     max_threads: int
     program: int  #: pid of the program, whose streams may be inherited
+    clock: int | None = None  #: nanoseconds since 1970 that the clock begins with; None for the machine's
+    random_seed: int | None = None  #: None for the machine's random numbers
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,11 @@ class WasiConfig:
             two pipes (128 KiB) more before it is, so that none is stopped for what the one before has printed.  What ends
             by itself before it could be stopped ends as it has.
         max_threads: live threads of a module with wasi-threads, the main one not counted; a further spawn fails.
+        clock: seconds since 1970 that the guest's clock shows when an instance begins; None for the machine's clock.  The
+            monotonic clock begins with 0.  Each look at either moves both on by a microsecond, and nothing else does.  What
+            waits waits as ever.
+        random_seed: an int that all of the guest's random bytes follow from, the same in each instance: no secrets then.
+            Not for modules with threads, and not for linked modules; nor is ``clock``.
     """
 
     args: Sequence[str] = ()
@@ -101,6 +111,8 @@ class WasiConfig:
     preopens: Preopens | None = None
     max_output: int = 64 << 20
     max_threads: int = 64
+    clock: float | None = None
+    random_seed: int | None = None
 
     def spec(self) -> Spec:
         """Checked, and ready to travel.
@@ -125,7 +137,24 @@ class WasiConfig:
             self.max_output,
             self.max_threads,
             os.getpid(),
+            _clock(self.clock),
+            _seed(self.random_seed),
         )
+
+
+def _clock(clock: Any) -> int | None:
+    """In nanoseconds."""
+    if clock is None:
+        return None
+    if isinstance(clock, bool) or not isinstance(clock, (int, float)) or not 0 <= clock < _MOST_SECONDS:
+        raise BadWasi(f"clock must be seconds since 1970, from 0 to {_MOST_SECONDS}, got {shown(clock)}")
+    return int(clock * 10**9)
+
+
+def _seed(seed: Any) -> int | None:
+    if seed is not None and not is_int(seed):
+        raise BadWasi(f"random_seed must be an int, got {shown(seed)}")
+    return None if seed is None else int(seed)
 
 
 def checked_args(args: Any) -> tuple[Any, ...]:
@@ -235,6 +264,22 @@ def check_command(exports: Mapping[str, ExternType]) -> None:
     """
     if exports.get("_start") != FuncType():
         raise UnknownExport("the module is no command: it exports no _start; is it a library, to be called?")
+
+
+def check_deterministic(program: Program, config: WasiConfig | None) -> None:
+    """Whether a program can have the clock and the random numbers that it is given.
+
+    Raises:
+        BadWasi: it has threads, or a linked module wants them.
+    """
+    if config is None or (config.clock is None and config.random_seed is None):
+        return
+    given = [name for name, value in ((CLOCK, config.clock), (RANDOM, config.random_seed)) if value is not None]
+    if any((each.module, each.name) == THREAD_SPAWN or is_shared(each.type) for each in program.needed):
+        raise BadWasi("clock and random_seed are not for modules with threads: who comes first would decide")
+    for name, part in program.linked.items():
+        if any(each.module in MODULES and each.name in given for each in part.left.values()):
+            raise BadWasi(f"clock and random_seed are not for linked modules, and {name!r} imports {' or '.join(given)}")
 
 
 def check_threads(program: Program) -> None:

@@ -344,7 +344,7 @@ def test_each_name_is_said_where_types_are_checked_too() -> None:
 FOREIGN = {
     *("Any", "BaseException", "Callable", "Future", "Hashable", "Iterable", "Iterator", "Literal", "MappingType"),
     *("Mapping", "MutableMapping", "NoReturn", "None", "PathLike", "Sequence", "T", "TracebackType", "True", "False"),
-    *("Executor", "Unpack"),
+    *("AbstractContextManager", "Executor", "Unpack"),
 }
 
 

@@ -55,6 +55,11 @@ _OPTIONS: tuple[tuple[str, Callable[[PoolOptions], object], str], ...] = (
         'it can have "trap" there, or functions for all that it imports',
     ),
     (
+        "clock or random_seed of its WasiConfig",
+        lambda o: o.wasi is not None and (o.wasi.clock is not None or o.wasi.random_seed is not None),
+        "give imports= for wasi:clocks and wasi:random",
+    ),
+    (
         "recycle_memory",
         lambda o: o.recycle_memory is not None,
         "its memories cannot be seen; max_worker_memory= looks at all that a worker has",

@@ -331,6 +331,8 @@ class InstanceHolder:
         """
         ours = self._store, self._own, self._instance, self._exceptions, self._group, self.bound
         failed = self.calls.failed
+        deterministic = self._instantiator.deterministic
+        state = None if deterministic is None else deterministic.state
 
         def show(store: wasmtime.Store, own: Own, instance: wasmtime.Instance | None) -> None:
             self._store, self._own, self._instance = store, own, instance
@@ -341,6 +343,8 @@ class InstanceHolder:
             yield show
         finally:
             self._store, self._own, self._instance, self._exceptions, self._group, self.bound = ours
+            if deterministic is not None and state is not None:
+                deterministic.state = state
             self.calls.failed = failed  # a command that fails leaves ours as it was
 
     # -- getting rid of it ---------------------------------------------------------------------------------------------
@@ -377,6 +381,8 @@ class InstanceHolder:
                 return False
             if self._rewinds:
                 self._rewind(store)
+            if self._instantiator.deterministic is not None:
+                self._instantiator.deterministic.restart()
         except Exception:  # it was interrupted, say
             return False
         return True

@@ -16,6 +16,7 @@ from ..program import Program
 from ..wasi import MODULES, PROC_EXIT, STATELESS, THREAD_SPAWN, WRITES
 from . import ffi
 from .assembly import Assembly
+from .deterministic import Deterministic
 from .host import HostCalls
 from .made import Own
 from .snapshot import Place, Snapshot
@@ -58,9 +59,18 @@ class Instantiator:
         #: told by a thread that has ended its group, when the main thread does not notice: it sits in a host call
         self.on_stuck: Callable[[BaseException], object] | None = None
         self.snapshot: Snapshot | None = None  #: what new instances begin as, if not as the module says
+        spec = environment.wasi
+        #: what serves clocks and random numbers; None if wasmtime does
+        self.deterministic: Deterministic | None = None
+        if spec is not None and (spec.clock is not None or spec.random_seed is not None):
+            self.deterministic = Deterministic(spec)
         self._compiled: dict[str, wasmtime.Module] = {}
         self._assembly: Assembly | None = None
         self.threaded: bool = any(each.names == THREAD_SPAWN or is_shared(each.type) for each in program.needed)
+
+    @property
+    def _instead(self) -> dict[str, tuple[FuncType, Callable[..., int]]]:
+        return {} if self.deterministic is None else self.deterministic.functions
 
     @property
     def prints(self) -> bool:
@@ -161,6 +171,8 @@ class Instantiator:
             Whatever a host function raised that the start function called.
         """
         self.stages.forget()
+        if self.deterministic is not None:
+            self.deterministic.restart()
         self.calls.failed = False
         self.calls.making = True
         try:
@@ -197,6 +209,9 @@ class Instantiator:
                 for module in MODULES:
                     if (module, PROC_EXIT) in member.left:
                         assembly.serve(member, Import(module, PROC_EXIT, FuncType(("i32",))), _exit)
+                    for name, (type_, function) in self._instead.items():
+                        if (module, name) in member.left:
+                            assembly.serve(member, Import(module, name, type_), function, self.surface)
             for names, needed in member.left.items():
                 given = member.part.name, names
                 if given not in self.environment.imports:

@@ -233,7 +233,7 @@ def _furnish(
         arena=arena,
         board=board[first : first + wire.BOARD_ROW],
         printed=streams.pass_on if streams.sends and made.prints else None,
-        python_sees=bool(environment.imports) or (streams.sends and made.prints),
+        python_sees=bool(environment.imports) or made.deterministic or (streams.sends and made.prints),
     )
     _start_thread(threading.Thread(target=_listen, args=(room, settings.parent), daemon=True))
     return room
@@ -247,6 +247,7 @@ class _Equipment(NamedTuple):
     commands: Any
     access: Any
     prints: bool  #: whether the guest can
+    deterministic: bool  #: its clock and random numbers are made by Python code
 
 
 def _of_module(
@@ -268,7 +269,7 @@ def _of_module(
         instantiator, instances, payloads, replies, streams, settings.instances == 1, settings.guest.pickles
     )
     access = Access(instances, surface, arena, payloads, streams)
-    return _Equipment(instances, surface, commands, access, instantiator.prints)
+    return _Equipment(instances, surface, commands, access, instantiator.prints, instantiator.deterministic is not None)
 
 
 def _of_component(
@@ -284,7 +285,10 @@ def _of_component(
 
     (component,) = blueprint.modules
     return _Equipment(
-        *equipment(blueprint.engine, component, blueprint.settings, environment, running, streams, arena, payloads, replies)
+        *equipment(
+            blueprint.engine, component, blueprint.settings, environment, running, streams, arena, payloads, replies
+        ),
+        deterministic=False,
     )
 
 
