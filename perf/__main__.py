@@ -23,7 +23,7 @@ from .ways import Way
 
 THEMES = (
     *("latency", "throughput", "batch", "scaling", "startup", "memory", "payload"),
-    *("instances", "snapshots", "wasi", "faults", "sleepers", "counters", "cluster"),
+    *("instances", "snapshots", "components", "wasi", "faults", "sleepers", "counters", "cluster"),
 )
 SLOW_PEERS = ("ray", "dask")
 #: Seconds after which one way is given up; a peer that hangs is a result too, and said so.

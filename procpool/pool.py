@@ -320,8 +320,6 @@ class ProcessWasmPool(Lifetime):
             #: module exports is there as ``"module.name"``
             self.exports: MappingType[str, Any] = kind.exports
             self._shipped = Shipper(self.exports)
-            #: of a component: the classes of its types, as attributes: ``pool.types.Point(1, 2)``
-            self.types: Any = kind.classes
             #: what it imports, but from linked modules, and what those do
             self.imports: tuple[Any, ...] = kind.imports
             self._functions = kind.functions
@@ -1215,6 +1213,11 @@ class ProcessWasmPool(Lifetime):
             self._dispatcher.terminate()
 
     # -- looking -------------------------------------------------------------------------------------------------------
+
+    @property
+    def types(self) -> Any:
+        """Of a component: the classes of its types, as attributes: ``pool.types.Point(1, 2)``.  A core module has none."""
+        return self._kind.classes
 
     def stats(self) -> PoolStats:
         """What the pool is doing now, and has done.

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary, ref
 
 from .. import wire
-from ..errors import BadArguments
+from ..errors import BadArguments, LeaseEnded, PoolClosed, WorkerCrashed
 from ..supervisor.jobs.call import Callee, Job
 from . import wit
 from .codec import WrapHandle
+from .entry import Entry
 from .names import Functions
-from .packing import Packing
+from .packing import Packing, resources_in
 from .program import ComponentProgram
 from .values import Resource
-from .wrapper import Entry, drop_of, entry_of
+from .wrapper import drop_of, entry_of
 
 if TYPE_CHECKING:
     from ..supervisor.lane import Lane, Memory
@@ -75,13 +77,23 @@ class PinnedCallee(ComponentCallee):
             def drop(resource: wit.Resource, handle: int) -> None:
                 held = owner()
                 if held is not None:
-                    held.call_callee(DropCallee(self._drops[resource], resource), (handle,))
+                    with contextlib.suppress(LeaseEnded, WorkerCrashed, PoolClosed):  # then it is gone already
+                        held.call_callee(DropCallee(self._drops[resource], resource), (handle,))
 
             def wrap(handle: int, resource: wit.Resource) -> Resource:
                 return Resource(handle, resource, owner(), partial(drop, resource))
 
             found = self._leased[lease] = ComponentCallee(self.index, self.function, wrap)
+            found.pack = partial(_pack_own, found.pack, owner)
         return found
+
+
+def _pack_own(pack: Callable[[tuple[Any, ...]], bytes], owner: ref[Lease], args: tuple[Any, ...]) -> bytes:
+    """The arguments, if their resources are of that lease: handles are numbers, and another's may exist here too."""
+    for each in resources_in(args):
+        if each.owner is not owner():
+            raise BadArguments(f"this {each.resource.label} lives in the instance of another lease, or of none any more")
+    return pack(args)
 
 
 class DropCallee(Callee):

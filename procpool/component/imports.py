@@ -28,6 +28,7 @@ def resolve(world: wit.World, imports: Mapping[str, Any], wasi: bool, on_missing
     """
     for name, kind in world.other_needs:
         raise BadImport(f"the component imports {printable(name)}, which is a {kind}; only functions can be given")
+    owned = [each for each in world.types if isinstance(each, wit.Resource) and each.imported]
     found: Found = {}
     missing: list[str] = []
     unused = {interface: _names(given) for interface, given in imports.items()}
@@ -49,12 +50,14 @@ def resolve(world: wit.World, imports: Mapping[str, Any], wasi: bool, on_missing
             else:
                 missing.append(f"{function.name}: {function.signature}")
                 continue
-        types = [type_ for _, type_ in function.params] + ([] if function.result is None else [function.result])
-        refused = next((each for type_ in types if (each := _cannot_pass(type_)) is not None), None)
+        refused = next((each for type_ in function.types if (each := _cannot_pass(type_)) is not None), None)
         if refused is not None:
             raise BadImport(
                 f"the import {function.name} passes a {refused}, which no function of Python's can take or return"
             )
+        resource = next((each for each in owned if each.name.startswith(f"{function.interface}#")), None)
+        if resource is not None:
+            raise BadImport(f"the interface {interface} has the resource {resource}, which no function of Python's can be")
         if not callable(given):
             raise BadImport(f"imports gives {shown(given)} for {function.name}, which is no function")
         found[None, (interface, function.raw_label)] = given

@@ -11,6 +11,7 @@ from ..module import Inspection
 from ..printable import printable
 from . import wit
 from .binary import read_world
+from .wasi import WASI
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ComponentInspection(Inspection):
             listed = list(_listed(names, functions))
             lines.append(f"{title}: {'' if listed else 'none'}".rstrip())
             lines += listed
-        types = [_defined(type_) for type_ in self.world.types]
+        types = [_defined(each) for each in self.world.types if isinstance(each, wit.Named) and not WASI.match(each.name)]
         return "\n".join([*lines, *(["types:"] if types else []), *(f"  {printable(each)}" for each in types)])
 
 
@@ -52,7 +53,8 @@ def _listed(names: tuple[str, ...], functions: tuple[wit.Function, ...]) -> Iter
         yield f"  {printable(str(function))}"
     for name, members in by_interface.items():
         yield f"  {printable(str(name))}"
-        yield from (f"    {printable(str(each))}" for each in members)
+        if not WASI.fullmatch(str(name)):  # which everybody knows
+            yield from (f"    {printable(str(each))}" for each in members)
 
 
 def _defined(type_: Any) -> str:

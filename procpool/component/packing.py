@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import wit
@@ -78,3 +78,16 @@ def _from(codec: ComponentCodec) -> Callable[..., Any]:
         return whole(memoryview(data)[offset:] if offset else data)
 
     return unpack
+
+
+def resources_in(value: Any) -> Iterator[Resource]:
+    """The resources among values, and within them."""
+    if isinstance(value, Resource):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for each in value:
+            yield from resources_in(each)
+    elif isinstance(value, dict):
+        yield from resources_in([*value.values()])
+    elif hasattr(value, "__dict__"):  # a record or a case
+        yield from resources_in([*vars(value).values()])

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from . import wit
-from .binary import read_world
+from .wasi import WASI
+
+if TYPE_CHECKING:
+    from . import wit
 
 
 @dataclass(frozen=True)
@@ -19,10 +22,17 @@ class ComponentProgram:
     @cached_property
     def world(self) -> wit.World:
         """What it needs and gives."""
+        from .binary import read_world  # a worker that runs exports alone does without
+
         return read_world(self.outline)
 
-    def __getstate__(self) -> dict[str, bytes]:
-        return {"outline": self.outline}  # a worker that runs exports alone need not know their types
+    @cached_property
+    def hosts(self) -> bool:
+        """Whether it imports anything that is not WASI's."""
+        return not all(map(WASI.fullmatch, self.world.needs))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"outline": self.outline, "hosts": self.hosts}  # likewise
 
 
 @dataclass(frozen=True)

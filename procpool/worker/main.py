@@ -47,6 +47,8 @@ class Blueprint:
         self.board = board
         self.engine: wasmtime.Engine = loading_engine(settings.engine)
         component = not isinstance(settings.program, Program)
+        if component:
+            from .component import room  # noqa: F401  # here, and not in each fork
         self.modules: list[Any] = [mapped(self.engine, artifact, component) for artifact in settings.artifacts]
         self.snapshot: Snapshot | None = None
         if settings.snapshot >= 0:

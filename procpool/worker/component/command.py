@@ -7,8 +7,8 @@ import os
 import wasmtime
 
 from ... import wire
+from ...component.entry import Entry
 from ...component.wasi import RUN, failed
-from ...component.wrapper import Entry
 from ...errors import GuestExit
 from ...wasi import INHERIT, Spec
 from ...wire import values

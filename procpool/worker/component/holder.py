@@ -8,7 +8,7 @@ import wasmtime
 import wasmtime.component
 
 from ... import wire
-from ...component.wrapper import Entry
+from ...component.entry import Entry
 from ..arena import Arena
 from ..ffi.components import ComponentFunction
 from ..holder import Function, waiter

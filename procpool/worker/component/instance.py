@@ -6,18 +6,16 @@ import functools
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import wasmtime
 
-from ...component import wit
-from ...component.names import Functions
-from ...component.packing import Packing
 from ...component.program import ComponentProgram
-from ...component.values import Resource
-from ...component.wrapper import Entry
 from ..failures import seen_beside
 from .holder import ComponentHolder
+
+if TYPE_CHECKING:
+    from .functions import BesideFunctions
 
 
 class ComponentInstance:
@@ -27,17 +25,15 @@ class ComponentInstance:
         exports: the exported functions by name, as callables that take and return what ``pool.call`` does.
     """
 
-    def __init__(
-        self, instances: ComponentHolder, program: ComponentProgram, exports: tuple[tuple[str, Entry], ...]
-    ) -> None:
+    def __init__(self, instances: ComponentHolder, program: ComponentProgram) -> None:
         self._instances = instances
         self._program = program
-        self._names = [name for name, _ in exports]
-        self._packings: dict[str, tuple[int, Packing]] = {}
 
     @cached_property
-    def _functions(self) -> Functions:
-        return Functions(self._program.world.exports)
+    def _functions(self) -> BesideFunctions:
+        from .functions import BesideFunctions
+
+        return BesideFunctions(self._instances, self._program.world, self)
 
     @cached_property
     def exports(self) -> Mapping[str, Callable[..., Any]]:
@@ -52,7 +48,7 @@ class ComponentInstance:
             BadArguments, WasmResultError, WasmTrap, GuestExit: as ``pool.call``.
             Whatever a host function raised that it called.
         """
-        index, packing = self._packing(self._functions.find(export))
+        index, packing = self._functions.find(export)
         packed = packing.pack(args)
         try:
             function = self._instances.function(index)
@@ -62,18 +58,3 @@ class ComponentInstance:
         except wasmtime.WasmtimeError as error:
             raise seen_beside(error, self._instances.stages.of(error), export) from error
         return packing.unpack(function.results)
-
-    def _resource(self, handle: int, resource: wit.Resource) -> Resource:
-        return Resource(handle, resource, self, functools.partial(self._drop, resource))
-
-    def _drop(self, resource: wit.Resource, handle: int) -> None:
-        resources = wit.resources(self._program.world.exports)
-        function = self._instances.function(len(self._program.world.exports) + resources.index(resource))
-        function.params[:] = handle.to_bytes(8, "little")
-        function.run()
-
-    def _packing(self, function: wit.Function) -> tuple[int, Packing]:
-        found = self._packings.get(function.name)
-        if found is None:
-            found = self._packings[function.name] = self._names.index(function.name), Packing(function, self._resource)
-        return found

@@ -9,11 +9,9 @@ import wasmtime.component
 
 from ... import wire
 from ...component.program import ComponentProgram
-from ...component.wasi import WASI
 from ..host import HostCalls
 from ..stages import Stages
 from ..traffic import Running
-from .hosting import define_imports
 
 _MAKING = "making an instance of the component"
 #: A table element takes a pointer.
@@ -88,7 +86,11 @@ class ComponentInstantiator:
         linker.allow_shadowing = True
         if self.environment.wasi is not None:
             linker.add_wasip2()
-        world, given = self.program.world, self.environment.imports
-        if any(WASI.fullmatch(name) is None for name in world.needs):
-            self._alive = define_imports(linker, world, given, self.surface, self.calls)
+        if self.program.hosts:
+            from .hosting import define_imports  # most components have none
+
+            given = self.environment.imports
+            self._alive = define_imports(linker, self.program.world, given, self.surface, self.calls)
+            # The wrapper imports the originals of what these serve, and never calls them.
+            linker.define_unknown_imports_as_traps(self._component)
         return linker

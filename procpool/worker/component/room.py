@@ -46,6 +46,6 @@ def equipment(
     assert isinstance(program, ComponentProgram)
     instantiator = ComponentInstantiator(engine, component, program, settings.limits, environment, running)
     instances = ComponentHolder(instantiator, settings, arena, streams)
-    surface = instantiator.surface = ComponentInstance(instances, program, settings.exports)
+    surface = instantiator.surface = ComponentInstance(instances, program)
     commands = ComponentCommand(instantiator, payloads, streams, settings.exports)
     return Equipment(instances, surface, commands, ComponentAccess(instances, streams), environment.wasi is not None)

@@ -11,7 +11,7 @@ from typing import Any
 import wasmtime
 import wasmtime.component
 
-from ...component.wrapper import Entry
+from ...component.entry import Entry
 from ...raw import c
 from ..host import HostCalls
 
@@ -105,12 +105,15 @@ class ComponentFunction:
         self.results = binascii.unhexlify(data)
 
 
-def define(where: wasmtime.component.LinkerInstance, name: str, call: Callable[[Any, Any], bool]) -> Any:
-    """Have a Python function serve an import.  What is returned must live as long as the linker and its instances.
+def define(where: wasmtime.component.LinkerInstance, name: str, call: Callable[[bytes], bytes | None]) -> Any:
+    """Have a Python function serve an import from image to image.
 
     Args:
         where: the interface, or the root.
-        call: gets the C API's values of the arguments, and of the result for it to write; false if the guest is to trap.
+        call: gets an image and returns one; None if the guest is to trap.
+
+    Returns:
+        What must live as long as the linker and its instances.
 
     Raises:
         wasmtime.WasmtimeError: it cannot be defined.
@@ -119,9 +122,16 @@ def define(where: wasmtime.component.LinkerInstance, name: str, call: Callable[[
     def trampoline(
         _data: int, _context: Any, _type: Any, args: Any, _nargs: int, results: Any, _nresults: int
     ) -> int | None:
-        if call(args, results):
-            return 0
-        return ctypes.cast(c.wasmtime_error_new(b"host"), _pointer).value
+        text = args[0].of.string
+        image = call(binascii.unhexlify(ctypes.string_at(text.data, text.size)))
+        if image is None:
+            return ctypes.cast(c.wasmtime_error_new(b"host"), _pointer).value
+        digits = binascii.hexlify(image)
+        made = results[0]
+        c.wasm_byte_vec_new_uninitialized(ctypes.byref(made.of.string), len(digits))  # which is wasmtime's to free
+        ctypes.memmove(made.of.string.data, digits, len(digits))
+        made.kind = _STRING
+        return 0
 
     callback = c.wasmtime_component_func_callback_t(trampoline)
     encoded = name.encode()
