@@ -12,10 +12,10 @@ from ...component import wit
 from ...component.codec import ComponentCodec
 from ...component.errors import WasmResultError
 from ...component.values import Err, Ok
-from ...component.wasi import ROOT
+from ...component.wasi import ROOT, WASI
 from ...component.wrapper import host_of
 from ...errors import BadArguments
-from ..ffi.components import define
+from ..ffi.components import define, define_unused
 from ..host import HostCalls
 
 
@@ -38,6 +38,19 @@ def define_imports(
             run = given.get((None, (function.interface or ROOT, function.raw_label)))
             if run is not None:
                 alive.append(define(root, host_of(number), _served(function, run, surface, calls)))
+        # The wrapper imports the originals as well.
+        originals: dict[str, list[str]] = {name: [] for name in world.needs if WASI.fullmatch(name) is None}
+        for function in world.imports:
+            if function.interface in originals:
+                originals[function.interface].append(function.raw_label)
+        alone = {function.name for function in world.imports if function.interface is None}
+        for name, labels in originals.items():
+            if name in alone:
+                define_unused(root, name)
+                continue
+            with root.add_instance(name) as instance:
+                for label in labels:
+                    define_unused(instance, label)
     return alive
 
 

@@ -91,6 +91,4 @@ class ComponentInstantiator:
 
             given = self.environment.imports
             self._alive = define_imports(linker, self.program.world, given, self.surface, self.calls)
-            # The wrapper imports the originals of what these serve, and never calls them.
-            linker.define_unknown_imports_as_traps(self._component)
         return linker

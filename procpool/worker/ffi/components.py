@@ -134,6 +134,21 @@ def define(where: wasmtime.component.LinkerInstance, name: str, call: Callable[[
         return 0
 
     callback = c.wasmtime_component_func_callback_t(trampoline)
+    _add(where, name, callback)
+    return callback
+
+
+@c.wasmtime_component_func_callback_t  # type: ignore[untyped-decorator]
+def _never_called(*_: Any) -> int | None:
+    return ctypes.cast(c.wasmtime_error_new(b"host"), _pointer).value
+
+
+def define_unused(where: wasmtime.component.LinkerInstance, name: str) -> None:
+    """Define an import that is never called, of whatever type."""
+    _add(where, name, _never_called)
+
+
+def _add(where: wasmtime.component.LinkerInstance, name: str, callback: Any) -> None:
     encoded = name.encode()
     error = c.wasmtime_component_linker_instance_add_func(
         *(where.ptr(), ctypes.create_string_buffer(encoded), len(encoded), callback, None),
@@ -141,4 +156,3 @@ def define(where: wasmtime.component.LinkerInstance, name: str, call: Callable[[
     )
     if error:
         raise wasmtime.WasmtimeError._from_ptr(error)
-    return callback
