@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import subprocess
 import sys
@@ -90,11 +91,13 @@ class InProcess:
     """A component by wasmtime-py alone."""
 
     def __init__(self, source: bytes | str) -> None:
-        with tempfile.TemporaryDirectory() as directory:
-            path = os.path.join(directory, "component")
-            Path(path).write_bytes(components.Component(wasmtime.Engine(), source).serialize())
-            self.engine = wasmtime.Engine()
-            self.component = components.Component.deserialize_file(self.engine, path)
+        kept = Path(tempfile.gettempdir(), f"procpool-perf-{hashlib.sha256(str(source).encode()).hexdigest()[:16]}.cwasm")
+        if not kept.exists():
+            partial = kept.with_suffix(f".{os.getpid()}")
+            partial.write_bytes(components.Component(wasmtime.Engine(), source).serialize())
+            partial.rename(kept)
+        self.engine = wasmtime.Engine()
+        self.component = components.Component.deserialize_file(self.engine, str(kept))
         self.linker = components.Linker(self.engine)
         self.linker.add_wasip2()
 

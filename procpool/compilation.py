@@ -23,7 +23,7 @@ from .artifact import CompiledModule
 from .cache import Cache, Turn, open_cache
 from .engine import PLAIN, EngineSettings, fingerprint, loading_engine, mapped
 from .errors import InvalidModule, StartupError
-from .files import anonymous_file
+from .files import anonymous_file, seal
 from .module import ModuleSource, Opened, open_module
 
 logger: logging.Logger = logging.getLogger("procpool")
@@ -159,6 +159,7 @@ class _Compiler:
         try:
             begun = perf_counter()
             pid = self._made_here(fd) if self.given.size < LARGE else self._made_apart(fd)
+            seal(fd)  # before it is read: workers have it, and would run for each other what one of them wrote
             compiled = artifact.read(fd)
             self.announce("compiled", pid, f"compiled {self.given.name} in {perf_counter() - begun:.1f} s")
             return compiled

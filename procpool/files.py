@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -38,9 +39,32 @@ def anonymous_file(content: bytes | bytearray) -> int:
 
 
 def seal(fd: int) -> None:
-    """Have nobody change an anonymous file any more, where the system can."""
-    with contextlib.suppress(OSError, AttributeError):
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+    """Have nobody change an anonymous file any more, where the system can.
+
+    Raises:
+        BlockingIOError: somebody has mapped it for writing.
+    """
+    _seal(fd, "F_SEAL_WRITE", "F_SEAL_GROW", "F_SEAL_SHRINK", "F_SEAL_SEAL")
+
+
+def seal_size(fd: int) -> None:
+    """Have nobody make an anonymous file longer or shorter any more, where the system can; what is in it may change."""
+    _seal(fd, "F_SEAL_GROW", "F_SEAL_SHRINK", "F_SEAL_SEAL")
+
+
+def _seal(fd: int, *names: str) -> None:
+    if not hasattr(os, "memfd_create") or not hasattr(fcntl, "F_ADD_SEALS"):
+        return
+    seals = 0
+    for name in names:
+        seals |= getattr(fcntl, name)
+    try:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise BlockingIOError(error.errno, "somebody has mapped a file for writing that is to stay as it is") from None
+        if error.errno not in (errno.EPERM, errno.EINVAL):  # it was sealed before, or is a file of a disk
+            raise
 
 
 def write(fd: int, content: bytes | bytearray) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from typing import Any
 
 import wasmtime
 
@@ -16,6 +17,8 @@ _libc.mmap.argtypes = (
     *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int),
     ctypes.c_long,
 )
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _MAP_FIXED = 0x10  # the same on Linux and the BSDs; the mmap module does not name it
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
@@ -54,9 +57,46 @@ def map_over(store: wasmtime.Store, memory: wasmtime.Memory, fd: int, offset: in
     address = ctypes.cast(memory.data_ptr(store), ctypes.c_void_p)
     assert address.value is not None
     if size:
-        flags = (mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE) | _MAP_FIXED
-        mapped = _libc.mmap(address, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, offset)
-        if mapped in (None, _MAP_FAILED):
-            error = ctypes.get_errno()
-            raise OSError(error, f"cannot map {size} bytes of a file: {os.strerror(error)}")
+        _map(address, fd, offset, size, (mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE) | _MAP_FIXED)
     return address.value
+
+
+def _map(address: ctypes.c_void_p | None, fd: int, offset: int, size: int, flags: int) -> int:
+    mapped: int | None = _libc.mmap(address, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, offset)
+    if mapped is None or mapped == _MAP_FAILED:
+        error = ctypes.get_errno()
+        raise OSError(error, f"cannot map {size} bytes of a file: {os.strerror(error)}")
+    return mapped
+
+
+class _Mapping:
+    """Ends a mapping with itself."""
+
+    def __init__(self, address: int, size: int) -> None:
+        self._unmap = _libc.munmap, address, size
+
+    def __del__(self) -> None:
+        munmap, address, size = self._unmap
+        munmap(address, size)
+
+
+def shared_memory(fd: int, offset: int, size: int) -> memoryview:
+    """A part of a file, seen from Python; it is mapped as long as there is this view, or one made of it.
+
+    Unlike a mapping of the mmap module it keeps no descriptor.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    address = _map(None, fd, offset, size, mmap.MAP_SHARED)
+    mapping = _Mapping(address, size)
+    cells = (ctypes.c_uint8 * size).from_address(address)
+    cells._mapping = mapping  # type: ignore[attr-defined]  # the view keeps the cells, and they keep it
+    return memoryview(cells).cast("B")
+
+
+def give_up_pages(view: memoryview) -> None:
+    """Of all that `shared_memory` gave: what lies there is not needed any more, and takes no memory from now on."""
+    if hasattr(mmap, "MADV_REMOVE"):
+        cells: Any = view.obj
+        _libc.madvise(ctypes.addressof(cells), view.nbytes, mmap.MADV_REMOVE)

@@ -101,7 +101,6 @@ T = TypeVar("T")
 A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
-J = TypeVar("J", bound=Job)
 #: What is waited for, for messages.
 _READY, _REPLACED = "all workers are ready", "the workers are replaced"
 
@@ -423,7 +422,8 @@ class ProcessWasmPool(Lifetime):
         """
         loop = running_loop("pool.call, ...")
         deadline = deadline_of(timeout, self._timeout)
-        job = self._promptly(export, args, deadline, priority, key, retries)
+        function = self._ordinary(export, priority, key, retries)
+        job = None if function is None else self._prompt.attempt(function, args, deadline, self._retries)
         if job is None:
             job = self._call_job(export, args, deadline, priority, key, retries)
             return await self._run(job, deadline, loop)
@@ -478,26 +478,18 @@ class ProcessWasmPool(Lifetime):
             Whatever pickling a callable or its arguments raises, or comparing the key with itself, at once.
         """
         deadline = deadline_of(timeout, self._timeout)
-        job = self._promptly(export, args, deadline, priority, key, retries)
-        if job is not None:
-            return job
-        job = self._call_job(export, args, deadline, priority, key, retries)
-        return self._submit(job, deadline)
+        function = self._ordinary(export, priority, key, retries)
+        if function is not None:
+            return self._prompt.submit(function, args, deadline, self._retries)
+        return self._dispatcher.submit(self._call_job(export, args, deadline, priority, key, retries), deadline)
 
-    def _promptly(
-        self,
-        export: str | Callable[..., Any],
-        args: tuple[Any, ...],
-        deadline: Deadline,
-        priority: int,
-        key: Hashable,
-        retries: int | None,
-    ) -> Job | None:
-        """The job of an ordinary call that a worker makes at once; None if it has to be queued, or looked into."""
+    def _ordinary(
+        self, export: str | Callable[..., Any], priority: int, key: Hashable, retries: int | None
+    ) -> Callee | None:
+        """The function that a call without anything special is for; None if it has to be looked into."""
         if type(priority) is not int or priority or key is not None or retries is not None or not isinstance(export, str):
             return None
-        function = self._functions.get(export)
-        return None if function is None else self._prompt.submit(function, args, deadline, self._retries)
+        return self._functions.get(export)
 
     def _call_job(
         self,
@@ -521,9 +513,7 @@ class ProcessWasmPool(Lifetime):
                 raise self._dispatcher.why_closed()
             job: Job = ShippedCall(self._shipped.ship(export), args, limit, capture(True, limit, at))
         else:
-            function = function or self._function(export)
-            frame = function.frame(wire.SUBMIT, function.pack(args), capture(self._visible, limit, at))
-            job = function.job(frame, limit)
+            job = (function or self._function(export)).job(args, capture(self._visible, limit, at), limit)
         if priority:
             job.priority = priority
         if key is not None:
@@ -531,15 +521,6 @@ class ProcessWasmPool(Lifetime):
             job.owner = self._dispatcher  # whom it gives its key back to, however it ends, and just once
             job.key = self._dispatcher.keys.hold(key)
         job.retries = self._retries if retries is None else retries
-        return job
-
-    def _submit(self, job: J, deadline: Deadline) -> J:
-        """Queue a job, when there is room."""
-        try:
-            self._dispatcher.submit(job, deadline)
-        except BaseException:  # Ctrl-C may come when it is queued already
-            job.cancel()
-            raise
         return job
 
     async def _run(self, job: Job, deadline: Deadline, loop: asyncio.AbstractEventLoop) -> Any:
@@ -620,7 +601,7 @@ class ProcessWasmPool(Lifetime):
     ) -> Future[Any]:
         """:meth:`call_bytes` as a future.  For many, ``pool.map(BytesFunction("sha256", returns=32), blobs)``."""
         deadline = deadline_of(timeout, self._timeout)
-        return self._submit(self._call_job(self._bytes_function(export, convention), args, deadline), deadline)
+        return self._dispatcher.submit(self._call_job(self._bytes_function(export, convention), args, deadline), deadline)
 
     def _bytes_function(self, export: str, convention: MappingType[str, Any]) -> BytesFunction:
         return bytes_function(self._function(export).core("call_bytes").name, convention)
@@ -668,7 +649,7 @@ class ProcessWasmPool(Lifetime):
         deadline = deadline_of(timeout, self._timeout)
         config = self._configure(args, stdin, env, cwd, preopens, stdout, stderr, max_output)
         command = self._begun(config, stdout, stderr, text, check, deadline)
-        done: CompletedRun = _result(self._submit(command, deadline))
+        done: CompletedRun = _result(self._dispatcher.submit(command, deadline))
         return done
 
     async def arun(
@@ -713,7 +694,7 @@ class ProcessWasmPool(Lifetime):
         deadline = deadline_of(timeout, self._timeout)
         config = self._configure(args, stdin, env, cwd, preopens, stdout, stderr, max_output)
         command = self._begun(config, stdout, stderr, text, check, deadline)
-        return self._submit(command, deadline)
+        return self._dispatcher.submit(command, deadline)
 
     def _configure(
         self,
@@ -832,7 +813,7 @@ class ProcessWasmPool(Lifetime):
         deadline = deadline_of(timeout, self._timeout)
         lease, request = self._ask()
         try:
-            self._submit(request, deadline)
+            self._dispatcher.submit(request, deadline)
             wait_for(request, Deadline.NEVER, "an instance is free")
             lease.grant(request)
         except CallTimeout:

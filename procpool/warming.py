@@ -136,7 +136,10 @@ class Warming:
             capture = wire.Step("taking the snapshot", wire.Capture(fd))
             environment = self.environment._replace(start=(*self.environment.start, *self.steps, capture))
             self._run_once(environment, options, fd)
-            seal(fd)
+            try:
+                seal(fd)
+            except BlockingIOError:
+                raise BadSnapshot("a process that was left behind by what is done for warm= still writes to it") from None
             on_failure.pop_all()
         return fd
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,9 +20,10 @@ from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, eventually, gone, w
 from procpool import PoolClosed, ProcessWasmPool, wire
 from procpool.binary import Interface
 from procpool.compilation import compile_module
-from procpool.files import anonymous_file
+from procpool.files import anonymous_file, seal
 from procpool.program import single
 from procpool.supervisor.launch import LAUNCHERS, Inheritance, SpawnLauncher
+from procpool.supervisor.memory import ProcessMemory
 
 ROOT = FIXTURES.parent
 METHODS = pytest.mark.parametrize("method", ["forkserver", "spawn"])
@@ -32,33 +36,7 @@ def make_inheritance(slots: int = 4) -> Inheritance:
     )
 
 
-# -- the files that all inherit ----------------------------------------------------------------------------------------
-
-
-def test_arenas_only_grow(nothing_left: None) -> None:
-    """Whoever has mapped an arena that is cut off dies of it."""
-    threads = 4
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for _ in range(200):
-            inheritance = make_inheritance(threads)
-            gate = threading.Barrier(threads)
-
-            def grow(row: int, inheritance: Inheritance = inheritance, gate: threading.Barrier = gate) -> None:
-                gate.wait()
-                inheritance.arena(row).close()
-
-            several = [threading.Thread(target=grow, args=(row,)) for row in range(threads)]
-            for thread in several:
-                thread.start()
-            for thread in several:
-                thread.join()
-            size = os.fstat(inheritance._arenas).st_size
-            inheritance.close()
-            assert size == threads * wire.ARENA_BYTES
-    finally:
-        sys.setswitchinterval(interval)
+# -- the files that workers get -----------------------------------------------------------------------------------------
 
 
 @linux_only
@@ -72,22 +50,78 @@ def test_a_shared_file_cannot_be_cut_off() -> None:
         os.close(fd)
 
 
+@linux_only
+def test_what_is_sealed_cannot_be_changed() -> None:
+    fd = anonymous_file(b"content")
+    try:
+        seal(fd)
+        seal(fd)
+        for change in (lambda: os.write(fd, b"more"), lambda: os.ftruncate(fd, 100), lambda: mmap.mmap(fd, 0)):
+            with pytest.raises(PermissionError):
+                change()
+    finally:
+        os.close(fd)
+
+
+@linux_only
+def test_what_somebody_writes_to_is_not_taken_for_sealed() -> None:
+    fd = anonymous_file(b"content")
+    try:
+        with mmap.mmap(fd, 0), pytest.raises(BlockingIOError):
+            seal(fd)
+        seal(fd)
+    finally:
+        os.close(fd)
+
+
+@linux_only
+def test_memory_of_a_process_keeps_its_length() -> None:
+    memory = ProcessMemory(2)
+    try:
+        for size in (0, 4096, 1 << 50):
+            with pytest.raises(PermissionError):
+                os.ftruncate(memory.fd, size)
+        memory.arena(1)[-1] = memory.payload(1, 3, 10)[9] = memory.board[2 * wire.BOARD_ROW - 1] = 1
+        assert not any(map(any, (memory.arena(0), memory.payload(1, 2, 10), memory.payload(0, 3, 10))))
+    finally:
+        memory.close()
+
+
+def test_memory_takes_one_descriptor_and_goes_with_its_last_user(nothing_left: None) -> None:
+    memory = ProcessMemory(1)
+    files = os.listdir("/proc/self/fd")
+    arena, payload = memory.arena(0), memory.payload(0, 2, 5 << 20)
+    assert os.listdir("/proc/self/fd") == files
+    piece = arena[100:200].cast("I")
+    memory.close()
+    del arena
+    payload[-1] = piece[3] = 7  # nobody has unmapped it
+    assert _mapped() == 3, "with the board"
+    del payload, piece, memory
+    eventually(lambda: not _mapped(), "all of it to be unmapped")
+
+
+def _mapped() -> int:
+    return Path("/proc/self/maps").read_text().count("memfd:procpool")
+
+
 def test_nothing_is_mapped_after_the_end(nothing_left: None) -> None:
-    """The numbers of the descriptors may be those of other files by then, which would be made longer."""
-    inheritance = make_inheritance()
-    inheritance.close()
-    inheritance.close()
-    for late in (lambda: inheritance.arena(0), lambda: inheritance.payload(0, 0, 10)):
+    """The number of the descriptor may be that of another file by then."""
+    memory = ProcessMemory(1)
+    memory.close()
+    memory.close()
+    for late in (lambda: memory.arena(0), lambda: memory.payload(0, 0, 10)):
         with pytest.raises(PoolClosed):
             late()
 
 
-def test_a_forked_child_closes_what_another_thread_was_using(nothing_left: None) -> None:
-    inheritance = make_inheritance()
+@pytest.mark.parametrize("make", [make_inheritance, lambda: ProcessMemory(1)])
+def test_a_forked_child_closes_what_another_thread_was_using(make: Callable[[], Any], nothing_left: None) -> None:
+    made = make()
     taken, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with inheritance._using:
+        with made._using:
             taken.set()
             release.wait()
 
@@ -96,12 +130,11 @@ def test_a_forked_child_closes_what_another_thread_was_using(nothing_left: None)
     taken.wait()
     pid = os.fork()
     if pid == 0:
-        inheritance.close()
+        made.close()
         os._exit(7)
     release.set()
     thread.join()
-    inheritance.arena(0).close()
-    inheritance.close()
+    made.close()
     ended: list[int] = []
 
     def wait() -> bool:
@@ -258,7 +291,7 @@ def test_ctrl_c_does_not_hit_a_child_at_birth(method: str, nothing_left: None) -
     launcher = LAUNCHERS[method](inheritance)
     before = set(psutil.Process().children())
     with open(os.devnull) as some:
-        launcher.launch(0, 0, [some.fileno()] * 3)
+        launcher.launch(0, 0, [some.fileno()] * wire.descriptors(1))
     (child,) = set(psutil.Process().children()) - before
     try:
         status = Path(f"/proc/{child.pid}/status").read_text()
@@ -421,7 +454,7 @@ def _refuse(*_: object) -> None:
 
 def _launch(launcher: SpawnLauncher) -> None:
     with open(os.devnull) as some:
-        launcher.launch(0, 0, [some.fileno()] * 3)
+        launcher.launch(0, 0, [some.fileno()] * wire.descriptors(1))
 
 
 def _reports(launcher: SpawnLauncher) -> list[tuple[int, ...]]:

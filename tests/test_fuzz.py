@@ -21,6 +21,7 @@ from procpool.compilation import compile_module
 from procpool.interpreter import chosen, command
 from procpool.program import single
 from procpool.supervisor.launch import Inheritance
+from procpool.supervisor.memory import ProcessMemory
 
 
 class Bare:
@@ -38,11 +39,11 @@ class Bare:
         self.inheritance = Inheritance(
             [compiled.artifact], functions, single(compiled.interface), wire.GuestLimits(), guest, 1, 4
         )
-        self.inheritance.arena(0)
+        self.memory = ProcessMemory(1)
         jobs_theirs, self.jobs = os.pipe()
         self.replies, replies_theirs = os.pipe()
         self.control, control_theirs = socket.socketpair()
-        fds = (jobs_theirs, replies_theirs, control_theirs.fileno())
+        fds = (self.memory.fd, jobs_theirs, replies_theirs, control_theirs.fileno())
         self.process = subprocess.Popen(
             command(chosen(), "worker.spawned", self.inheritance.settings_fd, 0, *fds),
             pass_fds=(*self.inheritance.fds, *fds),
@@ -63,6 +64,7 @@ class Bare:
         assert self.process.stderr is not None
         self.process.stderr.close()
         self.inheritance.close()
+        self.memory.close()
 
     def end_jobs(self) -> None:
         os.close(self.jobs)

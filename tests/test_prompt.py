@@ -17,7 +17,7 @@ from conftest import DEADLINE, MISBEHAVE, busy_pid, eventually, worker_pids
 from procpool import BadArguments, CallTimeout, PoolClosed, ProcessWasmPool, WasmTrap, WorkerCrashed
 from procpool.raw import RAW
 from procpool.supervisor.dispatcher import Dispatcher
-from procpool.supervisor.prompt import PromptCalls
+from procpool.supervisor.prompt import BURST, TRIED_AGAIN, PromptCalls
 from procpool.supervisor.spinning import Spinning
 
 pytestmark = pytest.mark.skipif(not RAW, reason="there are no pages with wasmtime's public API")
@@ -192,6 +192,32 @@ def test_other_tasks_run_between_calls_that_are_done_at_once(pool: ProcessWasmPo
 
     asyncio.run(main())
     assert turns >= 499
+
+
+def test_most_of_many_whose_results_are_asked_for_later_are_queued(
+    pool: ProcessWasmPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = 0
+    attempt = PromptCalls.attempt
+
+    def count(self: PromptCalls, *how: Any) -> Any:
+        nonlocal made
+        job = attempt(self, *how)
+        made += job is not None
+        return job
+
+    heat(pool)
+    monkeypatch.setattr(PromptCalls, "attempt", count)
+    futures = [pool.submit("fine", n) for n in range(1000)]
+    assert made <= BURST + 1000 // TRIED_AGAIN + 1
+    assert [future.result(DEADLINE) for future in futures] == list(range(1000))
+    heat(pool)  # so the next ones are made at once again
+
+
+def test_a_result_that_somebody_has_forgotten_does_not_slow_others_for_ever(pool: ProcessWasmPool) -> None:
+    forgotten = [pool.submit("fine", n) for n in range(100)]
+    heat(pool)
+    assert not any(future.asked for future in forgotten[:BURST])  # type: ignore[attr-defined]
 
 
 def test_hundreds_of_jobs_of_all_kinds_are_counted_once_each(pool: ProcessWasmPool, kept: list[Any]) -> None:

@@ -169,7 +169,7 @@ GOOD: dict[str, dict[str, Any]] = {
         ("run", "arun", "submit_run", "get", "aget", "instance", "stats", "report", "shutdown", "ashutdown", "terminate"),
         {},
     ),
-    **each(("closed", "plain_executor"), {}),
+    **each(("closed", "types", "plain_executor"), {}),
     "Lease.call": {"export": "add", "args": (1, 2)},
     "Lease.call_bytes": {"export": "length", "args": (b"abc",)},
     "Lease.put": {},
@@ -206,6 +206,7 @@ ENDING = {"shutdown", "ashutdown", "terminate", "__exit__", "__aexit__"}
 FREE = {
     *ENDING,
     "closed",
+    "types",
     "plain_executor",
     "put",
     "aput",

@@ -46,7 +46,7 @@ class ComponentCallee(Callee):
             flags |= wire.HAS_CONTEXT
         return wire.JOB.pack(len(context) + len(slots), self.index, kind, flags) + context + slots
 
-    def job(self, frame: bytes, limit: float | None = None) -> Job:
+    def awaiting(self, frame: bytes, limit: float | None = None) -> Job:
         return ComponentCall(self.name, frame, self.unpack, limit)
 
 
@@ -78,7 +78,7 @@ class PinnedCallee(ComponentCallee):
                 held = owner()
                 if held is not None:
                     with contextlib.suppress(LeaseEnded, WorkerCrashed, PoolClosed):  # then it is gone already
-                        held.call_callee(DropCallee(self._drops[resource], resource), (handle,))
+                        held._call(DropCallee(self._drops[resource], resource), (handle,))
 
             def wrap(handle: int, resource: wit.Resource) -> Resource:
                 return Resource(handle, resource, owner(), partial(drop, resource))

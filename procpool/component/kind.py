@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from .. import wire
 from ..errors import UnknownExport
 from ..job_context import capture
 from ..kind import Prepared
@@ -33,6 +32,7 @@ class ComponentKind:
 
     def __init__(self, compiled: CompiledComponent) -> None:
         program = compiled.program
+        self._program = program
         self._world = program.world
         self._found = ComponentFunctions(program)
         self.functions: dict[str, Callee] = dict(self._found.by_name)
@@ -44,7 +44,7 @@ class ComponentKind:
 
     def prepare(self, options: PoolOptions) -> Prepared:
         check_options(options)
-        found = resolve(self._world, options.imports, options.wasi is not None, options.on_missing_import)
+        found = resolve(self._program, options.imports, options.wasi is not None, options.on_missing_import)
         return Prepared(found, start_steps(options.start, self._found), ())
 
     def function(self, export: object) -> Callee:
@@ -60,7 +60,7 @@ class ComponentKind:
         limit, retries = options.item_timeout, runner.retries
 
         def make(row: Iterable[Any]) -> Job:
-            job = function.job(function.frame(wire.SUBMIT, function.pack(tuple(row)), capture(visible, limit)), limit)
+            job = function.job(tuple(row), capture(visible, limit), limit)
             job.retries = retries
             return job
 

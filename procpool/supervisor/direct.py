@@ -15,7 +15,7 @@ from ..job_context import capture
 from ..wire import page
 from .channel import REFUSED, Channel
 from .dispatcher import Dispatcher
-from .jobs.call import Callee
+from .jobs.call import Callee, Job
 from .lane import Lane
 from .port import REPLY_BYTES, Port
 from .spinning import PATIENCE, Outcome
@@ -86,7 +86,7 @@ class DirectCalls:
             if lane is not None and lane.holder == me:
                 self.leave(lane, export.name, error)
             raise
-        return self._queued(export, export.pack(args), deadline, context)
+        return self._queued(export.job(args, context), deadline)
 
     def context(self, deadline: Deadline) -> bytes:
         """What is sent along with a call.  Before a worker is taken, for a tracer's code may run in it."""
@@ -229,8 +229,7 @@ class DirectCalls:
             raise PoolClosed(f"the pool was terminated while {name!r} ran")
         raise port.process.crash(name)
 
-    def _queued(self, export: Callee, slots: bytes, deadline: Deadline, context: bytes) -> Any:
-        job = export.job(export.frame(wire.SUBMIT, slots, context))
+    def _queued(self, job: Job, deadline: Deadline) -> Any:
         job.retries = self._dispatcher.options.retries
         self._dispatcher.submit(job, deadline)
         try:

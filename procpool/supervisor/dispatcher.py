@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import wire
 from ..deadline import Deadline
@@ -20,6 +20,7 @@ from .awaiting import ended
 from .condition import Moment
 from .delivery import Delivery
 from .events import Journal
+from .fork_mark import fork_mark
 from .jobs.batch import Segment, segment_of
 from .jobs.call import Abandoned, Job, Purge
 from .jobs.chunk import Chunk
@@ -35,6 +36,8 @@ from .watch import Watch
 
 if TYPE_CHECKING:
     from .lease import Lease
+
+J = TypeVar("J", bound=Job)
 
 logger: logging.Logger = logging.getLogger("procpool")
 
@@ -122,7 +125,7 @@ class Dispatcher:
         self._stopped: Moment[None] = Moment()  # the workers have ended, and all is closed
         self._ended = False  # and the callbacks
         self._thread = threading.Thread(target=self._run, name="procpool-dispatcher", daemon=True)
-        self._pid = os.getpid()
+        self._unforked = fork_mark()
         delivery.wake = self.look_again
         _live.add(self)
         try:
@@ -187,8 +190,8 @@ class Dispatcher:
         if self._deaf:
             self._close_left()
 
-    def submit(self, job: Job, deadline: Deadline = Deadline.NEVER) -> None:
-        """Queue a job, which ends by the deadline.
+    def submit(self, job: J, deadline: Deadline = Deadline.NEVER) -> J:
+        """Queue a job, which ends by the deadline; the job, which is cancelled if this raises.
 
         Raises:
             PoolClosed, StartupError: no more jobs are taken.
@@ -197,15 +200,23 @@ class Dispatcher:
         """
         job.deadline = deadline
         most = self.options.max_pending
-        if most is None:
-            self._enqueue(job)
-            return
+        try:
+            if most is None:
+                self._enqueue(job)
+            else:
+                self._enqueue_when_room(job, most)
+        except BaseException:  # Ctrl-C may come when it is queued already
+            job.cancel()
+            raise
+        return job
+
+    def _enqueue_when_room(self, job: Job, most: int) -> None:
         full = Deadline.after(self.options.full_timeout) if self.options.full_timeout else Deadline.NEVER
         while not self._admit(job, most):
-            until = full.sooner(deadline)
+            until = full.sooner(job.deadline)
             self.scheduler.wait_for_space(most, lambda: self.closing, until.remaining())
             if until.passed():
-                raise self.no_room(job, deadline)
+                raise self.no_room(job, job.deadline)
 
     def offer(self, job: Job, deadline: Deadline = Deadline.NEVER) -> Future[None] | None:
         """Queue a job without waiting for room: None if there was some, or what ends when it has been queued.
@@ -294,7 +305,8 @@ class Dispatcher:
         return PoolFull(f"{most} jobs are waiting already, and max_pending={most}")
 
     def _enqueue(self, job: Job, of_map: bool = False) -> None:
-        self.notice_fork()
+        if not self._unforked():
+            self.notice_fork()
         if self.closed or (self.closing and not of_map):
             raise self.why_closed()
         job.owner = self
@@ -565,7 +577,7 @@ class Dispatcher:
 
         Not asked by blocking calls of exports, which would take some 50 ns longer each.
         """
-        if not self.forked and os.getpid() != self._pid:
+        if not self._unforked() and not self.forked:
             self.forsake()
 
     def forsake(self) -> None:

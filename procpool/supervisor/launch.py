@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import mmap
 import os
 import select
 import socket
@@ -15,24 +14,23 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
-import wasmtime
-
 from .. import interpreter, wire
 from ..binary import FuncType
 from ..errors import PoolClosed
-from ..files import anonymous_file
-from ..mapped import memory_over
+from ..files import anonymous_file, seal
 
 #: How long the template may take to kill and reap its workers when the pool closes, in seconds.
 CLOSE_GRACE = 5.0
 
 
 class Inheritance:
-    """The anonymous files that all workers of a pool inherit under their numbers, and the parent's share in them.
+    """The files that all workers of a pool inherit under their numbers, each for reading only: code, settings, a snapshot.
+
+    What can be written is shared with one process alone, and not here: see `ProcessMemory`.
 
     Owns ``artifacts``, ``reserved``, ``snapshot`` and ``keeper``, which are descriptors, from when it is made; if it cannot
-    be, the caller does.  ``capture`` is inherited too, and stays the caller's.  What it is asked for may be asked by any
-    thread.
+    be, the caller does.  ``capture``, the one file that a worker writes, is inherited too, and stays the caller's.  What it
+    is asked for may be asked by any thread.
 
     Raises:
         StartupError: there is no Python interpreter that could run workers.
@@ -54,32 +52,18 @@ class Inheritance:
         capture: int = -1,
     ) -> None:
         self.interpreter: str = interpreter.chosen()  #: the Python that runs workers
-        self.instances = instances  #: per process, each with a row on the board
+        self.instances = instances  #: per process
         self.slots = slots  #: the most processes there can be at a time
         self.snapshot = snapshot  #: a file with what instances begin as; -1 if there is none
         self._pid = os.getpid()
         # Held while a file is used by its number.  A signal handler or a finalizer may come here again in the same thread.
         self._using = threading.RLock()
-        self._arenas_size = 0
         with contextlib.ExitStack() as owned:
 
             def own(fd: int) -> int:
                 owned.callback(os.close, fd)
                 return fd
 
-            board_fd = own(anonymous_file(b""))
-            os.ftruncate(board_fd, slots * instances * wire.BOARD_ROW * 8)
-            # A mapping keeps a descriptor of its own, which would live on with the pool object.
-            board = owned.enter_context(_closing(mmap.mmap(board_fd, 0)))
-            self.board: memoryview = owned.enter_context(memoryview(board).cast("Q"))
-            self._arenas = own(anonymous_file(b""))
-            self._payloads = own(anonymous_file(b""))
-            try:
-                # All at once, for workers write there too and must not find it short.  It takes no memory until it is used.
-                os.ftruncate(self._payloads, slots * instances * wire.PAYLOAD_ROW)
-                self.payload_bytes: int = wire.PAYLOAD_BYTES
-            except OSError:  # a limit on the size of files: large values go through the pipes
-                self.payload_bytes = 0
             # The parent alone has the write end, and never writes: its closing is the news that the parent has ended.
             lifeline, _ = map(own, os.pipe())
             # The same news, though less firm, when a copy of the write end lives on in a fork that we have not seen.
@@ -89,9 +73,6 @@ class Inheritance:
             values = max((max(len(t.params), len(t.results)) for _, t in exports if isinstance(t, FuncType)), default=0)
             settings = wire.Settings(
                 tuple(artifacts),
-                board_fd,
-                self._arenas,
-                self._payloads,
                 lifeline,
                 exports,
                 program,
@@ -99,60 +80,18 @@ class Inheritance:
                 values,
                 instances,
                 guest,
-                self.payload_bytes,
                 snapshot,
                 keeper,
                 parent,
             )
             self.settings_fd: int = own(anonymous_file(settings.dump()))
+            seal(self.settings_fd)
             self._owned = owned.pop_all()
         for fd in (*artifacts, *reserved, snapshot, keeper):
             if fd >= 0:
                 self._owned.callback(os.close, fd)
-        shared = (board_fd, self._arenas, self._payloads, lifeline, parent)
-        inherited = (self.settings_fd, *artifacts, *shared, snapshot, keeper, capture)
+        inherited = (self.settings_fd, *artifacts, lifeline, parent, snapshot, keeper, capture)
         self.fds: tuple[int, ...] = tuple(fd for fd in inherited if fd >= 0)
-
-    def arena(self, row: int) -> mmap.mmap:
-        """Map the arena of the worker with that row.  Its pages take memory when they are first written.
-
-        Raises:
-            PoolClosed: `close` came first.
-            OSError: there are no descriptors left, say.
-        """
-        with self._using:
-            self._reach((row + 1) * wire.ARENA_BYTES)
-            return mmap.mmap(self._arenas, wire.ARENA_BYTES, offset=row * wire.ARENA_BYTES)
-
-    def head_memory(self, store: wasmtime.Store, row: int) -> wasmtime.Memory:
-        """A linear memory over the head of that arena.
-
-        Raises:
-            PoolClosed: `close` came first.
-            OSError: it cannot be mapped.
-        """
-        with self._using:
-            self._reach((row + 1) * wire.ARENA_BYTES)
-            return memory_over(store, self._arenas, row * wire.ARENA_BYTES, wire.ARENA_HEAD)
-
-    def _reach(self, end: int) -> None:
-        """Make the file of arenas that long at least."""
-        self._check_open()
-        if end > self._arenas_size:
-            # Unlike ftruncate, this never makes the file shorter, whatever came between the look and the leap.
-            os.pwrite(self._arenas, b"\0", end - 1)
-            self._arenas_size = max(end, self._arenas_size)
-
-    def payload(self, row: int, slot: int, size: int) -> mmap.mmap:
-        """A worker's payload slot, at least its first ``size`` bytes.
-
-        Raises:
-            PoolClosed: `close` came first.
-            OSError: there are no descriptors left, say.
-        """
-        with self._using:
-            self._check_open()
-            return wire.map_payload(self._payloads, row, slot, size)
 
     @contextlib.contextmanager
     def held_snapshot(self) -> Iterator[int]:
@@ -181,15 +120,6 @@ class Inheritance:
         with self._using:
             self.fds = ()
             self._owned.close()
-
-
-@contextlib.contextmanager
-def _closing(mapping: mmap.mmap) -> Iterator[mmap.mmap]:
-    try:
-        yield mapping
-    finally:
-        with contextlib.suppress(BufferError):  # a direct call still looks at its dead worker; it ends with that
-            mapping.close()
 
 
 def reserve_stdio() -> list[int]:
@@ -259,7 +189,7 @@ class Launcher(Protocol):
     def __init__(self, inheritance: Inheritance) -> None: ...
 
     def launch(self, id: int, slot: int, fds: Sequence[int]) -> None:
-        """Ask for a process.  The caller may close ``fds`` afterwards.
+        """Ask for a process, with ``fds`` for it alone; see wire.LAUNCH.  The caller may close them afterwards.
 
         Always from the same thread, which lives as long as the workers: theirs may end with it.
 

@@ -132,9 +132,9 @@ class Lease:
             UnknownExport, BadArguments: nothing was sent; the lease goes on.
             WasmTrap, CallTimeout, WorkerCrashed, or what a host function raised: the lease has ended.
         """
-        return self.call_callee(self._functions[export].leased(self), args, timeout)
+        return self._call(self._functions[export].leased(self), args, timeout)
 
-    def call_callee(self, function: Callee, args: tuple[Any, ...], timeout: float | None = None) -> Any:
+    def _call(self, function: Callee, args: tuple[Any, ...], timeout: float | None = None) -> Any:
         """Call a function that has been looked for; otherwise as `call`."""
         slots = function.pack(args)
         deadline = deadline_of(timeout, self._timeout)

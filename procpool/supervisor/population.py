@@ -19,6 +19,7 @@ from .events import EventKind, Journal
 from .jobs.call import Job, Purge
 from .lane import Lane
 from .launch import LAUNCHERS, Inheritance, Launcher, LauncherBusy
+from .memory import ProcessMemory
 from .port import READY, STARTING, Port
 from .process import Process
 from .scheduler import Scheduler
@@ -75,7 +76,7 @@ class Population:
         self._deaf = deaf
         self._launcher: Launcher | None = None
         self._lanes: dict[Process, tuple[Lane, ...]] = {}
-        self._launching: list[Port] = []  # of a process that is being asked for
+        self._launching: tuple[Process, list[Port]] | None = None  # what is being asked for, and its ports so far
         self._slots = list(range(inheritance.slots - 1, -1, -1))
         self._most = options.workers
         self._wanted = options.workers if options.min_workers is None else min(options.min_workers, options.workers)
@@ -270,18 +271,22 @@ class Population:
         if self._launcher is None:
             self._launcher = LAUNCHERS[self._options.start_method](self._inheritance)
             self._watch.read(self._launcher.events.fileno(), self._read_launcher)
-        process = Process(self._started, self._slots[-1], monotonic() + self._options.start_timeout)
         instances = self._inheritance.instances
-        ports = self._launching = []
+        memory = ProcessMemory(instances)
+        process = Process(self._started, self._slots[-1], memory, monotonic() + self._options.start_timeout)
+        ports = list[Port]()
+        self._launching = process, ports
         try:
-            for row in range(process.slot * instances, (process.slot + 1) * instances):
-                ports.append(Port(process, row, self._inheritance))
-            self._launcher.launch(process.id, process.slot, [fd for port in ports for fd in port.their_fds])
+            for row in range(instances):
+                ports.append(Port(process, row))
+            fds = [fd for port in ports for fd in port.their_fds]
+            self._launcher.launch(process.id, process.slot, [memory.fd, *fds])
         except BaseException:
             for port in ports:
                 port.close_their_fds()
                 port.close()
                 port.release()
+            memory.close()
             raise
         for port in ports:
             port.close_their_fds()
@@ -289,7 +294,7 @@ class Population:
         self._slots.pop()
         self.present[process.id] = process
         lanes = self._lanes[process] = tuple(Lane(port) for port in ports)
-        self._launching = []
+        self._launching = None
         for lane in lanes:
             self._scheduler.add()
             self._watch.read(lane.port.control.fileno(), lambda lane=lane: self._hear(lane, False))  # type: ignore[misc]
@@ -460,6 +465,7 @@ class Population:
         if not self._lanes[process]:
             del self._lanes[process]
             self._slots.append(process.slot)
+            process.memory.close()
         self._scheduler.pump()
 
     def end(self, error: Exception) -> None:
@@ -488,6 +494,8 @@ class Population:
             lane.port.release()
             self.calls_retired += lane.calls
             self.timesheet.buried(lane)
+        for process in self._lanes:  # with those that have ended and not been buried
+            process.memory.close()
         self.present.clear()
         self._lanes.clear()
         for job in self._scheduler.take_queued():
@@ -495,12 +503,17 @@ class Population:
 
     def forsake(self) -> None:
         """In a forked child: close our copies, and touch no lock and no process."""
-        for lanes in self._lanes.values():
+        for process, lanes in self._lanes.items():
+            process.memory.close()
             for lane in lanes:
                 lane.port.close()
-        for port in self._launching:  # with the worker's ends, or nobody would ever be told of its death by their closing
-            port.close_their_fds()
-            port.close()
+        if self._launching is not None:
+            # With the worker's ends, or nobody would ever be told of its death by their closing.
+            process, ports = self._launching
+            process.memory.close()
+            for port in ports:
+                port.close_their_fds()
+                port.close()
         if self._launcher is not None:
             self._launcher.forsake()
 

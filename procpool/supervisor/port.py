@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import select
 import socket
@@ -11,10 +10,10 @@ from collections.abc import Iterator
 from typing import Final, Literal
 
 from .. import wire
+from ..mapped import give_up_pages
 from ..raw import RAW
 from ..wire import page
 from .channel import Channel
-from .launch import Inheritance
 from .process import Process
 
 State = Literal["starting", "ready", "stopping", "dead"]
@@ -27,11 +26,6 @@ DEAD: Final = "dead"
 KEPT_PAYLOAD = 8 << 20
 #: Bytes read from a replies pipe at once: any ordinary reply.  Longer ones take a second read.
 REPLY_BYTES = 4096
-
-
-def _unmap(mapping: mmap.mmap) -> None:
-    with contextlib.suppress(BufferError):  # something still refers to it, and it goes with that
-        mapping.close()
 
 
 def _pipe(on_failure: contextlib.ExitStack) -> tuple[int, int]:
@@ -49,13 +43,13 @@ class Port:
     could be reused by an unrelated file, and a job written into that.
     """
 
-    def __init__(self, process: Process, row: int, inheritance: Inheritance) -> None:
+    def __init__(self, process: Process, row: int) -> None:
         self.process = process
         self._row = row
-        self._inheritance = inheritance
+        self._memory = process.memory
         self._arena: memoryview | None = None
         self.channel: Channel | None = None  #: for the holder, when it was opened
-        self._payloads: dict[int, mmap.mmap] = {}
+        self._payloads: dict[int, memoryview] = {}
         self._counted = 0, 0
         self._last_begun = 0  # the last word of the board
         self.state: State = STARTING
@@ -70,9 +64,7 @@ class Port:
             self.control, control_theirs = socket.socketpair()
             on_failure.pop_all()
         # After what may fail: a piece of the board that nobody releases, one in a traceback say, would keep it open.
-        self._board = inheritance.board[row * wire.BOARD_ROW : (row + 1) * wire.BOARD_ROW]
-        for cell in range(wire.BOARD_ROW):
-            self._board[cell] = 0
+        self._board = self._memory.board[row * wire.BOARD_ROW : (row + 1) * wire.BOARD_ROW]
         os.set_blocking(self.jobs_fd, False)
         self.control.setblocking(False)
         self.their_fds: tuple[int, ...] = (jobs_theirs, replies_theirs, control_theirs.detach())
@@ -127,17 +119,8 @@ class Port:
         self.died()
         self._board.release()
         self.channel = None  # who holds the worker may still look at it
-        while self._payloads:
-            _, mapping = self._payloads.popitem()
-            if hasattr(mmap, "MADV_REMOVE"):  # the file lives on, and so would the pages
-                mapping.madvise(mmap.MADV_REMOVE)
-            _unmap(mapping)
-        if self._arena is not None:
-            arena = self._arena.obj
-            self._arena.release()
-            self._arena = None
-            assert isinstance(arena, mmap.mmap)
-            _unmap(arena)
+        self._payloads.clear()
+        self._arena = None
 
     # -- channels ------------------------------------------------------------------------------------------------------
 
@@ -179,7 +162,7 @@ class Port:
             OSError: it cannot be mapped.
         """
         if RAW and self.channel is None and self.state is READY:
-            self.channel = Channel(lambda store: self._inheritance.head_memory(store, self._row))
+            self.channel = Channel(lambda store: self._memory.head_memory(store, self._row))
 
     def command(self, command: int, number: int = 0, item: int = 0) -> None:
         """Send a control command.  A full socket or a dead worker swallows it: both end by the worker being killed."""
@@ -229,15 +212,15 @@ class Port:
         """The memory shared with the worker's drivers.
 
         Raises:
-            OSError: it cannot be mapped; there are no descriptors left, for one.
+            OSError: it cannot be mapped; there are no addresses left, for one.
         """
         if self._arena is None:
-            self._arena = memoryview(self._inheritance.arena(self._row))
+            self._arena = self._memory.arena(self._row)
         return self._arena
 
     def payload(self, slot: int, size: int) -> memoryview | None:
         """The memory of a payload slot, at least ``size`` bytes; None if there is none, and the pipe has to do."""
-        if size > self._inheritance.payload_bytes:
+        if size > self._memory.payload_bytes:
             return None
         try:
             return self.payload_mapped(slot, size)
@@ -252,13 +235,10 @@ class Port:
         """
         mapping = self._payloads.get(slot)
         if mapping is None or len(mapping) < size:
-            larger = self._inheritance.payload(self._row, slot, size)
-            if mapping is not None:
-                _unmap(mapping)
-            mapping = self._payloads[slot] = larger
-        return memoryview(mapping)
+            mapping = self._payloads[slot] = self._memory.payload(self._row, slot, size)
+        return mapping
 
     def give_up_payload(self, slot: int, size: int) -> None:
         """What lies in a slot is not needed any more: give memory back to the system, if it is much."""
-        if size > KEPT_PAYLOAD and slot in self._payloads and hasattr(mmap, "MADV_REMOVE"):
-            self._payloads[slot].madvise(mmap.MADV_REMOVE)
+        if size > KEPT_PAYLOAD and slot in self._payloads:
+            give_up_pages(self._payloads[slot])

@@ -7,6 +7,7 @@ from time import monotonic
 
 from ..errors import WorkerCrashed
 from .condition import Moment
+from .memory import ProcessMemory
 
 
 class Process:
@@ -16,13 +17,15 @@ class Process:
 
     Args:
         id: ours, for the launcher.
-        slot: its instances' rows on the board are the ``instances`` from slot times that.
+        slot: its number among those that there can be at a time.
+        memory: what it shares with us.
         starts_by: when it is killed unless it is ready, in the time of time.monotonic.
     """
 
-    def __init__(self, id: int, slot: int, starts_by: float) -> None:
+    def __init__(self, id: int, slot: int, memory: ProcessMemory, starts_by: float) -> None:
         self.id = id
         self.slot = slot
+        self.memory = memory
         self.starts_by = starts_by
         self.pid: int | None = None  #: None until it is known
         self.exitcode: int | None = None

@@ -3,10 +3,15 @@
 To have the dispatcher send a small call and hear its answer takes far longer than the call.  So who submits one while a
 worker is idle posts it in that worker's page, and looks there for a moment.  A call that takes longer goes on by itself:
 the dispatcher gets it with its worker, and its answer comes by the pipe.  Then calls of this export are queued for a while.
+
+Who submits many and asks for their results later gains nothing from that: from the queue many calls travel at a time, to
+all workers.  So once BURST calls have been made whose results nobody asked for meanwhile, the next ones are queued.
 """
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from threading import get_ident
 from time import monotonic_ns
 from typing import Any, Final
@@ -24,6 +29,10 @@ from .spinning import Outcome, Pauses
 #: The part of a toll for which a submitter waits, beside the moment that `post` does: to queue a job costs the parent about
 #: that much time, so waiting for one that is over by then loses nothing, also where other workers are idle.
 SHARE: Final = 0.25
+#: Calls in a row whose results nobody has asked for, before the next ones are queued.
+BURST: Final = 8
+#: Of those, one in so many is made at once: the result that nobody asks for may be one that somebody has forgotten.
+TRIED_AGAIN: Final = 256
 
 
 class PromptCalls:
@@ -34,19 +43,37 @@ class PromptCalls:
         self._scheduler = dispatcher.scheduler
         self._direct = direct
         self._pauses: dict[str, Pauses] = {}  # by export, of those that once took long
+        self._last: Callable[[], Job | None] = _none  # the last job made here, while its caller keeps it
+        self._unasked = 0  # calls submitted since, or in a row whose results were not asked for
 
-    def submit(self, export: Callee, args: tuple[Any, ...], deadline: Deadline, retries: int) -> Job | None:
+    def submit(self, export: Callee, args: tuple[Any, ...], deadline: Deadline, retries: int) -> Job:
+        """Make a call now, or queue it.
+
+        Raises:
+            As `Dispatcher.submit`.
+        """
+        # In a burst no worker is idle, and an attempt would be as long as all the rest is.
+        job = self.attempt(export, args, deadline, retries) if self._scheduler.idle else None
+        if job is None:
+            job = export.job(args, self._direct.context(deadline))
+            job.retries = retries
+            self._dispatcher.submit(job, deadline)
+        return job
+
+    def attempt(self, export: Callee, args: tuple[Any, ...], deadline: Deadline, retries: int) -> Job | None:
         """Make a call now if a worker is hot, or should be.
 
         Returns:
             The job, which has ended, or runs; None if it is to be queued: nothing has begun.
         """
         scheduler, dispatcher = self._scheduler, self._dispatcher
+        if not scheduler.nobody_waits() or self._bursting():
+            return None
         pauses = self._pauses.get(export.name)
         if pauses is not None and pauses.lasts():
             return None
         dispatcher.notice_fork()
-        if dispatcher.closing or not scheduler.nobody_waits():
+        if dispatcher.closing:
             return None
         if self._direct.context(deadline) or not export.takes(map(type, args)):
             return None
@@ -69,7 +96,7 @@ class PromptCalls:
             if channel is None or turn == REFUSED:
                 self._direct.done_with(lane, unused=True)
                 return None
-            job = export.job(b"")
+            job = export.awaiting(b"")
             job.owner = dispatcher
             job.deadline = deadline
             job.retries = retries
@@ -82,11 +109,21 @@ class PromptCalls:
                 if pauses is not None:
                     pauses.worked()
                 self._end(lane, channel, export, job, started)
+            self._last = weakref.ref(job)
             return job
         except BaseException as error:  # Ctrl-C, or the arguments do not fit
             if lane is not None and lane.holder == me:
                 self._direct.leave(lane, export.name, error)
             raise
+
+    def _bursting(self) -> bool:
+        """Whether calls are submitted whose results are asked for later.  Threads may miscount, which costs little."""
+        last = self._last()
+        if last is None or last.asked:
+            self._unasked = 0
+            return False
+        self._unasked += 1
+        return self._unasked >= BURST and self._unasked % TRIED_AGAIN != 0
 
     def _end(self, lane: Lane, channel: Channel, export: Callee, job: Job, started: int) -> None:
         """The reply lies in the page."""
@@ -127,3 +164,7 @@ class PromptCalls:
         outcome: Outcome = "answered" if answered else "missed"
         spinning.end(monotonic_ns(), lane.calls + answered, lane.port.run_ns, outcome)
         return channel, turn
+
+
+def _none() -> None:
+    """There is no job."""

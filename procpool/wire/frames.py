@@ -79,7 +79,14 @@ FLUSH = 1  #: send the replies there are: the job that runs takes long
 MAX_PAYLOAD = 1 << 30
 
 # -- launching: what the template is asked and what it tells -----------------------------------------------------------
-LAUNCH = struct.Struct("<QQ")  # process id of ours, its slot; three descriptors per instance travel beside it
+LAUNCH = struct.Struct("<QQ")  # process id of ours, its slot; the descriptors that are its alone travel beside it
+
+
+def descriptors(instances: int) -> int:
+    """How many these are: the memory that it shares with the parent, then jobs, replies and control of each instance."""
+    return 1 + 3 * instances
+
+
 LAUNCHED = 0  #: that id, pid
 LAUNCH_FAILED = 1  #: that id, errno
 EXITED = 2  #: that id, exit code as in subprocess

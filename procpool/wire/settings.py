@@ -74,9 +74,6 @@ class Settings:
     """
 
     artifacts: tuple[int, ...]  #: the compiled modules, in the program's order
-    board: int
-    arenas: int  #: all workers' arenas, one behind the other
-    payloads: int  #: all workers' payload slots, likewise
     lifeline: int  #: read end of a pipe whose write end only the parent has
     exports: tuple[tuple[str, Any], ...]  #: the functions, in the order of their indexes, and how they are called
     program: Any  #: a Program, or a ComponentProgram
@@ -84,7 +81,6 @@ class Settings:
     slots: int  #: the largest number of values any of them takes or returns
     instances: int  #: per process
     guest: Guest
-    payload_bytes: int  #: the most that may be put into a payload slot; 0 if there are none
     snapshot: int = -1  #: a file with what new instances begin as; -1 if they begin as the module says
     keeper: int = -1  #: the compiled module of a keeper for that, which see
     parent: int = -1  #: readable once the parent has ended, whoever holds the lifeline; -1 where there is no such thing

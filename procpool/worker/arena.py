@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 
 import wasmtime
 
 from .. import wire
-from ..mapped import memory_over
+from ..mapped import memory_over, shared_memory
 
 
 class Arena:
-    """One row of the arenas' file."""
+    """That part of the file, from ``offset`` on."""
 
-    def __init__(self, fd: int, row: int) -> None:
+    def __init__(self, fd: int, offset: int) -> None:
         self._fd = fd
-        self._offset = row * wire.ARENA_BYTES
+        self._offset = offset
         self._transfer: memoryview | None = None
         self._page: memoryview | None = None
         self._cells: memoryview | None = None
@@ -37,7 +36,7 @@ class Arena:
     def page(self) -> memoryview:
         """The head, seen from Python, in bytes."""
         if self._page is None:
-            self._page = memoryview(mmap.mmap(self._fd, wire.ARENA_HEAD, offset=self._offset))
+            self._page = shared_memory(self._fd, self._offset, wire.ARENA_HEAD)
         return self._page
 
     @property
@@ -79,8 +78,7 @@ class Arena:
     def transfer(self) -> memoryview:
         """Both buffers, seen from Python."""
         if self._transfer is None:
-            mapped = mmap.mmap(self._fd, wire.ARENA_BYTES, offset=self._offset)
-            self._transfer = memoryview(mapped)[wire.ARENA_HEAD :]
+            self._transfer = shared_memory(self._fd, self._offset, wire.ARENA_BYTES)[wire.ARENA_HEAD :]
         return self._transfer
 
     def at_item(self, item: int) -> bool:

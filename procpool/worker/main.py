@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import pickle
 import resource
@@ -18,6 +17,7 @@ import wasmtime
 
 from .. import wire
 from ..engine import loading_engine, mapped
+from ..mapped import shared_memory
 from ..program import Program
 from .access import Access
 from .arena import Arena
@@ -42,9 +42,8 @@ _STACK_BESIDE_WASM = 4 << 20
 class Blueprint:
     """What all workers of a pool share, ready to be inherited by a fork: nothing in it compiles or starts a thread."""
 
-    def __init__(self, settings: wire.Settings, board: memoryview) -> None:
+    def __init__(self, settings: wire.Settings) -> None:
         self.settings = settings
-        self.board = board
         self.engine: wasmtime.Engine = loading_engine(settings.engine)
         component = not isinstance(settings.program, Program)
         if component:
@@ -62,14 +61,13 @@ class Blueprint:
         with open(settings_fd, "rb", closefd=False) as file:
             file.seek(0)
             settings: wire.Settings = pickle.load(file)
-        shared = settings.board, settings.arenas, settings.payloads, settings.lifeline, settings.parent
-        keep(settings_fd, *settings.artifacts, *shared, settings.snapshot, settings.keeper)
-        return cls(settings, memoryview(mmap.mmap(settings.board, 0)).cast("Q"))
+        keep(settings_fd, *settings.artifacts, settings.lifeline, settings.parent, settings.snapshot, settings.keeper)
+        return cls(settings)
 
     @classmethod
     def again(cls, other: Blueprint) -> Blueprint:
         """The same with an engine of its own; the code is mapped once more, so it takes no more memory."""
-        return cls(other.settings, other.board)
+        return cls(other.settings)
 
 
 def keep(*fds: int) -> None:
@@ -95,14 +93,14 @@ def usual_signals() -> None:
 def run_worker(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> NoReturn:
     """Be a worker.  Never returns: ends by ``os._exit``, so nothing of the parent's or template's is torn down here.
 
-    ``fds`` are three per instance: jobs, replies, control.
+    ``fds`` are this process's alone: the memory that it shares with the parent; and jobs, replies, control per instance.
     """
     code = 1
     try:
         usual_signals()
         keep(*fds)
         show_as(f"worker {slot + 1}", blueprint.settings.guest.module)
-        code = _work(blueprint, slot, fds)
+        code = _work(blueprint, fds)
     except (BrokenPipeError, ConnectionResetError):  # the parent is gone
         code = 0
     except wire.CorruptStream as error:
@@ -120,11 +118,12 @@ def run_worker(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> NoReturn:
         os._exit(code)
 
 
-def _work(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> int:
+def _work(blueprint: Blueprint, fds: Sequence[int]) -> int:
     settings = blueprint.settings
-    rows = range(slot * settings.instances, (slot + 1) * settings.instances)
+    rows = range(settings.instances)
     rooms: list[Room] = []  # none, if it is the initializer that raises
-    channels = [fds[at : at + 3] for at in range(0, len(fds), 3)]
+    memory, *ends = fds
+    channels = [ends[at : at + 3] for at in range(0, len(ends), 3)]
     replies = [Replies(socket.socket(fileno=control)) for _, _, control in channels]
     forward_logs(replies[0], settings.guest.log_levels)
     try:
@@ -137,7 +136,7 @@ def _work(blueprint: Blueprint, slot: int, fds: Sequence[int]) -> int:
         if environment.initializer is not None:
             environment.initializer(*environment.initargs)
         rooms = [
-            _furnish(each, environment, row, channel, answers)
+            _furnish(each, environment, memory, row, channel, answers)
             for each, row, channel, answers in zip(blueprints, rows, channels, replies, strict=True)
         ]
         for room in rooms[: settings.guest.prewarm]:
@@ -176,18 +175,20 @@ def _limit_resources(limits: tuple[tuple[int, int], ...], stack: int | None) -> 
 
 
 def _furnish(
-    blueprint: Blueprint, environment: wire.Environment, row: int, channel: Sequence[int], replies: Replies
+    blueprint: Blueprint, environment: wire.Environment, memory: int, row: int, channel: Sequence[int], replies: Replies
 ) -> Room:
     """What the thread for one instance needs, and its control thread."""
     settings = blueprint.settings
     jobs_fd, replies_fd, _ = channel
-    arena = Arena(settings.arenas, row)
-    payloads = Payloads(settings.payloads, row, settings.payload_bytes)
+    arena = Arena(memory, wire.arena_at(row))
+    slots = wire.payload_at(settings.instances, row, 0)
+    payloads = Payloads(memory, slots, wire.PAYLOAD_BYTES if os.fstat(memory).st_size > slots else 0)
     running = Running(blueprint.engine)
     streams = Streams(running, replies, arena, settings.lifeline, environment.wasi)
     made = (_of_module if isinstance(settings.program, Program) else _of_component)(
         blueprint, environment, running, streams, arena, payloads, replies
     )
+    board = shared_memory(memory, 0, wire.BOARD_BYTES).cast("Q")
     first = row * wire.BOARD_ROW
     room = Room(
         waiting=Waiting(jobs_fd),
@@ -199,7 +200,7 @@ def _furnish(
         commands=made.commands,
         access=made.access,
         arena=arena,
-        board=blueprint.board[first : first + wire.BOARD_ROW],
+        board=board[first : first + wire.BOARD_ROW],
         printed=streams.pass_on if streams.sends and made.prints else None,
         python_sees=bool(environment.imports) or (streams.sends and made.prints),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .. import wire
+from ..mapped import shared_memory
 from ..wire import values
 
 _FIRST_RESULT = 2  # slots 0 and 1 are for arguments
@@ -10,11 +11,11 @@ _RESULTS = 2
 
 
 class Payloads:
-    """One row of the payloads' file.  ``limit`` is the size of a slot in bytes; 0 if there are none."""
+    """That part of the file, from ``offset`` on.  ``limit`` is the size of a slot in bytes; 0 if there are none."""
 
-    def __init__(self, fd: int, row: int, limit: int) -> None:
+    def __init__(self, fd: int, offset: int, limit: int) -> None:
         self._fd = fd
-        self._row = row
+        self._offset = offset
         self._limit = limit
         self._mapped: dict[int, memoryview] = {}
         self._placed = 0  # results put into slots so far
@@ -23,7 +24,8 @@ class Payloads:
         """A slot's memory, at least its first ``size`` bytes."""
         mapped = self._mapped.get(number)
         if mapped is None or len(mapped) < size:
-            mapped = self._mapped[number] = memoryview(wire.map_payload(self._fd, self._row, number, size))
+            at = self._offset + number * wire.PAYLOAD_BYTES
+            mapped = self._mapped[number] = shared_memory(self._fd, at, wire.payload_reach(size))
         return mapped
 
     def result(self, value: object, taken: int) -> bytes:

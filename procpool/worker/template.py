@@ -77,7 +77,7 @@ def _reap(children: dict[int, int]) -> Iterator[bytes]:
 
 def _serve_request(requests: socket.socket, blueprint: Blueprint, children: dict[int, int], own: tuple[int, int]) -> bool:
     """Fork for the request that waits; false when the parent has closed the socket."""
-    expected = 3 * blueprint.settings.instances
+    expected = wire.descriptors(blueprint.settings.instances)
     message, fds, _, _ = socket.recv_fds(requests, wire.LAUNCH.size, expected)
     if not message:
         return False
@@ -98,7 +98,7 @@ def _serve_request(requests: socket.socket, blueprint: Blueprint, children: dict
             run_worker(blueprint, slot, fds)
         children[pid] = worker
         requests.send(wire.LAUNCH_EVENT.pack(wire.LAUNCHED, worker, pid))
-    # A copy kept here would keep the pipe from ever reporting the end of its worker, and of every later sibling.
+    # A copy kept here would keep the pipe from ever reporting the end of its worker, and every later sibling would have it.
     _close(fds)
     return True
 

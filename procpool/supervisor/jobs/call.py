@@ -76,6 +76,14 @@ class Callee:
             flags |= wire.HAS_CONTEXT
         return wire.JOB.pack(len(context) + self._size, self.index, kind, flags) + context + slots
 
+    def job(self, args: tuple[Any, ...], context: bytes, limit: float | None = None) -> Job:
+        """A job to be queued.
+
+        Raises:
+            BadArguments: the arguments do not fit.
+        """
+        return self.awaiting(self.frame(wire.SUBMIT, self.pack(args), context), limit)
+
     def result(self, status: int, payload: bytes) -> Any:
         """The value a reply stands for; what was pickled in the worker is unpickled here, in the caller's thread.
 
@@ -101,7 +109,7 @@ class Callee:
         """The function as a lease calls it."""
         return self
 
-    def job(self, frame: bytes, limit: float | None = None) -> Job:
+    def awaiting(self, frame: bytes, limit: float | None = None) -> Job:
         """What waits for the reply to a frame.
 
         Args:
@@ -173,6 +181,7 @@ class Job(Future[Any]):
     queued = False  #: it is in a queue of the scheduler, which alone writes this and the next
     dropped = False  #: it has ended while it was queued, and is still there
     in_flight = False  #: it is in a lane, which alone writes this
+    asked = False  #: somebody wants to know what becomes of it
     retries: int = 0  #: how often it may still be run again after its worker died
     owner: Owner | None = None  #: None before it is submitted
     _making = threading.Lock()
@@ -197,18 +206,21 @@ class Job(Future[Any]):
     @property
     def _condition(self) -> Condition:  # type: ignore[override]
         if self._made is None:
+            self.asked = True  # or it has failed, which it seldom does
             with self._making:
                 if self._made is None:
                     self._made = Condition()
         return self._made
 
     def result(self, timeout: float | None = None) -> Any:
+        self.asked = True
         # The state is written after the result, so FINISHED seen without a lock is true and complete.
         if self._state is FINISHED and self._exception is None:
             return self._result
         return super().result(timeout)
 
     def done(self) -> bool:
+        self.asked = True
         return self._state is FINISHED or super().done()
 
     def begin(self) -> bool:
