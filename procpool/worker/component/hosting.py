@@ -14,8 +14,8 @@ from ...component.errors import WasmResultError
 from ...component.imports import Found
 from ...component.program import ComponentProgram
 from ...component.values import Err
-from ...component.wasi import ROOT
-from ..ffi.components import define
+from ...component.wasi import ROOT, own
+from ..ffi.components import define, define_unused
 from ..host import HostCalls
 
 
@@ -39,7 +39,27 @@ def define_imports(
             if name is not None:
                 user = given[None, (function.interface or ROOT, function.raw_label)]
                 alive.append(define(root, name, _served(function, user, surface, calls)))
+        _define_originals(root, program.world)
     return alive
+
+
+def _define_originals(root: wasmtime.component.LinkerInstance, world: wit.World) -> None:
+    """The wrapper still imports what is served, and does not use it.
+
+    wasmtime could define whatever is unknown.  But it would take WASI's interfaces for that, where the component wants
+    another patch version of them than the linker has.
+    """
+    labels: dict[str, list[str]] = {name: [] for name in world.needs if own(name)}
+    for function in world.imports:
+        if function.interface is None:
+            del labels[function.name]
+            define_unused(root, function.name)
+        elif function.interface in labels:
+            labels[function.interface].append(function.raw_label)
+    for name, several in labels.items():
+        with root.add_instance(name) as instance:
+            for label in several:
+                define_unused(instance, label)
 
 
 def _served(

@@ -90,6 +90,4 @@ class ComponentInstantiator:
             from .hosting import define_imports  # most components have none
 
             self._alive = define_imports(linker, self.program, self.environment.imports, self.surface, self.calls)
-            # The wrapper still imports what is served, and does not use it.
-            linker.define_unknown_imports_as_traps(self._component)
         return linker

@@ -128,10 +128,30 @@ def define(where: wasmtime.component.LinkerInstance, name: str, call: Callable[[
         return 0
 
     callback = c.wasmtime_component_func_callback_t(trampoline)
+    _add(where, name, callback)
+    return callback
+
+
+def _trap(*_: Any) -> int:
+    return ctypes.cast(c.wasmtime_error_new(b"host"), _pointer).value or 0
+
+
+_NEVER_CALLED = c.wasmtime_component_func_callback_t(_trap)
+
+
+def define_unused(where: wasmtime.component.LinkerInstance, name: str) -> None:
+    """Define an import that is never called, of whatever type.
+
+    Raises:
+        wasmtime.WasmtimeError: it cannot be defined.
+    """
+    _add(where, name, _NEVER_CALLED)
+
+
+def _add(where: wasmtime.component.LinkerInstance, name: str, callback: Any) -> None:
     encoded = name.encode()
     error = c.wasmtime_component_linker_instance_add_func(
         *(where.ptr(), ctypes.create_string_buffer(encoded), len(encoded), callback, None), _NO_FINALIZER
     )
     if error:
         raise wasmtime.WasmtimeError._from_ptr(error)
-    return callback
