@@ -21,8 +21,8 @@ from .exposed import exposed
 from .files import write
 from .module import is_component, refusal, to_binary
 
-#: Part of the name of what is kept: changes with the format.
-FORMAT = b"procpool 6"
+#: Part of the name of what is kept: changes with the format, and with what is put around components.
+FORMAT = b"procpool 7"
 #: The last bytes: length of the code, of the outline and of the binary; hash of the source; hash of outline and all these.
 _END = struct.Struct("<QQQ32s32s")
 

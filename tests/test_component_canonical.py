@@ -144,8 +144,8 @@ def test_arguments_come_back(part: int) -> None:
     for made, written, _, slots in CASES[part::10]:
         type_ = wit_type(made)
         value = python_value(type_, written)
-        assert same(as_param(type_).unpack_arguments(as_param(type_).pack((value,))), (value,))
         if slots is not None:
+            assert same(as_param(type_).unpack_arguments(as_param(type_).pack((value,))), (value,))
             assert same(as_param(type_).unpack_arguments(bytes.fromhex(slots)), (value,)), made
 
 

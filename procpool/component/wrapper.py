@@ -42,7 +42,7 @@ _OF_HANDLE = b"\x40" + unsigned(1) + named("handle") + b"\x79" + b"\1\0"
 
 
 class CannotWrap(Exception):
-    """The component is of a kind that has no wrapper; its values go through the C API one by one."""
+    """The component is of a kind that has no wrapper."""
 
 
 def is_scalar(function: wit.Function) -> bool:
@@ -71,6 +71,15 @@ def drop_of(number: int) -> Entry:
         number: of its resource among those of the world's exports, `wit.resources`.
     """
     return Entry(f"d{number}", False, (KINDS["u32"],))
+
+
+def host_of(number: int) -> str:
+    """The import of the wrapper that serves a function which the component imports.
+
+    Args:
+        number: of the function among the world's imports.
+    """
+    return f"procpool-host{number}"
 
 
 def wrap(component: bytes, world: wit.World | None = None, hosted: Callable[[str], bool] = lambda name: False) -> Wrapped:
@@ -183,8 +192,9 @@ class _Wrapper:
         types = [item for item in items if not isinstance(item, (wit.Function, wit.Resource))]
         out = self._out
         images = out.type(IMAGES)
-        hosts = {each.name: f"procpool-host{number}" for number, each in enumerate(functions)}
-        given = {f"h{number}": (FUNCTION, out.imported(name, images)) for number, name in enumerate(hosts.values())}
+        hosts = {each.name: host_of(number) for number, each in enumerate(self._world.imports) if each in functions}
+        assert len(hosts) == len(functions)
+        given = {f"h{number}": (FUNCTION, out.imported(hosts[each.name], images)) for number, each in enumerate(functions)}
         served = out.instance(out.component(serving(functions, types)), given)
         made: dict[int, tuple[int, int]] = {}  # by the id of an item
         for sort, word, several in ((FUNCTION, "f", functions), (TYPE, "i", types)):

@@ -86,10 +86,9 @@ class ComponentInstantiator:
         linker.allow_shadowing = True
         if self.environment.wasi is not None:
             linker.add_wasip2()
-        if self.program.imports:
+        if self.program.hosts:
             from .hosting import define_imports  # most components have none
 
-            self._alive = define_imports(linker, self.program, self.environment.imports, self.surface, self.calls)
-            # The wrapper still imports what is served, and does not use it.
-            linker.define_unknown_imports_as_traps(self._component)
+            given = self.environment.imports
+            self._alive = define_imports(linker, self.program.world, given, self.surface, self.calls)
         return linker
