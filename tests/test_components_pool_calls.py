@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import binascii
 import os
 import signal
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from conftest import DEADLINE, busy_pid, eventually
 from procpool import (
     ArgumentOutOfRange,
     BadArguments,
+    BadImage,
     BadImport,
     BadWasi,
     CallTimeout,
@@ -312,6 +314,39 @@ def test_what_is_for_core_modules_is_refused_by_name(shapes: ProcessWasmPool) ->
 def test_what_cannot_be_had_is_refused_when_the_pool_is_made(text: str, words: str, nothing_left: None) -> None:
     with pytest.raises(InvalidModule, match=words):
         ProcessWasmPool(text, 1)
+
+
+def spoil(instance: Any) -> None:
+    """From now on this worker answers nonsense."""
+    import types
+
+    from procpool.worker.ffi import components
+
+    nonsense = bytes(8) + b"\xff" * 8
+    components.binascii = types.SimpleNamespace(hexlify=binascii.hexlify, unhexlify=lambda digits: nonsense)  # type: ignore
+
+
+def test_what_a_worker_makes_up_is_no_value() -> None:
+    with ProcessWasmPool(SHAPES, 1) as pool:
+        pool.submit(spoil).result(DEADLINE)
+        for give in (pool.call, lambda *given: pool.submit(*given).result(DEADLINE), lambda *given: list(pool.map(*given))):
+            with pytest.raises(BadImage):
+                give("echo", "x")
+        assert pool.call("add", 1, 2) == 3
+
+
+def test_tasks(shapes: ProcessWasmPool) -> None:
+    async def main() -> None:
+        assert [each async for each in shapes.amap("add", range(100), range(100))] == [2 * n for n in range(100)]
+        spinning = asyncio.create_task(shapes.acall("spin"))
+        await asyncio.sleep(0)
+        spinning.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await spinning
+        async with shapes.instance() as lease:
+            assert await asyncio.to_thread(lease.call, "add", 1, 2) == 3
+
+    asyncio.run(main())
 
 
 def test_a_thousand_small_maps(shapes: ProcessWasmPool) -> None:
