@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from procpool import ProcessWasmPool, WasiConfig
 from procpool.component import wit
 from procpool.component.values import Err, Ok
 from procpool.component.wrapper import wrap
@@ -125,3 +126,20 @@ def test_a_host_function_that_fails_ends_the_call() -> None:
     hosts: Any = {"a:b/base@1.0.0#flip": len, "a:b/more@1.0.0#look": len, "a:b/more@1.0.0#nothing": fail}
     with pytest.raises(ZeroDivisionError):
         Instance(made(INTERFACE), hosts=hosts).call("nothing")
+
+
+#: Of a patch version that wasmtime need not have: it serves any of 0.2 by its own.
+WITH_WASI = """(component
+  (import "wasi:cli/environment@0.2.99" (instance $environment
+    (type $texts (list string))
+    (export "get-arguments" (func (result $texts)))))
+  (import "log" (func $log (param "text" string) (result string)))
+  (export "arguments" (func $environment "get-arguments"))
+  (export "say" (func $log)))"""
+
+
+def test_wasi_is_served_beside_functions_of_pythons() -> None:
+    wasi = WasiConfig(args=("a", "b"))
+    with ProcessWasmPool(made(WITH_WASI), workers=1, wasi=wasi, imports={"": {"log": str.upper}}) as pool:
+        assert pool.call("say", "höher") == "HÖHER"
+        assert pool.call("arguments") == ["a", "b"]

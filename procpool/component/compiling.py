@@ -10,7 +10,7 @@ from ..module import refusal
 from .binary import read_world
 from .outline import outline
 from .refused import check_world
-from .wasi import WASI
+from .wasi import own
 from .wrapper import CannotWrap, wrap
 
 
@@ -26,7 +26,7 @@ def compiled(engine: wasmtime.Engine, wasm: bytes, subject: str) -> tuple[bytear
     try:
         world = read_world(wasm)
         check_world(world)
-        outer = wrap(wasm, world, _hosted).wasm
+        outer = wrap(wasm, world, own).wasm
     except (InvalidModule, CannotWrap) as error:
         raise InvalidModule(f"{subject} a component that cannot be run: {error}") from None
     try:
@@ -34,8 +34,3 @@ def compiled(engine: wasmtime.Engine, wasm: bytes, subject: str) -> tuple[bytear
             return component.serialize(), outline(wasm)
     except wasmtime.WasmtimeError as error:
         raise refusal(wasm, error) from None
-
-
-def _hosted(name: str) -> bool:
-    """Whether functions of Python's serve an import."""
-    return WASI.fullmatch(name) is None

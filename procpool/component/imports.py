@@ -12,6 +12,7 @@ from ..imports import OnMissing
 from ..printable import printable
 from ..program import Names
 from . import wit
+from .program import ComponentProgram
 from .values import snake
 from .wasi import ROOT, WASI
 
@@ -19,16 +20,16 @@ from .wasi import ROOT, WASI
 Found = dict[tuple[str | None, Names], Any]
 
 
-def resolve(world: wit.World, imports: Mapping[str, Any], wasi: bool, on_missing: OnMissing = None) -> Found:
+def resolve(program: ComponentProgram, imports: Mapping[str, Any], wasi: bool, on_missing: OnMissing = None) -> Found:
     """What each imported function gets that is none of WASI's, by its interface and its name there.
 
     Raises:
         MissingImport: nothing was given for some; names them all and their types.
         BadImport: something given is no function, or is given for no import; or cannot be given at all.
     """
+    world, served = program.world, program.served
     for name, kind in world.other_needs:
         raise BadImport(f"the component imports {printable(name)}, which is a {kind}; only functions can be given")
-    owned = [each for each in world.types if isinstance(each, wit.Resource) and each.imported]
     found: Found = {}
     missing: list[str] = []
     unused = {interface: _names(given) for interface, given in imports.items()}
@@ -50,14 +51,10 @@ def resolve(world: wit.World, imports: Mapping[str, Any], wasi: bool, on_missing
             else:
                 missing.append(f"{function.name}: {function.signature}")
                 continue
-        refused = next((each for type_ in function.types if (each := _cannot_pass(type_)) is not None), None)
-        if refused is not None:
+        if function.name not in served:
             raise BadImport(
-                f"the import {function.name} passes a {refused}, which no function of Python's can take or return"
+                f"the import {function.name} cannot be given: it, or another function of its interface, passes resources"
             )
-        resource = next((each for each in owned if each.name.startswith(f"{function.interface}#")), None)
-        if resource is not None:
-            raise BadImport(f"the interface {interface} has the resource {resource}, which no function of Python's can be")
         if not callable(given):
             raise BadImport(f"imports gives {shown(given)} for {function.name}, which is no function")
         found[None, (interface, function.raw_label)] = given
@@ -100,10 +97,3 @@ def _missing(missing: list[str]) -> str:
     return (
         f'the component imports what it was not given:\n{lines}\nGive it as imports={{"interface": {{"name": function}}}}'
     )
-
-
-def _cannot_pass(type_: wit.Type) -> wit.Type | None:
-    """What of a type has no value that a host function could take or return; None if nothing."""
-    if isinstance(type_, (wit.Handle, wit.Channel, wit.Map)) or str(type_) == "error-context":
-        return type_
-    return next((found for each in wit.parts(type_) if (found := _cannot_pass(each)) is not None), None)

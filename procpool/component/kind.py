@@ -32,6 +32,7 @@ class ComponentKind:
 
     def __init__(self, compiled: CompiledComponent) -> None:
         program = compiled.program
+        self._program = program
         self._world = program.world
         self._found = ComponentFunctions(program)
         self.functions: dict[str, Callee] = dict(self._found.by_name)
@@ -43,7 +44,7 @@ class ComponentKind:
 
     def prepare(self, options: PoolOptions) -> Prepared:
         check_options(options)
-        found = resolve(self._world, options.imports, options.wasi is not None, options.on_missing_import)
+        found = resolve(self._program, options.imports, options.wasi is not None, options.on_missing_import)
         return Prepared(found, start_steps(options.start, self._found), ())
 
     def function(self, export: object) -> Callee:

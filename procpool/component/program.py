@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from .wasi import WASI
+from .wasi import own
 
 if TYPE_CHECKING:
     from . import wit
@@ -27,12 +27,21 @@ class ComponentProgram:
         return read_world(self.outline)
 
     @cached_property
-    def hosts(self) -> bool:
+    def served(self) -> dict[str, str]:
+        """The functions that it imports, other than WASI's -> the imports of the wrapper that serve them."""
+        if not any(map(own, self.world.needs)):
+            return {}
+        from .wrapper import wrap
+
+        return wrap(self.outline, self.world, own).hosts
+
+    @cached_property
+    def imports(self) -> bool:
         """Whether it imports anything that is not WASI's."""
-        return not all(map(WASI.fullmatch, self.world.needs))
+        return any(map(own, self.world.needs))
 
     def __getstate__(self) -> dict[str, object]:
-        return {"outline": self.outline, "hosts": self.hosts}  # likewise
+        return {"outline": self.outline, "served": self.served, "imports": self.imports}  # likewise
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,11 @@ RUN: Final = re.compile(r"wasi:cli/run@0\.2\.\d+#run")
 ROOT: Final = ""
 
 
+def own(name: str) -> bool:
+    """Whether an interface, or a function at the root, that a component imports is none of wasmtime's."""
+    return WASI.fullmatch(name) is None
+
+
 def failed(image: bytes) -> bool:
     """Whether what the export has returned, a ``result`` without payloads, is a failure."""
     return image[:1] != b"\0"

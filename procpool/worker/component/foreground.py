@@ -39,6 +39,6 @@ def command_of(
     number = next((at for at, each in enumerate(world.exports) if RUN.fullmatch(each.name)), None)
     if number is None:
         raise UnknownExport("the component is no command: it exports no wasi:cli/run; is it a library, to be called?")
-    environment = wire.Environment(resolve(world, {}, True, on_missing), wasi=wasi)
+    environment = wire.Environment(resolve(program, {}, True, on_missing), wasi=wasi)
     made = ComponentInstantiator(engine, component, program, limits, environment, Running(engine))
     return made, partial(run_command, made, entry_of(world.exports[number], number))

@@ -1,8 +1,8 @@
-"""Functions of the user's that a component calls."""
+"""Functions of the user's that a component calls, by images of their arguments and results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import wasmtime
@@ -11,21 +11,21 @@ import wasmtime.component
 from ...component import wit
 from ...component.codec import ComponentCodec
 from ...component.errors import WasmResultError
-from ...component.values import Err, Ok
-from ...component.wasi import ROOT, WASI
-from ...component.wrapper import host_of
-from ...errors import BadArguments
+from ...component.imports import Found
+from ...component.program import ComponentProgram
+from ...component.values import Err
+from ...component.wasi import ROOT, own
 from ..ffi.components import define, define_unused
 from ..host import HostCalls
 
 
 def define_imports(
-    linker: wasmtime.component.Linker, world: wit.World, given: Mapping[Any, Any], surface: Any, calls: HostCalls
+    linker: wasmtime.component.Linker, program: ComponentProgram, given: Found, surface: Any, calls: HostCalls
 ) -> list[Any]:
     """Have the user's functions serve what a component imports.
 
     Args:
-        given: functions by `(None, (interface, name))`, as `component.imports.resolve` gives them.
+        given: the functions, as `component.imports.resolve` gives them.
         surface: what those get first that want the instance.
         calls: where their exceptions are kept.
 
@@ -34,57 +34,53 @@ def define_imports(
     """
     alive: list[Any] = []
     with linker.root() as root:
-        for number, function in enumerate(world.imports):
-            run = given.get((None, (function.interface or ROOT, function.raw_label)))
-            if run is not None:
-                alive.append(define(root, host_of(number), _served(function, run, surface, calls)))
-        # The wrapper imports the originals as well.
-        originals: dict[str, list[str]] = {name: [] for name in world.needs if WASI.fullmatch(name) is None}
-        for function in world.imports:
-            if function.interface in originals:
-                originals[function.interface].append(function.raw_label)
-        alone = {function.name for function in world.imports if function.interface is None}
-        for name, labels in originals.items():
-            if name in alone:
-                define_unused(root, name)
-                continue
-            with root.add_instance(name) as instance:
-                for label in labels:
-                    define_unused(instance, label)
+        for function in program.world.imports:
+            name = program.served.get(function.name)
+            if name is not None:
+                user = given[None, (function.interface or ROOT, function.raw_label)]
+                alive.append(define(root, name, _served(function, user, surface, calls)))
+        _define_originals(root, program.world)
     return alive
+
+
+def _define_originals(root: wasmtime.component.LinkerInstance, world: wit.World) -> None:
+    """The wrapper still imports what is served, and does not use it.
+
+    wasmtime could define whatever is unknown.  But it would take WASI's interfaces for that, where the component wants
+    another patch version of them than the linker has.
+    """
+    labels: dict[str, list[str]] = {name: [] for name in world.needs if own(name)}
+    for function in world.imports:
+        if function.interface is None:
+            del labels[function.name]
+            define_unused(root, function.name)
+        elif function.interface in labels:
+            labels[function.interface].append(function.raw_label)
+    for name, several in labels.items():
+        with root.add_instance(name) as instance:
+            for label in several:
+                define_unused(instance, label)
 
 
 def _served(
     function: wit.Function, given: Callable[..., Any], surface: Any, calls: HostCalls
 ) -> Callable[[bytes], bytes | None]:
-    """What calls the user's function with the image of its arguments, and returns that of its result; None if it failed."""
+    """What calls the user's function: the image of its arguments -> that of its result; None if it has failed."""
     codec = ComponentCodec(function)
-    run = given
-    if getattr(given, "_procpool_wants_instance", False):
-
-        def run(*args: Any) -> Any:
-            return given(surface, *args)
+    first = (surface,) if getattr(given, "_procpool_wants_instance", False) else ()
+    fails = isinstance(function.result, wit.Result)
 
     def call(image: bytes) -> bytes | None:
         try:
-            returned = _returned(run, codec.unpack_arguments(image), function.result)
             try:
-                return codec.pack_result(returned)
-            except BadArguments as error:
-                raise TypeError(f"the host function {function.name} returned no {function.result}: {error}") from None
+                returned = given(*first, *codec.unpack_arguments(image))
+            except WasmResultError as error:
+                if not fails:
+                    raise
+                returned = Err(error.payload)
+            return codec.pack_result(returned)
         except BaseException as error:
             calls.keep(error, function.name)
             return None
 
     return call
-
-
-def _returned(run: Callable[..., Any], values: tuple[Any, ...], result: wit.Type | None) -> Any:
-    """What the function has returned; of one that returns a ``result``, as such: an error may have been raised."""
-    if not isinstance(result, wit.Result):
-        return run(*values)
-    try:
-        returned = run(*values)
-    except WasmResultError as error:
-        return Err(error.payload)
-    return returned if isinstance(returned, (Ok, Err)) else Ok(returned)

@@ -86,9 +86,8 @@ class ComponentInstantiator:
         linker.allow_shadowing = True
         if self.environment.wasi is not None:
             linker.add_wasip2()
-        if self.program.hosts:
+        if self.program.imports:
             from .hosting import define_imports  # most components have none
 
-            given = self.environment.imports
-            self._alive = define_imports(linker, self.program.world, given, self.surface, self.calls)
+            self._alive = define_imports(linker, self.program, self.environment.imports, self.surface, self.calls)
         return linker

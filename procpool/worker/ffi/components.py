@@ -23,6 +23,7 @@ _pointer, _size = ctypes.c_void_p, ctypes.c_size_t
 _call = ctypes.CFUNCTYPE(_pointer, _pointer, _pointer, _pointer, _size, _pointer, _size)(
     ("wasmtime_component_func_call", c.dll)
 )
+_CHARS = ctypes.POINTER(ctypes.c_ubyte)
 _NO_FINALIZER = ctypes.CFUNCTYPE(None, _pointer)()
 _delete = ctypes.CFUNCTYPE(None, _pointer)(("wasmtime_component_val_delete", c.dll))
 
@@ -106,31 +107,24 @@ class ComponentFunction:
 
 
 def define(where: wasmtime.component.LinkerInstance, name: str, call: Callable[[bytes], bytes | None]) -> Any:
-    """Have a Python function serve an import from image to image.
+    """Have a Python function serve an import.  What is returned must live as long as the linker and its instances.
 
     Args:
-        where: the interface, or the root.
-        call: gets an image and returns one; None if the guest is to trap.
-
-    Returns:
-        What must live as long as the linker and its instances.
+        where: the root of the linker.
+        call: the image of its arguments -> that of its result; None if the guest is to trap.
 
     Raises:
         wasmtime.WasmtimeError: it cannot be defined.
     """
 
-    def trampoline(
-        _data: int, _context: Any, _type: Any, args: Any, _nargs: int, results: Any, _nresults: int
-    ) -> int | None:
-        text = args[0].of.string
-        image = call(binascii.unhexlify(ctypes.string_at(text.data, text.size)))
+    def trampoline(_data: int, _context: Any, _type: Any, args: Any, _nargs: int, results: Any, _nresults: int) -> int:
+        given = args[0].of.string
+        image = call(binascii.unhexlify(ctypes.string_at(given.data, given.size)))
         if image is None:
-            return ctypes.cast(c.wasmtime_error_new(b"host"), _pointer).value
-        digits = binascii.hexlify(image)
-        made = results[0]
-        c.wasm_byte_vec_new_uninitialized(ctypes.byref(made.of.string), len(digits))  # which is wasmtime's to free
-        ctypes.memmove(made.of.string.data, digits, len(digits))
-        made.kind = _STRING
+            return ctypes.cast(c.wasmtime_error_new(b"host"), _pointer).value or 0
+        data = binascii.hexlify(image)
+        c.wasm_byte_vec_new(ctypes.byref(results[0].of.string), len(data), ctypes.cast(ctypes.c_char_p(data), _CHARS))
+        results[0].kind = _STRING
         return 0
 
     callback = c.wasmtime_component_func_callback_t(trampoline)
@@ -138,21 +132,26 @@ def define(where: wasmtime.component.LinkerInstance, name: str, call: Callable[[
     return callback
 
 
-@c.wasmtime_component_func_callback_t  # type: ignore[untyped-decorator]
-def _never_called(*_: Any) -> int | None:
-    return ctypes.cast(c.wasmtime_error_new(b"host"), _pointer).value
+def _trap(*_: Any) -> int:
+    return ctypes.cast(c.wasmtime_error_new(b"host"), _pointer).value or 0
+
+
+_NEVER_CALLED = c.wasmtime_component_func_callback_t(_trap)
 
 
 def define_unused(where: wasmtime.component.LinkerInstance, name: str) -> None:
-    """Define an import that is never called, of whatever type."""
-    _add(where, name, _never_called)
+    """Define an import that is never called, of whatever type.
+
+    Raises:
+        wasmtime.WasmtimeError: it cannot be defined.
+    """
+    _add(where, name, _NEVER_CALLED)
 
 
 def _add(where: wasmtime.component.LinkerInstance, name: str, callback: Any) -> None:
     encoded = name.encode()
     error = c.wasmtime_component_linker_instance_add_func(
-        *(where.ptr(), ctypes.create_string_buffer(encoded), len(encoded), callback, None),
-        _NO_FINALIZER,
+        *(where.ptr(), ctypes.create_string_buffer(encoded), len(encoded), callback, None), _NO_FINALIZER
     )
     if error:
         raise wasmtime.WasmtimeError._from_ptr(error)
