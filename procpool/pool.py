@@ -115,8 +115,8 @@ class ProcessWasmPool(Lifetime):
     event loops may use one pool at once.
 
     Args:
-        src: the module: bytes (binary or text), WAT text, or the path of a ``.wasm`` or ``.wat`` file; or the path of a
-            file that :meth:`save_snapshot` has made.
+        src: the module, or a component: bytes (binary or text), WAT text, or the path of a ``.wasm`` or ``.wat`` file; or
+            the path of a file that :meth:`save_snapshot` has made.
         workers: how many processes; by default as many as this process may use CPUs.
         timeout: seconds each job has from when it is given to the pool, waiting for a worker included, unless the call says
             otherwise; None for no limit.
@@ -129,6 +129,8 @@ class ProcessWasmPool(Lifetime):
             functions wait for something.
         imports: what the module imports: ``{"env": {"log": function}}``.  Functions run in the workers; they travel by
             cloudpickle.  A number serves an imported global, and a MemoryType or TableType has one made per instance.
+            For a component, functions by interface, ``{"ns:pkg/log@1.0.0": {"write": function}}``, or an object with
+            methods for one; those of no interface under ``""``.
         modules: other modules that ``src``, or one another, import from, by the name they are imported by: ``{"math":
             "math.wasm"}``.  Each instance of ``src`` gets instances of its own of them.  What they export is known as
             ``"math.sin"`` to every method here.  What no module exports is looked for in ``imports``.  ``_initialize`` of a
@@ -407,7 +409,8 @@ class ProcessWasmPool(Lifetime):
         """Call an export and wait for its result.
 
         Args:
-            args: one per parameter: ints for i32 and i64, ints or floats for f32 and f64, 16 bytes for v128.
+            args: one per parameter: ints for i32 and i64, ints or floats for f32 and f64, 16 bytes for v128.  For a
+                component, values of the types of WIT that ``exports`` shows: numbers, str, bytes, lists, `types`.
             timeout: seconds from now; None for the pool's, math.inf for no limit.
 
         Returns:
@@ -417,6 +420,7 @@ class ProcessWasmPool(Lifetime):
             UnknownExport: there is no such function; the message lists near matches.
             BadArguments, ArgumentOutOfRange: an argument does not fit; nothing was sent.
             WasmTrap: the guest trapped.
+            WasmResultError: the function of a component returned the error of its ``result``.
             CallTimeout: time is up.  The guest is stopped, and the worker serves others again.
             WorkerCrashed: the worker died while running it.
             PoolClosed: the pool was shut down.

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import binascii
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +20,7 @@ from conftest import DEADLINE, busy_pid, eventually
 from procpool import (
     ArgumentOutOfRange,
     BadArguments,
+    BadImage,
     BadImport,
     BadWasi,
     CallTimeout,
@@ -312,6 +317,62 @@ def test_what_is_for_core_modules_is_refused_by_name(shapes: ProcessWasmPool) ->
 def test_what_cannot_be_had_is_refused_when_the_pool_is_made(text: str, words: str, nothing_left: None) -> None:
     with pytest.raises(InvalidModule, match=words):
         ProcessWasmPool(text, 1)
+
+
+def imported(instance: Any) -> list[str]:
+    instance.call("add", 1, 2)
+    return [name for name in sys.modules if name.startswith("procpool.")]
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_a_worker_imports_nothing_of_the_parents(start_method: Any) -> None:
+    code = f"""
+from component_texts import SHAPES
+from procpool import ProcessWasmPool
+import cloudpickle, test_components_pool_calls as tests
+cloudpickle.register_pickle_by_value(tests)
+with ProcessWasmPool(SHAPES, 1, start_method={start_method!r}) as pool:
+    print(*pool.submit(tests.imported).result(45))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=90, check=True
+    )
+    for_parents = {"supervisor", "pool", "options", "maps", "kind", "imports", "compilation", "cli", "cluster"}
+    assert "procpool.worker.component.holder" in run.stdout.split()
+    assert not for_parents.intersection(name.split(".")[1] for name in run.stdout.split())
+
+
+def spoil(instance: Any) -> None:
+    """From now on this worker answers nonsense."""
+    import types
+
+    from procpool.worker.ffi import components
+
+    nonsense = bytes(8) + b"\xff" * 8
+    components.binascii = types.SimpleNamespace(hexlify=binascii.hexlify, unhexlify=lambda digits: nonsense)  # type: ignore
+
+
+def test_what_a_worker_makes_up_is_no_value() -> None:
+    with ProcessWasmPool(SHAPES, 1) as pool:
+        pool.submit(spoil).result(DEADLINE)
+        for give in (pool.call, lambda *given: pool.submit(*given).result(DEADLINE), lambda *given: list(pool.map(*given))):
+            with pytest.raises(BadImage):
+                give("echo", "x")
+        assert pool.call("add", 1, 2) == 3
+
+
+def test_tasks(shapes: ProcessWasmPool) -> None:
+    async def main() -> None:
+        assert [each async for each in shapes.amap("add", range(100), range(100))] == [2 * n for n in range(100)]
+        spinning = asyncio.create_task(shapes.acall("spin"))
+        await asyncio.sleep(0)
+        spinning.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await spinning
+        async with shapes.instance() as lease:
+            assert await asyncio.to_thread(lease.call, "add", 1, 2) == 3
+
+    asyncio.run(main())
 
 
 def test_a_thousand_small_maps(shapes: ProcessWasmPool) -> None:

@@ -43,7 +43,7 @@ def run_command(instantiator: ComponentInstantiator, entry: Entry, wasi: wasmtim
 class ComponentCommand:
     """Runs one at a time, as `CommandRunner` does commands of WASI's first preview."""
 
-    stopped = False  #: no thread of a component is left when it has ended
+    stopped: bool = False  #: no thread of a component is left when it has ended
 
     def __init__(
         self,

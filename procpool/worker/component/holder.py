@@ -25,8 +25,8 @@ class ComponentHolder:
     A component that has trapped cannot be entered again, so whatever fails ends the instance.
     """
 
-    threaded = False  #: components have no threads
-    served_by_wasm = False  #: the canonical ABI is wasmtime's, so no module of ours can make a call
+    threaded: bool = False  #: components have no threads
+    served_by_wasm: bool = False  #: the canonical ABI is wasmtime's, so no module of ours can make a call
     served: tuple[int, ...] = ()
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import wasmtime
 import wasmtime.component
@@ -11,12 +11,14 @@ import wasmtime.component
 from ...component import wit
 from ...component.codec import ComponentCodec
 from ...component.errors import WasmResultError
-from ...component.imports import Found
 from ...component.program import ComponentProgram
 from ...component.values import Err
 from ...component.wasi import ROOT, own
 from ..ffi.components import define, define_unused
 from ..host import HostCalls
+
+if TYPE_CHECKING:
+    from ...component.imports import Found
 
 
 def define_imports(
