@@ -6,6 +6,7 @@ a worker, or in the program where the engine runs in the program itself, as with
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import statistics
@@ -24,6 +25,7 @@ from procpool import ProcessWasmPool
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "tests"))
+attempts: Any = importlib.import_module("test_attempts")
 KERNELS = ROOT / "fixtures" / "kernels.wasm"
 ROUNDS, CALLS = 20, 3000
 #: Seconds that an attempt may take.
@@ -63,9 +65,7 @@ def costs() -> None:
 
 
 def _try(name: str, target: Any) -> str:
-    import test_attempts
-
-    return str(test_attempts._tried(None, name, target))
+    return str(attempts._tried(None, name, target))
 
 
 def _ready(_: int) -> int:
@@ -75,19 +75,17 @@ def _ready(_: int) -> int:
 
 def stopped() -> None:
     """How many attempts each stops."""
-    import test_attempts
-
-    os.environ[test_attempts.VARIABLE] = test_attempts.SECRET
+    os.environ[attempts.VARIABLE] = attempts.SECRET
     with socket.create_server(("127.0.0.1", 0)) as server, tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "secret")
-        file.write_text(test_attempts.SECRET)
+        file.write_text(attempts.SECRET)
 
         def target(workers: list[int]) -> Any:
-            return test_attempts.Target(os.getpid(), workers, str(file), directory, server.getsockname()[1])
+            return attempts.Target(os.getpid(), workers, str(file), directory, server.getsockname()[1])
 
         print("\n| | attempts that came to something, of all |\n| --- | --- |")
         for level in ("strict", "off"):
-            with ProcessWasmPool(KERNELS, 2, sandbox=level, initializer=test_attempts._load) as pool:  # type: ignore[arg-type]
+            with ProcessWasmPool(KERNELS, 2, sandbox=level, initializer=attempts._load) as pool:
                 pool.wait_ready()
                 at = target([worker.pid for worker in pool.stats().workers if worker.pid is not None])
                 _count(f"procpool, sandbox={level!r}", partial(_in_pool, pool, at))
@@ -99,9 +97,7 @@ def stopped() -> None:
 
 
 def _in_pool(pool: ProcessWasmPool, at: Any, name: str) -> str:
-    import test_attempts
-
-    return pool.submit(test_attempts._tried, name, at).result(_PATIENCE)
+    return str(pool.submit(attempts._tried, name, at).result(_PATIENCE))
 
 
 def _in_executor(executor: ProcessPoolExecutor, at: Any, name: str) -> str:
@@ -109,10 +105,8 @@ def _in_executor(executor: ProcessPoolExecutor, at: Any, name: str) -> str:
 
 
 def _count(who: str, attempt: Callable[[str], str]) -> None:
-    import test_attempts
-
     came = []
-    for name in test_attempts.ATTEMPTS:
+    for name in attempts.ATTEMPTS:
         try:
             if attempt(name) == "done":
                 came.append(name)
@@ -120,7 +114,7 @@ def _count(who: str, attempt: Callable[[str], str]) -> None:
             break
         except Exception:
             continue
-    print(f"| {who} | {len(came)} of {len(test_attempts.ATTEMPTS)} |", flush=True)
+    print(f"| {who} | {len(came)} of {len(attempts.ATTEMPTS)} |", flush=True)
 
 
 if __name__ == "__main__":
