@@ -226,6 +226,10 @@ class Lease:
                 self._ask("end", discard)
             except (WorkerCrashed, PoolClosed):
                 return
+            except Exception as error:  # no sound worker fails at that, and keeps the instance
+                if self._lane is not None:
+                    self._refused("end", error)
+                return
             self._give_back(lambda: LeaseEnded("the lease was given back", given_back=True))
 
     def revoke(self) -> None:
