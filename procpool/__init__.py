@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from .supervisor.events import EventKind, PoolEvent
     from .supervisor.lease import Lease, Memory
     from .supervisor.leasing import Leasing
+    from .trust import Trust
     from .wasi import Access, CompletedRun, Preopens, Stdin, Stream, WasiConfig
     from .worker.instance import Instance
     from .worker.references import Reference
@@ -153,6 +154,7 @@ __all__ = [
     "Stream",
     "TableType",
     "TagType",
+    "Trust",
     "UnknownExport",
     "UnorderedMap",
     "WasiConfig",
@@ -196,6 +198,7 @@ _PLACES = {
     "supervisor.events": ("EventKind", "PoolEvent"),
     "supervisor.lease": ("Lease", "Memory"),
     "supervisor.leasing": ("Leasing",),
+    "trust": ("Trust",),
     "wasi": ("Access", "CompletedRun", "Preopens", "Stdin", "Stream", "WasiConfig"),
     "plain_function": ("without_instance",),
     "worker.instance": ("Instance",),

@@ -143,11 +143,13 @@ class Lease:
         frame = function.frame(wire.CALL, slots, context, wire.LEASED)
         with self._operation, self._using:
             reply = self._exchange(export, frame, deadline)
-            if reply[4] == wire.OK and len(reply) == function.reply_size:
-                return function.codec.unpack(reply, wire.REPLY.size)
-            report = self._report(export, reply)
-            self._end_failed(export)
-        raise wire.loaded(report)
+            report: wire.Report | None = None
+            if reply[4] != wire.OK or len(reply) != function.reply_size:
+                report = self._report(export, reply)
+                self._end_failed(export)
+        if report is not None:
+            raise wire.loaded(report)
+        return function.codec.unpack(reply, wire.REPLY.size)  # not above: Ctrl-C at a return from there keeps the lock
 
     def call_bytes(
         self, export: str, /, *args: Any, timeout: float | None = None, **convention: Unpack[BytesConvention]
@@ -223,6 +225,10 @@ class Lease:
             try:
                 self._ask("end", discard)
             except (WorkerCrashed, PoolClosed):
+                return
+            except Exception as error:  # no sound worker fails at that, and keeps the instance
+                if self._lane is not None:
+                    self._refused("end", error)
                 return
             self._give_back(lambda: LeaseEnded("the lease was given back", given_back=True))
 
