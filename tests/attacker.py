@@ -91,7 +91,11 @@ def look(instance: Any) -> tuple[int, list[Held]]:
 
 
 def overwrite(instance: Any, gate: Any) -> None:
-    """Fill whatever can be written with noise again and again, and see that it stays so, until the gate opens."""
+    """Fill whatever can be written with noise again and again, until the gate opens.
+
+    But for the board, which is the first of what is shared: a worker that says there that it has begun all it was sent holds
+    that up until it ends, and nobody can tell.
+    """
     opened = threading.Event()
 
     def wait() -> None:
@@ -110,7 +114,7 @@ def overwrite(instance: Any, gate: Any) -> None:
     waiting.start()
     while not opened.is_set():
         for target in targets:
-            for at in range(0, len(target) - len(noise), len(noise)):
+            for at in range(65536, len(target) - len(noise), len(noise)):
                 target[at : at + len(noise)] = noise
     os._exit(3)
 

@@ -152,7 +152,7 @@ class Lease:
                 self._end_failed(function.name)
         if report is not None:
             raise wire.loaded(report)
-        return function.unpack(reply, wire.REPLY.size)
+        return function.unpack(reply, wire.REPLY.size)  # not above: Ctrl-C at a return from there keeps the lock
 
     def call_bytes(
         self, export: str, /, *args: Any, timeout: float | None = None, **convention: Unpack[BytesConvention]
@@ -228,6 +228,10 @@ class Lease:
             try:
                 self._ask("end", discard)
             except (WorkerCrashed, PoolClosed):
+                return
+            except Exception as error:  # no sound worker fails at that, and keeps the instance
+                if self._lane is not None:
+                    self._refused("end", error)
                 return
             self._give_back(lambda: LeaseEnded("the lease was given back", given_back=True))
 

@@ -64,6 +64,9 @@ class Blueprint:
         with open(settings_fd, "rb", closefd=False) as file:
             file.seek(0)
             settings: wire.Settings = pickle.load(file)
+        if settings.guest.confinement.locked:
+            Lock.prepare(settings.guest.confinement)
+            from .. import bytes_function  # noqa: F401  # what parents send for `call_bytes`; a locked worker finds no modules
         keep(settings_fd, *settings.artifacts, settings.lifeline, settings.parent, settings.snapshot, settings.keeper)
         return cls(settings)
 
@@ -171,8 +174,6 @@ def _work(blueprint: Blueprint, fds: Sequence[int]) -> int:
 
 def _give_up_files(lock: Lock, blueprints: Sequence[Blueprint], fds: Sequence[int], environment: wire.Environment) -> None:
     """Have open what is needed while jobs run, and nothing else."""
-    from .. import bytes_function  # noqa: F401  # what parents send for `call_bytes`; later it would not be found
-
     settings = blueprints[0].settings
     # What the template asked for is said of an open file that all workers have: who has taken one over could take it back.
     watch = die_with_parent(settings.lifeline, os.getpid())

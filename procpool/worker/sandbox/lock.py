@@ -29,6 +29,12 @@ class Lock:
         self.missing: dict[str, str] = {}  #: what could not be given up, and why
         self._ours: frozenset[int] = frozenset()
 
+    @staticmethod
+    def prepare(told: wire.Confinement) -> None:
+        """In a template: what is the same for all of its workers."""
+        with contextlib.suppress(Missing):
+            seccomp.program(0, told.files, told.changes)
+
     def before_python(self) -> None:
         """What is open now is ours: Python code of the user's comes next, and what it opens is its own."""
         if self._told.locked and self._told.python:

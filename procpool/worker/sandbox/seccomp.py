@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import mmap
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,8 @@ _MODE_FILTER, _ALL_THREADS = 1, 1
 #: Of the call that installs the program, by machine.
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 
+#: Stands for the pid in a program that is not for a certain process; no other operand is that.
+_ANY_PID = 0x7A5A5A5A
 _instruction = struct.Struct("<HBBI")
 
 #: The numbers of system calls on x86_64 and aarch64; -1 where there is no such call.
@@ -228,6 +231,11 @@ def program(pid: int, files: bool, changes: bool, machine: str = MACHINE) -> byt
     """
     if machine not in _ARCHITECTURES:
         raise Missing(f"the system calls of {machine or 'this system'} are not known to procpool")
+    return _assembled(files, changes, machine).replace(_ANY_PID.to_bytes(4, "little"), pid.to_bytes(4, "little"))
+
+
+@functools.cache  # a template's workers differ by their pids alone
+def _assembled(files: bool, changes: bool, machine: str) -> bytes:
     column = list(_ARCHITECTURES).index(machine)
     code = [
         (_LOAD, 0, 0, _ARCHITECTURE_AT),
@@ -235,7 +243,7 @@ def program(pid: int, files: bool, changes: bool, machine: str = MACHINE) -> byt
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, _NUMBER_AT),
     ]
-    for name, alternatives in _rules(pid, files, changes).items():
+    for name, alternatives in _rules(_ANY_PID, files, changes).items():
         number = _NUMBERS[name][column]
         if number >= 0:
             block = _block(alternatives)
