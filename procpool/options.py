@@ -178,7 +178,9 @@ class PoolOptions:
     @property
     def trusted(self) -> Trusted:
         """What of the workers' answers is unpickled."""
-        imported = (value for names in self.imports.values() for value in names.values())
+        # What is given for an interface of a component may be an object with methods, which are Python code in any case.
+        given = (names.values() if isinstance(names, Mapping) else (type(names),) for names in self.imports.values())
+        imported = (value for values in given for value in values)
         steps = (*(self.start or ()), *self.warm_steps)
         return Trusted.given(self.trust, (*imported, self.on_missing_import, self.initializer, *steps))
 
