@@ -40,6 +40,7 @@ def open_pool(options: argparse.Namespace, workers: int | None = None, stdout: s
                 workers or options.workers,
                 wasi=wasi,
                 on_event=compiling.hear,
+                callables=False,
                 **module,
                 **limits,
             )

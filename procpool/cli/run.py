@@ -171,7 +171,9 @@ def _run_each(module: str, wasi: WasiConfig, options: argparse.Namespace) -> int
     failed, started = 0, perf_counter()
     progress = Progress(len(inputs), "runs")
     with Compiling() as compiling:
-        pool = ProcessWasmPool(module, options.workers, wasi=wasi, on_event=compiling.hear, **_guest(options))
+        pool = ProcessWasmPool(
+            module, options.workers, wasi=wasi, on_event=compiling.hear, callables=False, **_guest(options)
+        )
     with pool, progress as advance:
         if options.output_dir is not None:  # before anything runs for nothing
             options.output_dir.mkdir(parents=True, exist_ok=True)
