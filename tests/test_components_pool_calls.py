@@ -375,6 +375,19 @@ def test_tasks(shapes: ProcessWasmPool) -> None:
     asyncio.run(main())
 
 
+def test_large_values_in_both_directions_while_workers_die() -> None:
+    blobs = [bytes([n]) * (1 << 20) for n in range(40)]
+    with ProcessWasmPool(SHAPES, 2, retries=1) as pool:
+        assert list(pool.map("echo-bytes", blobs)) == blobs
+        jobs = [pool.submit("echo-bytes", blob) for blob in blobs]
+        for worker in pool.stats().workers:
+            assert worker.pid is not None
+            os.kill(worker.pid, signal.SIGKILL)
+        assert [job.result(DEADLINE) for job in jobs] == blobs
+        with pytest.raises(BadArguments, match="one call"):
+            pool.call("echo-bytes", bytes(64 << 20))
+
+
 def test_a_thousand_small_maps(shapes: ProcessWasmPool) -> None:
     for n in range(1000):
         assert list(shapes.map("add", [n, n + 1], [1, 1])) == [n + 1, n + 2]
