@@ -9,9 +9,8 @@ import struct
 from .system import MACHINE, Missing, syscall
 
 # Of linux/prctl.h, linux/capability.h and linux/sched.h.
-_SET_DUMPABLE, _SET_NO_NEW_PRIVS, _CAPBSET_DROP, _CAP_AMBIENT, _CLEAR_ALL = 4, 38, 24, 47, 4
+_SET_DUMPABLE, _SET_NO_NEW_PRIVS, _CAP_AMBIENT, _CLEAR_ALL = 4, 38, 47, 4
 _VERSION_3 = 0x20080522
-_MOST_CAPABILITIES = 64
 #: CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH and CAP_FOWNER.
 _OF_FILES = 0b1111
 _NEWUSER, _NEWNET, _NEWIPC = 0x10000000, 0x40000000, 0x08000000
@@ -52,7 +51,7 @@ def not_dumpable() -> None:
 
 
 def no_capabilities(files: bool) -> None:
-    """What root may do, this process may not.
+    """What root may do, this process may not, nor what it starts: without new privileges, no program brings any back.
 
     Args:
         files: but for files that belong to others, as its WASI directories may.
@@ -64,12 +63,6 @@ def no_capabilities(files: bool) -> None:
     kept = _OF_FILES if files and os.geteuid() == 0 else 0
     try:
         syscall(prctl, _CAP_AMBIENT, _CLEAR_ALL, 0, 0, 0)
-        if os.geteuid() == 0:
-            for each in range(_MOST_CAPABILITIES):
-                try:
-                    syscall(prctl, _CAPBSET_DROP, each, 0, 0, 0)
-                except OSError:  # it has fewer, or this process may not; then it has none to drop either
-                    break
         header, sets = struct.pack("<Ii", _VERSION_3, 0), struct.pack("<6I", kept, kept, 0, 0, 0, 0)
         syscall(capset, header, sets)
     except OSError as error:
