@@ -342,6 +342,27 @@ with ProcessWasmPool(SHAPES, 1, start_method={start_method!r}) as pool:
     assert not for_parents.intersection(name.split(".")[1] for name in run.stdout.split())
 
 
+def test_without_private_names_it_is_refused() -> None:
+    code = """
+from component_texts import SHAPES
+from procpool import InvalidModule, ProcessWasmPool
+try:
+    ProcessWasmPool(SHAPES, 1)
+except InvalidModule as error:
+    print(error)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PROCPOOL_PUBLIC_API": "1"},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
+    )
+    assert "private names" in run.stdout
+
+
 def spoil(instance: Any) -> None:
     """From now on this worker answers nonsense."""
     import types

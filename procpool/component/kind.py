@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UnknownExport
+from ..errors import InvalidModule, UnknownExport
 from ..job_context import capture
 from ..kind import Prepared
 from ..maps.callable_map import CallableMap
@@ -14,6 +14,7 @@ from ..maps.course import Course
 from ..maps.options import MapOptions
 from ..maps.sources import Given
 from ..options import PoolOptions
+from ..raw import RAW
 from ..supervisor.jobs.call import Callee, Job
 from .callee import ComponentFunctions
 from .imports import resolve
@@ -31,6 +32,8 @@ class ComponentKind:
     """See `procpool.kind.Kind`."""
 
     def __init__(self, compiled: CompiledComponent) -> None:
+        if not RAW:
+            raise InvalidModule("components need wasmtime-py's private names, not used here (PROCPOOL_PUBLIC_API, say)")
         program = compiled.program
         self._program = program
         self._world = program.world
