@@ -18,8 +18,9 @@ from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, busy_pid, eventuall
 from test_instances import IMPORTS
 
 import procpool
-from procpool import BadArguments, PoolEvent, ProcessWasmPool, WasmTrap, WorkerCrashed
+from procpool import BadArguments, PoolEvent, ProcessWasmPool, WasmTrap, WorkerCrashed, wire
 from procpool.raw import RAW
+from procpool.supervisor.dispatcher import Dispatcher
 from procpool.supervisor.population import Population
 from procpool.supervisor.spinning import Spinning
 
@@ -380,18 +381,20 @@ def test_a_worker_has_started_before_it_is_ready_whoever_tells_first(
     nothing_left: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That it is ready comes from the worker itself, its pid from who forked it, and either may be heard first."""
-    ready = threading.Event()
-    read = Population._read_launcher
-    monkeypatch.setattr(Population, "_read_launcher", lambda self: read(self) if ready.is_set() else None)
+    said = threading.Event()
+    read, take = Population._read_launcher, Dispatcher._take_news
+
+    def news(self: Dispatcher, lane: Any, place: int, status: int, payload: bytes) -> None:
+        take(self, lane, place, status, payload)
+        if status == wire.READY:
+            said.set()
+
+    monkeypatch.setattr(Population, "_read_launcher", lambda self: read(self) if said.is_set() else None)
+    monkeypatch.setattr(Dispatcher, "_take_news", news)
     kinds: list[str] = []
-
-    def note(event: PoolEvent) -> None:
-        kinds.append(event.kind)
-        if event.kind == "ready":
-            ready.set()
-
-    with ProcessWasmPool(KERNELS, workers=1, on_event=note) as pool:
-        assert ready.wait(DEADLINE)
+    with ProcessWasmPool(KERNELS, workers=1, on_event=lambda event: kinds.append(event.kind)) as pool:
+        pool.wait_ready(DEADLINE)
+        assert said.is_set()
         assert pool.stats().started == 1
         pool.call("add", 1, 2)
     assert [kind for kind in kinds if kind in ("started", "ready")] == ["started", "ready"]
