@@ -61,7 +61,7 @@ class PinnedCallee(ComponentCallee):
         super().__init__(index, function)
         self._drops = drops
         self._leased: WeakKeyDictionary[Lease, ComponentCallee] = WeakKeyDictionary()
-        self.pack = self._refuse
+        self.pack: Callable[[tuple[Any, ...]], bytes] = self._refuse
 
     def _refuse(self, args: tuple[Any, ...]) -> NoReturn:
         raise BadArguments(
