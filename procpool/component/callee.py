@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary, ref
@@ -37,7 +37,7 @@ class ComponentCallee(Callee):
         self.function = function
         self._sized = bool(packing.plain)
         if not self._sized:
-            self.takes = _takes_none
+            self.takes: Callable[[Iterable[type]], bool] = _takes_none
 
     def frame(self, kind: int, slots: bytes, context: bytes, flags: int = 0) -> bytes:
         if self._sized:
@@ -128,7 +128,7 @@ class ComponentCall(Job):
             self.succeed(result)
 
 
-def _takes_none(types: object) -> bool:
+def _takes_none(types: Iterable[type]) -> bool:
     return False
 
 
