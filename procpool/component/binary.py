@@ -201,7 +201,7 @@ class ComponentReader(Reader):
         elif form == 1:
             self.core_type(modules=False)
         elif form == 2:
-            self.at += 3
+            self.at: int = self.at + 3
             self.unsigned()
         else:
             self.name()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary, ref
@@ -37,7 +37,7 @@ class ComponentCallee(Callee):
         self.function = function
         self._sized = bool(packing.plain)
         if not self._sized:
-            self.takes = _takes_none
+            self.takes: Callable[[Iterable[type]], bool] = _takes_none
             self._reply_size = ANY_SIZE
 
     def frame(self, kind: int, slots: bytes, context: bytes, flags: int = 0) -> bytes:
@@ -62,7 +62,7 @@ class PinnedCallee(ComponentCallee):
         super().__init__(index, function)
         self._drops = drops
         self._leased: WeakKeyDictionary[Lease, ComponentCallee] = WeakKeyDictionary()
-        self.pack = self._refuse
+        self.pack: Callable[[tuple[Any, ...]], bytes] = self._refuse
 
     def _refuse(self, args: tuple[Any, ...]) -> NoReturn:
         raise BadArguments(
@@ -129,7 +129,7 @@ class ComponentCall(Job):
             self.succeed(result)
 
 
-def _takes_none(types: object) -> bool:
+def _takes_none(types: Iterable[type]) -> bool:
     return False
 
 

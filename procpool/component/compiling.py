@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import wasmtime
-import wasmtime.component
+from wasmtime.component import Component
 
 from ..errors import InvalidModule
 from ..module import refusal
@@ -30,7 +30,7 @@ def compiled(engine: wasmtime.Engine, wasm: bytes, subject: str) -> tuple[bytear
     except (InvalidModule, CannotWrap) as error:
         raise InvalidModule(f"{subject} a component that cannot be run: {error}") from None
     try:
-        with wasmtime.component.Component(engine, outer) as component:
+        with Component(engine, outer) as component:
             return component.serialize(), outline(wasm)
     except wasmtime.WasmtimeError as error:
         raise refusal(wasm, error) from None

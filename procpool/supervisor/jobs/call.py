@@ -199,7 +199,7 @@ class Job(Future[Any]):
     queued = False  #: it is in a queue of the scheduler, which alone writes this and the next
     dropped = False  #: it has ended while it was queued, and is still there
     in_flight = False  #: it is in a lane, which alone writes this
-    asked = False  #: somebody wants to know what becomes of it
+    asked: bool = False  #: somebody wants to know what becomes of it
     retries: int = 0  #: how often it may still be run again after its worker died
     losses: int = 0  #: how often a worker died that was to begin it next; written by lanes
     owner: Owner | None = None  #: None before it is submitted

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import wasmtime
-import wasmtime.component
+from wasmtime.component import Component
 
 from ... import wire
 from ...component.imports import resolve
@@ -23,7 +23,7 @@ from .instantiator import ComponentInstantiator
 
 def command_of(
     engine: wasmtime.Engine,
-    component: wasmtime.component.Component,
+    component: Component,
     program: ComponentProgram,
     limits: wire.GuestLimits,
     wasi: Spec,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import wasmtime
-import wasmtime.component
+from wasmtime.component import Instance
 
 from ... import wire
 from ...component.entry import Entry
@@ -40,7 +40,7 @@ class ComponentHolder:
         self._streams = streams
         self._start = instantiator.environment.start
         self._store: wasmtime.Store | None = None
-        self._instance: wasmtime.component.Instance | None = None
+        self._instance: Instance | None = None
         self._servers = Servers(instantiator.engine)
         self.fuelled: bool = settings.limits.fuel is not None
         self.calls: HostCalls = instantiator.calls

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import wasmtime
-import wasmtime.component
+from wasmtime.component import Linker, LinkerInstance
 
 from ...component import wit
 from ...component.codec import ComponentCodec
@@ -21,9 +20,7 @@ if TYPE_CHECKING:
     from ...component.imports import Found
 
 
-def define_imports(
-    linker: wasmtime.component.Linker, program: ComponentProgram, given: Found, surface: Any, calls: HostCalls
-) -> list[Any]:
+def define_imports(linker: Linker, program: ComponentProgram, given: Found, surface: Any, calls: HostCalls) -> list[Any]:
     """Have the user's functions serve what a component imports.
 
     Args:
@@ -45,7 +42,7 @@ def define_imports(
     return alive
 
 
-def _define_originals(root: wasmtime.component.LinkerInstance, world: wit.World) -> None:
+def _define_originals(root: LinkerInstance, world: wit.World) -> None:
     """The wrapper still imports what is served, and does not use it.
 
     wasmtime could define whatever is unknown.  But it would take WASI's interfaces for that, where the component wants

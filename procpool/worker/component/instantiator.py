@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import wasmtime
-import wasmtime.component
+from wasmtime.component import Component, Instance, Linker
 
 from ... import wire
 from ...component.program import ComponentProgram
@@ -24,7 +24,7 @@ class ComponentInstantiator:
     def __init__(
         self,
         engine: wasmtime.Engine,
-        component: wasmtime.component.Component,
+        component: Component,
         program: ComponentProgram,
         limits: wire.GuestLimits,
         environment: wire.Environment,
@@ -40,9 +40,9 @@ class ComponentInstantiator:
         self._limits = limits
         self._running = running
         self._alive: list[Any] = []  # what the linker refers to by address
-        self._linker: wasmtime.component.Linker | None = None
+        self._linker: Linker | None = None
 
-    def instantiate(self, wasi: wasmtime.WasiConfig | None) -> tuple[wasmtime.Store, wasmtime.component.Instance]:
+    def instantiate(self, wasi: wasmtime.WasiConfig | None) -> tuple[wasmtime.Store, Instance]:
         """A store, and an instance in it.
 
         Raises:
@@ -81,8 +81,8 @@ class ComponentInstantiator:
             store.close()
             raise
 
-    def _new_linker(self) -> wasmtime.component.Linker:
-        linker = wasmtime.component.Linker(self.engine)
+    def _new_linker(self) -> Linker:
+        linker = Linker(self.engine)
         linker.allow_shadowing = True
         if self.environment.wasi is not None:
             linker.add_wasip2()

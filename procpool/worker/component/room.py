@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import wasmtime
-import wasmtime.component
+from wasmtime.component import Component
 
 from ... import wire
 from ...component.program import ComponentProgram
@@ -32,7 +32,7 @@ class Equipment(NamedTuple):
 
 def equipment(
     engine: wasmtime.Engine,
-    component: wasmtime.component.Component,
+    component: Component,
     settings: wire.Settings,
     environment: wire.Environment,
     running: Running,

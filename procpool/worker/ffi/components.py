@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import wasmtime
-import wasmtime.component
+from wasmtime.component import Instance, LinkerInstance
 
 from ...component.entry import Entry
 from ...raw import c
@@ -41,9 +41,7 @@ class ComponentFunction:
         calls: where exceptions of host functions are kept.
     """
 
-    def __init__(
-        self, store: wasmtime.Store, instance: wasmtime.component.Instance, entry: Entry, calls: HostCalls
-    ) -> None:
+    def __init__(self, store: wasmtime.Store, instance: Instance, entry: Entry, calls: HostCalls) -> None:
         func = instance.get_func(store, entry.export)
         assert func is not None  # our wrapper exports it
         takes = (_STRING,) if entry.image else entry.params
@@ -106,7 +104,7 @@ class ComponentFunction:
         self.results = binascii.unhexlify(data)
 
 
-def define(where: wasmtime.component.LinkerInstance, name: str, call: Callable[[bytes], bytes | None]) -> Any:
+def define(where: LinkerInstance, name: str, call: Callable[[bytes], bytes | None]) -> Any:
     """Have a Python function serve an import.  What is returned must live as long as the linker and its instances.
 
     Args:
@@ -139,7 +137,7 @@ def _trap(*_: Any) -> int:
 _NEVER_CALLED = c.wasmtime_component_func_callback_t(_trap)
 
 
-def define_unused(where: wasmtime.component.LinkerInstance, name: str) -> None:
+def define_unused(where: LinkerInstance, name: str) -> None:
     """Define an import that is never called, of whatever type.
 
     Raises:
@@ -148,7 +146,7 @@ def define_unused(where: wasmtime.component.LinkerInstance, name: str) -> None:
     _add(where, name, _NEVER_CALLED)
 
 
-def _add(where: wasmtime.component.LinkerInstance, name: str, callback: Any) -> None:
+def _add(where: LinkerInstance, name: str, callback: Any) -> None:
     encoded = name.encode()
     error = c.wasmtime_component_linker_instance_add_func(
         *(where.ptr(), ctypes.create_string_buffer(encoded), len(encoded), callback, None), _NO_FINALIZER
