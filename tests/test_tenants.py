@@ -109,6 +109,39 @@ def test_the_rule(data: st.DataObject) -> None:
     assert sorted(world.done) == sorted(world.jobs), "a job was lost, or waits for ever"
 
 
+def test_what_waits_for_a_tenant_is_told_to_who_asks() -> None:
+    world = World(1, 1)
+    scheduler = world.scheduler
+    assert not scheduler.starved()
+    assert not scheduler.hungry()  # who is idle may be another's
+    world.submit("a")
+    world.submit("b")
+    assert scheduler.starved(), "the only process is another's"
+    assert scheduler.pending() == 1
+    (job,) = scheduler.take_queued()
+    assert job.tenant == "b"
+    assert not scheduler.starved()
+    assert scheduler.pending() == 0
+
+
+def test_a_dead_worker_is_nobodys() -> None:
+    world = World(2, 1)
+    world.lanes[0].port.died()
+    for _ in range(2):
+        world.submit("a")
+        world.step(1)
+    assert world.done == [0, 1]
+    assert set(world.ran) == {2}
+
+
+def test_without_tenants_who_waits_is_starved_if_nobody_is_idle() -> None:
+    scheduler = Scheduler(lambda: 0.0, lambda at: None)
+    assert scheduler.nobody_waits()
+    scheduler.submit(ModelJob(0))
+    assert not scheduler.nobody_waits()
+    assert scheduler.starved()
+
+
 def pid(_: Any) -> int:
     return os.getpid()
 

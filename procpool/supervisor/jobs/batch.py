@@ -54,7 +54,7 @@ class Segment(Job):
         super().__init__(chunk.export.name, b"")
         self.export: Export = chunk.export
         self.chunk = chunk
-        self.tenant = chunk.tenant
+        self.tenant: str = chunk.tenant
         self.start = start
         self.stop = stop
         self.halted: bool = False
