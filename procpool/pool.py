@@ -14,9 +14,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
 
-import cloudpickle
-
-from . import wire
+from . import pickler, wire
 from .bytes_function import BytesFunction, bytes_function
 from .checks import boolean, choice, is_int, shown
 from .compiled_program import CompiledProgram, compile_program
@@ -374,7 +372,7 @@ class ProcessWasmPool(Lifetime):
                 environment = environment._replace(start=())  # it is behind all instances
             told = self._sandbox.told
             pickles = self._trusted.all
-            guest = options.guest(cloudpickle.dumps(environment), bool(self.imports), self._name, pickles, told)
+            guest = options.guest(pickler.dumps(environment), bool(self.imports), self._name, pickles, told)
             limits = options.guest_limits()
             inheritance = Inheritance(
                 compiled.artifacts,

@@ -9,9 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import cloudpickle
-
-from . import artifact, wire
+from . import artifact, pickler, wire
 from .binary import FuncType
 from .cache import Cache, open_cache
 from .compilation import compile_module
@@ -158,7 +156,7 @@ class Warming:
                 self.functions,
                 self.compiled.program,
                 options.guest_limits(),
-                options.guest(cloudpickle.dumps(environment), True, self.name, self.options.trusted.all, confinement),
+                options.guest(pickler.dumps(environment), True, self.name, self.options.trusted.all, confinement),
                 1,
                 1,
                 capture=capture,

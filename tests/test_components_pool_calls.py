@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import wasmtime
 from component_texts import SHAPES
-from conftest import DEADLINE, busy_pid, eventually
+from conftest import DEADLINE, FIXTURES, busy_pid, eventually
 
 from procpool import (
     ArgumentOutOfRange,
@@ -448,3 +448,20 @@ def test_a_compiled_component_is_found_again(tmp_path: Any, monkeypatch: pytest.
         with ProcessWasmPool(SHAPES, 1, on_event=lambda event: kinds.append(event.kind)) as pool:
             assert pool.call("add", 1, 2) == 3
     assert kinds.count("compiled") == 1
+
+
+def test_values_of_named_types_are_the_same_beside_the_instance_and_here() -> None:
+    """Also in cloudpickle, which takes classes that no module has apart, and makes other ones of them."""
+    page = (FIXTURES.parent / "docs" / "howto" / "components.md").read_text()
+    source = page.partition("<!-- file: shapes.wat -->")[2].split("```")[1].partition("\n")[2]
+    with ProcessWasmPool(source, 1, timeout=DEADLINE) as pool:
+        shape, rectangle = pool.types.Shape, pool.types.Rectangle
+
+        def there(instance: Any, value: Any) -> tuple[Any, int, bool]:
+            return value, instance.call("area", value), isinstance(value, shape)
+
+        for value, area in ((shape.Circle(2), 12), (shape.Box(rectangle(2, 3)), 6)):
+            back, seen, known = pool.submit(there, value).result()
+            assert (back, seen, known) == (value, area, True)
+            assert type(back) is type(value)
+        assert pool.submit(lambda _, cls: cls, shape.Circle).result() is shape.Circle

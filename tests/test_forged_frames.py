@@ -28,7 +28,7 @@ from conftest import DEADLINE, KERNELS, MISBEHAVE, eventually, worker_pids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from procpool import ProcessWasmPool, ProcpoolError, wire
+from procpool import ProcessWasmPool, ProcpoolError, RemoteError, wire
 from procpool.mapped import shared_memory
 from procpool.supervisor import launch
 from procpool.wire import page, plain, values
@@ -505,3 +505,39 @@ def test_a_neighbour_of_a_forger_is_unharmed(nothing_left: None) -> None:
                 done += 1
         pool.wait_ready(DEADLINE)
         assert list(pool.map("add", range(100_000), range(100_000))) == list(range(0, 200_000, 2))
+
+
+def test_keys_that_were_made_up_to_be_alike_are_refused() -> None:
+    """Of numbers with one hash, a set takes a time that grows with the square."""
+    alike = [n * sys.hash_info.modulus for n in range(1, 5000)]
+    for kind in (b"S", b"Z"):
+        forged = kind + plain.encode(tuple(alike))[1:]
+        with pytest.raises(ValueError, match="same few hashes"):
+            plain.decode(forged)
+    flat = [part for n in alike for part in (n, None)]
+    forged = b"m" + struct.pack("<I", len(alike)) + plain.encode(tuple(flat))[5:]
+    with pytest.raises(ValueError, match="same few hashes"):
+        plain.decode(forged)
+    usual = {*range(1000), *map(float, range(2000)), *map(str, range(1000))}
+    assert plain.decode(plain.encode(usual)) == usual
+    assert plain.decode(plain.encode(dict.fromkeys(usual))) == dict.fromkeys(usual)
+
+
+def test_exceptions_with_places_in_a_text_come_as_their_text() -> None:
+    """Python believes the places when it shows them."""
+    for error in (UnicodeDecodeError("utf8", b"x", 0, 1, "why"), SyntaxError("m", ("f", 1, 1, "x", 1, 2))):
+        report = wire.report_of(wire.RAISED, wire.exception_to_bytes(error), None, False)
+        loaded = wire.loaded(report)
+        assert type(loaded) is RemoteError
+        assert type(error).__name__ in str(loaded)
+        forged = wire.exception_to_bytes(ValueError("m")).replace(b"builtins.ValueError", b"builtins.SyntaxError")
+        assert type(wire.loaded(wire.report_of(wire.RAISED, forged, None, False))) is RemoteError
+
+
+def test_characters_that_there_are_not_are_refused() -> None:
+    numpy = pytest.importorskip("numpy")
+    sound = plain.encode(numpy.array(["x"]))
+    code = "x".encode("utf-32-le" if sys.byteorder == "little" else "utf-32-be")
+    assert sound.count(code) == 1
+    with pytest.raises(ValueError, match="characters"):
+        plain.decode(sound.replace(code, b"\xff\xff\xff\x7f"))

@@ -14,8 +14,7 @@ from inspect import signature as inspect_signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, get_args
 
-import cloudpickle
-
+from .. import pickler
 from ..binary import ExternType, FuncType, Import
 from ..bytes_function import bytes_function
 from ..checks import boolean, choice, is_int, seconds, shown
@@ -580,7 +579,7 @@ def _demand(
         "host": list(wire.Host.here()),
         "lease": lease,
         "modules": list(modules),
-        "terms": cloudpickle.dumps(terms),
+        "terms": pickler.dumps(terms),
     }
     return Demand(hello, modules, lease, checked.retries, checked.trusted.all)
 

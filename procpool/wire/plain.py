@@ -33,6 +33,9 @@ _LITTLE = sys.byteorder == "little"
 #: numpy's names of types: order of bytes, kind, size, and the unit of a time.  No objects, and no structures.
 _DTYPE = re.compile(r"[<>|][biufcSUmM][0-9]{1,6}(\[[0-9]{0,6}[a-zA-Z]{1,2}\])?")
 _MOST_DIMENSIONS = 32
+#: Keys that may have the same hash, on average, where there are more than `_FEW`.  Of numbers, anybody can make up millions,
+#: and a table of those takes a time that grows with the square.
+_MOST_ALIKE, _FEW = 8, 64
 
 Keep = Callable[[memoryview], "int | None"]
 
@@ -277,6 +280,8 @@ class _Reader:
             size *= extent
         if any(extent < 0 for extent in shape) or not dtype.itemsize or size * dtype.itemsize != len(data):
             raise ValueError(f"an array of the shape {shape} in {len(data)} bytes")
+        if dtype.kind == "U" and data and int(numpy.frombuffer(data, dtype.byteorder + "u4").max()) > sys.maxunicode:
+            raise ValueError("an array of characters that there are not")
         if single:
             return numpy.frombuffer(data, dtype)[0]
         flat = numpy.frombuffer(data, dtype) if data else numpy.empty(0, dtype)
@@ -294,9 +299,22 @@ def _numbers(kind: str) -> Callable[[bytes | bytearray], list[Any]]:
     return read
 
 
+def _hashed(keys: list[Any]) -> list[Any]:
+    if len(keys) > _FEW and len(set(map(hash, keys))) * _MOST_ALIKE < len(keys):
+        raise ValueError(f"{len(keys)} keys with the same few hashes")
+    return keys
+
+
+def _set(items: list[Any]) -> set[Any]:
+    return set(_hashed(items))
+
+
+def _frozenset(items: list[Any]) -> frozenset[Any]:
+    return frozenset(_hashed(items))
+
+
 def _mapping(items: list[Any]) -> dict[Any, Any]:
-    pairs = iter(items)
-    return dict(zip(pairs, pairs, strict=True))
+    return dict(zip(_hashed(items[::2]), items[1::2], strict=True))
 
 
 _OF_BYTES: dict[int, Callable[[bytes | bytearray], Any]] = {
@@ -321,8 +339,8 @@ _READERS: dict[int, Callable[[_Reader, int], Any]] = {
     ord("B"): _Reader._large,
     ord("t"): lambda reader, deep: reader._container(deep, tuple),
     ord("l"): lambda reader, deep: reader._container(deep, list),
-    ord("S"): lambda reader, deep: reader._container(deep, set),
-    ord("Z"): lambda reader, deep: reader._container(deep, frozenset),
+    ord("S"): lambda reader, deep: reader._container(deep, _set),
+    ord("Z"): lambda reader, deep: reader._container(deep, _frozenset),
     ord("m"): lambda reader, deep: reader._container(deep, _mapping, 2),
     ord("n"): _Reader._numpy,
 }

@@ -19,9 +19,7 @@ import threading
 import traceback
 from typing import Any
 
-import cloudpickle
-
-from .. import errors
+from .. import errors, pickler
 from ..errors import GuestExit, RemoteError, WasmException, WasmFrame, WasmTrap, add_note
 from .frames import EXIT, RAISED, TRAP
 from .plain import NotPlain, decode, encode
@@ -37,12 +35,14 @@ _TEXTS = struct.Struct("<II")  # lengths of the text and of the note; they and t
 
 #: Exceptions that are made by who does not trust the sender, from their names and plain arguments.  Ours are those that
 #: jobs themselves end in, and not those that say what has become of a pool.  A StopIteration would end the caller's loops.
+#: Those of Unicode and of syntax have places in a text, which Python believes when it shows them: it read outside of its
+#: memory (CPython 3.11), or wrote gigabytes of "^".
 _BUILTIN = [
     kind
     for kind in vars(builtins).values()
     if isinstance(kind, type)
     and issubclass(kind, Exception)
-    and not issubclass(kind, (StopIteration, StopAsyncIteration))
+    and not issubclass(kind, (StopIteration, StopAsyncIteration, UnicodeError, SyntaxError))
     and kind.__name__ != "ExceptionGroup"  # it would be made of other exceptions
 ]
 _OURS = (
@@ -100,7 +100,7 @@ def exception_to_bytes(error: BaseException, note: str = "", pickled: bool = Fal
         text += f"{note}\n"
     try:
         # Classes from the program's __main__ travel by value.
-        data: bytes = cloudpickle.dumps(error) if pickled else _plain_exception(error)
+        data: bytes = pickler.dumps(error) if pickled else _plain_exception(error)
         if len(data) > MOST_PICKLE:
             text += f"[its pickle of {len(data)} bytes was left out: it is beyond {MOST_PICKLE}]\n"
             data = b""

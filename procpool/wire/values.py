@@ -23,8 +23,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
-import cloudpickle
-
+from .. import pickler
 from .layout import PAYLOAD_BYTES
 from .plain import decode, encode
 
@@ -135,7 +134,7 @@ def dump(value: Any) -> Dumped:
         buffers.append((view, not view.readonly))
         return False
 
-    data: bytes = cloudpickle.dumps(value, protocol=5, buffer_callback=keep)
+    data: bytes = pickler.dumps(value, keep)
     return Dumped(data, buffers)
 
 

@@ -11,9 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
-
-from ... import wire
+from ... import pickler, wire
 from ...bytes_function import BytesCall, BytesFunction, CallTable
 from ...errors import BadArguments
 from ...plain_function import without_instance
@@ -43,7 +41,7 @@ class Shipped:
         self.least: float
         self.most: float
         self.least, self.most = (0.0, math.inf) if self._takes is None else self._takes.bounds()
-        self.pickle: bytes = cloudpickle.dumps(function)
+        self.pickle: bytes = pickler.dumps(function)
         self.digest: bytes = hashlib.blake2b(self.pickle, digest_size=wire.DIGEST_BYTES).digest()
 
     def check(self, count: int) -> None:
