@@ -33,7 +33,7 @@ _LITTLE = sys.byteorder == "little"
 #: numpy's names of types: order of bytes, kind, size, and the unit of a time.  No objects, and no structures.
 _DTYPE = re.compile(r"[<>|][biufcSUmM][0-9]{1,6}(\[[0-9]{0,6}[a-zA-Z]{1,2}\])?")
 _MOST_DIMENSIONS = 32
-#: Keys that may have the same hash, on average, where there are more than `_FEW`.  Of numbers, anybody can make up millions,
+#: Keys that may have the same hash, on average, where there are more than `_FEW`.  Of numbers anybody can make up millions,
 #: and a table of those takes a time that grows with the square.
 _MOST_ALIKE, _FEW = 8, 64
 
