@@ -45,7 +45,7 @@ class Sandbox:
     reason: str = ""  #: why not
     enforced: tuple[str, ...] = ()  #: layers that stand
     #: those that could not be had, and why
-    missing: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         if not self.locked:
@@ -69,7 +69,7 @@ class Decision:
         if not self.told.locked:
             return Sandbox(self.level, False, self.reason)
         enforced = tuple(layer for layer in wire.LAYERS if layer not in missing)
-        return Sandbox(self.level, True, "", enforced, MappingProxyType(dict(missing)))
+        return Sandbox(self.level, True, "", enforced, dict(missing))
 
 
 def decide(level: SandboxLevel, environment: wire.Environment, callables: bool, more: Sequence[wire.Step] = ()) -> Decision:

@@ -183,7 +183,10 @@ def test_memory_limit(capsys: pytest.CaptureFixture[str]) -> None:
     ("args", "told"),
     [
         (("call", M, "grow", "--memory-limit", "1M"), "memory minimum size of 17 pages exceeds memory limits"),
-        (("call", str(FIXTURES / "badstart.wat"), "fine", "1"), "wasm `unreachable` instruction executed"),
+        (
+            ("call", str(FIXTURES / "badstart.wat"), "fine", "1"),
+            "wasm `unreachable` instruction executed\n  at start (func 0, offset 0x29)",
+        ),
     ],
 )
 def test_no_worker_can_be_started(args: tuple[str, ...], told: str) -> None:

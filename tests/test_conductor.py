@@ -53,7 +53,7 @@ def engine() -> Engine:
 @pytest.fixture
 def conductor(engine: Engine) -> Iterator[Conductor]:
     delivery = Delivery()
-    conductor = Conductor(engine, Demand({}, {}, 1.0, 0), delivery, ClusterJournal(None, delivery.strand()))
+    conductor = Conductor(engine, Demand({}, {}, 1.0, 0, False), delivery, ClusterJournal(None, delivery.strand()))
     conductor.start()
     yield conductor
     conductor.close(kill=True)

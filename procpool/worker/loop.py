@@ -297,7 +297,7 @@ class Loop:
                     self._instances.discard()
         if kind == wire.ACCESS:
             value = self._access.run(*pickle.loads(payload))
-            return wire.reply(wire.VALUE, pickle.dumps(value) if pickled else wire.encode(value))
+            return wire.reply(wire.VALUE, pickle.dumps(value) if pickled else _plain(value))
         if kind == wire.PURGE:
             self._instances.discard()
             return wire.reply(wire.OK)
@@ -367,3 +367,11 @@ class Loop:
                 if first <= end and cells in range(0, wire.BUFFERS * wire.CELLS, wire.CELLS):
                     return first, end, cells
         raise wire.CorruptStream(f"a batch of export {export} with {len(payload)} bytes")
+
+
+def _plain(value: object) -> bytes:
+    try:
+        return wire.encode(value)
+    except wire.NotPlain:
+        pickle.dumps(value)  # an object may say why it cannot travel, as references do
+        raise
