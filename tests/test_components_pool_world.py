@@ -16,6 +16,7 @@ from procpool import (
     MissingImport,
     OutputLimit,
     ProcessWasmPool,
+    SandboxLevel,
     WasiConfig,
     WasmTrap,
 )
@@ -34,8 +35,9 @@ class Log:
 HOST = {"demo:host/log@1.0.0": Log(), "": {"twice": lambda a: 2 * a}}
 
 
-def test_functions_are_called_with_values_and_return_them() -> None:
-    with ProcessWasmPool(CALLER, 1, imports=HOST) as pool:
+@pytest.mark.parametrize("sandbox", ["default", "strict"])
+def test_functions_are_called_with_values_and_return_them(sandbox: SandboxLevel) -> None:
+    with ProcessWasmPool(CALLER, 1, imports=HOST, sandbox=sandbox) as pool:
         assert pool.call("go", 4) == 10
         assert pool.call("speak") == 5
         assert list(pool.map("go", range(50))) == [2 * n + 2 for n in range(50)]

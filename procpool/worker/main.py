@@ -50,7 +50,10 @@ class Blueprint:
         self.engine: wasmtime.Engine = loading_engine(settings.engine)
         component = not isinstance(settings.program, Program)
         if component:
-            from .component import room  # noqa: F401  # here, and not in each fork
+            # Here, and not in each fork, and not in a locked worker, which finds no modules.
+            from .component import room
+
+            room.prepare(settings.program)
         self.modules: list[Any] = [mapped(self.engine, artifact, component) for artifact in settings.artifacts]
         self.snapshot: Snapshot | None = None
         if settings.snapshot >= 0:

@@ -30,6 +30,12 @@ class Equipment(NamedTuple):
     prints: bool  #: whether the guest can
 
 
+def prepare(program: ComponentProgram) -> None:
+    """Import what a component's instances need, and not all do."""
+    if program.imports:
+        from . import hosting  # noqa: F401
+
+
 def equipment(
     engine: wasmtime.Engine,
     component: Component,
