@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import platform
+import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +15,7 @@ from typing import Any
 
 import pytest
 from bounded import environment, run_script
-from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, busy_pid
+from conftest import DEADLINE, FIXTURES, KERNELS, MISBEHAVE, busy_pid, eventually, worker_pids
 
 from procpool import BadArguments, BadWasi, CallTimeout, ProcessWasmPool, WasiConfig, WorkerCrashed, confinement, wire
 from procpool.worker.sandbox import seccomp
@@ -247,3 +251,59 @@ def test_under_strace_nothing_but_allowed_calls_is_seen(tmp_path: Path) -> None:
     assert len(locked) == 2 and {"read", "write"} <= seen
     refused = {line for line in refused if not any(path in line for path in _HOW_MANY_CORES)}
     assert not refused, "a worker that serves is refused nothing"
+
+
+def _write_to_pipes(instance: Any) -> int:
+    written = 0
+    for fd in range(3, 100):
+        with contextlib.suppress(OSError):
+            if stat.S_ISFIFO(os.fstat(fd).st_mode) and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+                again = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK)
+                written += os.write(again, b"x")
+    return written
+
+
+@locks
+@pytest.mark.parametrize("start_method", METHODS)
+def test_a_byte_in_a_pipe_that_a_worker_can_open_ends_no_other(start_method: Any, tmp_path: Path) -> None:
+    """The lifeline is one pipe for all: what came in there would be the end of the pool, and of all new workers."""
+    how: dict[str, Any] = {"wasi": WasiConfig(preopens={"d": tmp_path}), "start_method": start_method, "timeout": DEADLINE}
+    with ProcessWasmPool(
+        KERNELS, 2, sandbox="strict", initializer=nothing, **how
+    ) as pool:  # which brings this module along
+        pool.wait_ready(DEADLINE)
+        before = worker_pids(pool)
+        assert pool.submit(_write_to_pipes).result() > 0, "it has the pipe of its own jobs"
+        assert worker_pids(pool) == before
+        pool.restart(DEADLINE)
+        assert not set(worker_pids(pool)) & set(before)
+        assert pool.call("add", 1, 2) == 3
+
+
+@locks
+@pytest.mark.parametrize("start_method", METHODS)
+def test_a_locked_worker_dies_with_the_program(start_method: str) -> None:
+    """Also one that holds the GIL and hears nothing, and without the pipe that others watch."""
+    program = f"""
+from procpool import ProcessWasmPool
+with ProcessWasmPool({str(MISBEHAVE)!r}, 2, callables=False, start_method={start_method!r}) as pool:
+    assert pool.sandbox.locked
+    running = [pool.submit("spin") for _ in range(2)]
+    print(*(worker.pid for worker in pool.stats().workers), flush=True)
+    running[0].result()
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment(), text=True) as running:
+        assert running.stdout is not None
+        pids = [int(each) for each in running.stdout.readline().split()]
+        assert len(pids) == 2
+        assert all(map(_lives, pids))
+        running.send_signal(signal.SIGKILL)
+        running.wait(DEADLINE)
+        eventually(lambda: not any(map(_lives, pids)), "its workers to be gone")
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

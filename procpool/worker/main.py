@@ -26,7 +26,7 @@ from .failures import unfit
 from .holder import InstanceHolder
 from .instance import Instance
 from .instantiator import Instantiator
-from .lifeline import die_with_parent
+from .lifeline import die_with_starter
 from .logs import attach_logs, forward_logs
 from .loop import Loop, Room
 from .payloads import Payloads
@@ -178,18 +178,20 @@ def _work(blueprint: Blueprint, fds: Sequence[int]) -> int:
 def _give_up_files(lock: Lock, blueprints: Sequence[Blueprint], fds: Sequence[int], environment: wire.Environment) -> None:
     """Have open what is needed while jobs run, and nothing else."""
     settings = blueprints[0].settings
-    # What the template asked for is said of an open file that all workers have: who has taken one over could take it back.
-    watch = die_with_parent(settings.lifeline, os.getpid())
     for each in blueprints:
         if each.snapshot is not None:
             each.snapshot.prepare()
     pagemaps = [each.snapshot.pagemap for each in blueprints if each.snapshot is not None]
     captures = [step.do.fd for step in environment.start if isinstance(step.do, wire.Capture)]
-    shared = settings.lifeline, settings.parent, settings.snapshot
     spec = environment.wasi
+    inherits = spec is not None and INHERIT in (spec.stdin_path, spec.stdout, spec.stderr)
+    # Who has taken a worker over could open the lifeline for writing, and one byte in it would end all that watch it.  So
+    # it goes, with the watch.  When the program ends, its template's group is killed, and we with whoever started us.
+    shared = settings.parent, settings.snapshot, *((settings.lifeline,) if inherits else ())
     streams = () if spec is None else ((1, spec.stdout), (2, spec.stderr))
-    kept = {*fds, *shared, *pagemaps, *captures, watch, cores.keep_open()}
+    kept = {*fds, *shared, *pagemaps, *captures, cores.keep_open()}
     lock.before_threads(kept, (*settings.artifacts, settings.keeper), [fd for fd, to in streams if to == INHERIT])
+    die_with_starter(settings.parent)  # after there are other namespaces, for whoever gains rights there loses this
 
 
 def _limit_resources(limits: tuple[tuple[int, int], ...], stack: int | None) -> None:
