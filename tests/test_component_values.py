@@ -223,6 +223,8 @@ def test_what_is_taken_for_a_value(type_: wit.Type, given: Any, value: Any) -> N
         (POINT, Point(1.0, "2"), r"\(p0\).the_y is '2'"),
         (POINT, {"x": 1}, "has no 'the_y', which is a field of point: x, the_y"),
         (POINT, {"x": 1, "the_y": 2, "z": 3}, "has the key 'z'"),
+        (POINT, {"x": 1, "the_y": 2, "the-y": 3}, "has a field twice"),
+        (wit.List(U8), np.array(5, dtype="u1"), "expected list<u8>, so a list"),
         (SHAPE, Shape.Circle("x"), r"\(p0\).value is 'x'"),
         (SHAPE, Shape.Circle, "so one of Shape.Circle\\(f64\\), Shape.At\\(point\\), Shape.Nothing\\(\\)"),
         (SHAPE, Point(1.0, 2.0), "expected shape"),

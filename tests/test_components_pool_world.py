@@ -19,6 +19,7 @@ from procpool import (
     SandboxLevel,
     WasiConfig,
     WasmTrap,
+    wants_instance,
 )
 
 
@@ -41,6 +42,18 @@ def test_functions_are_called_with_values_and_return_them(sandbox: SandboxLevel)
         assert pool.call("go", 4) == 10
         assert pool.call("speak") == 5
         assert list(pool.map("go", range(50))) == [2 * n + 2 for n in range(50)]
+
+
+def test_a_component_that_waits_for_a_host_function_cannot_be_entered() -> None:
+    @wants_instance
+    def twice(instance: Any, a: int) -> int:
+        return int(instance.call("speak")) if a > 100 else 2 * a
+
+    with ProcessWasmPool(CALLER, 1, imports={**HOST, "": {"twice": twice}}, timeout=DEADLINE) as pool:
+        with pytest.raises(RuntimeError, match="speak cannot be called by a host function"):
+            pool.call("go", 100)
+        assert pool.call("go", 4) == 10
+        assert pool.call("speak") == 5
 
 
 def test_what_a_function_raises_reaches_the_caller_as_itself() -> None:

@@ -94,6 +94,8 @@ def _record(what: str, value: Any, type_: wit.Record) -> Any:
         unknown = [key for name, key in given.items() if name not in names and f"{name}_" not in names]
         if unknown:
             raise BadArguments(f"{what} has the key {shown(unknown[0])}, which is no field of {type_}: {', '.join(names)}")
+        if len(given) < len(value):
+            raise BadArguments(f"{what} has a field twice, with '_' and with '-': {', '.join(map(shown, value))}")
         for name in names:
             key = given.get(name, given.get(name.rstrip("_")))
             if key is None:
@@ -155,6 +157,8 @@ def _list(what: str, value: Any, type_: wit.List) -> Any:
         _refuse(what, value, type_, "bytes" if type_.element == wit.Primitive("u8") else "a list")
     # An array's own numbers are shown with the names of their types.
     values = value.tolist() if hasattr(value, "tolist") else list(value)
+    if not isinstance(values, list):  # an array without dimensions is one number
+        _refuse(what, value, type_, "a list")
     if type_.length is not None and len(values) != type_.length:
         raise BadArguments(f"{what} has {len(values)} elements, expected {type_}")
     made = [normalised(f"{what}[{index}]", each, type_.element) for index, each in enumerate(values)]

@@ -72,7 +72,8 @@ def _served(
     def call(image: bytes) -> bytes | None:
         try:
             try:
-                returned = given(*first, *codec.unpack_arguments(image))
+                with surface.waiting():
+                    returned = given(*first, *codec.unpack_arguments(image))
             except WasmResultError as error:
                 if not fails:
                     raise

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ class ComponentInstance:
     def __init__(self, instances: ComponentHolder, program: ComponentProgram) -> None:
         self._instances = instances
         self._program = program
+        self._waits = 0  # for how many host functions
 
     @cached_property
     def _functions(self) -> BesideFunctions:
@@ -40,16 +42,30 @@ class ComponentInstance:
         functions = self._program.world.exports
         return MappingProxyType({each.name: functools.partial(self.call, each.name) for each in functions})
 
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The instance waits for a host function meanwhile."""
+        self._waits += 1
+        try:
+            yield
+        finally:
+            self._waits -= 1
+
     def call(self, export: str, /, *args: Any) -> Any:
         """Call an export.
 
         Raises:
             LookupError: there is no such function.
+            RuntimeError: the instance waits for a host function, and a component cannot be entered meanwhile.
             BadArguments, WasmResultError, WasmTrap, GuestExit: as ``pool.call``.
             Whatever a host function raised that it called.
         """
         index, packing = self._functions.find(export)
         packed = packing.pack(args)
+        if self._waits:  # it would write over what the call before has in the wrapper
+            raise RuntimeError(
+                f"{export} cannot be called by a host function: a component that waits for one cannot be entered"
+            )
         try:
             function = self._instances.function(index)
             function.params[:] = packed
