@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import wasmtime
 
@@ -20,12 +20,9 @@ from ..engine import loading_engine, mapped
 from ..mapped import shared_memory
 from ..program import Program
 from ..wasi import INHERIT
-from .access import Access
 from .arena import Arena
+from .equipment import Surroundings, of_modules
 from .failures import unfit
-from .holder import InstanceHolder
-from .instance import Instance
-from .instantiator import Instantiator
 from .lifeline import die_with_starter
 from .logs import attach_logs, forward_logs
 from .loop import Loop, Room
@@ -36,7 +33,6 @@ from .snapshot import Snapshot
 from .streams import Streams
 from .title import show_as
 from .traffic import Replies, Running, Waiting
-from .wasi_run import CommandRunner
 
 #: Stack that Python needs beside wasm's, in bytes.
 _STACK_BESIDE_WASM = 4 << 20
@@ -222,9 +218,13 @@ def _furnish(
     streams = Streams(running, replies, arena, settings.lifeline, environment.wasi)
     if settings.guest.confinement.locked and environment.wasi is not None:
         streams.prepare(environment.wasi)
-    made = (_of_module if isinstance(settings.program, Program) else _of_component)(
-        blueprint, environment, running, streams, arena, payloads, replies
-    )
+    around = Surroundings(blueprint.engine, settings, environment, running, streams, arena, payloads, replies)
+    if isinstance(settings.program, Program):
+        made = of_modules(blueprint.modules, blueprint.snapshot, around)
+    else:
+        from .component.room import of_component
+
+        made = of_component(blueprint.modules[0], around)
     board = shared_memory(memory, 0, wire.BOARD_BYTES).cast("Q")
     first = row * wire.BOARD_ROW
     room = Room(
@@ -243,59 +243,6 @@ def _furnish(
     )
     _start_thread(threading.Thread(target=_listen, args=(room, settings.parent), daemon=True))
     return room
-
-
-class _Equipment(NamedTuple):
-    """What differs between a core module and a component."""
-
-    instances: Any
-    surface: Any
-    commands: Any
-    access: Any
-    prints: bool  #: whether the guest can
-    deterministic: bool  #: its clock and random numbers are made by Python code
-
-
-def _of_module(
-    blueprint: Blueprint,
-    environment: wire.Environment,
-    running: Running,
-    streams: Streams,
-    arena: Arena,
-    payloads: Payloads,
-    replies: Replies,
-) -> _Equipment:
-    settings = blueprint.settings
-    program = settings.program
-    instantiator = Instantiator(blueprint.engine, blueprint.modules, program, settings.limits, environment, running)
-    instantiator.snapshot = blueprint.snapshot
-    instances = InstanceHolder(instantiator, settings, arena, streams)
-    surface = instantiator.surface = Instance(instances, settings.exports, {**program.storage, **program.exports})
-    commands = CommandRunner(
-        instantiator, instances, payloads, replies, streams, settings.instances == 1, settings.guest.pickles
-    )
-    access = Access(instances, surface, arena, payloads, streams)
-    return _Equipment(instances, surface, commands, access, instantiator.prints, instantiator.deterministic is not None)
-
-
-def _of_component(
-    blueprint: Blueprint,
-    environment: wire.Environment,
-    running: Running,
-    streams: Streams,
-    arena: Arena,
-    payloads: Payloads,
-    replies: Replies,
-) -> _Equipment:
-    from .component.room import equipment
-
-    (component,) = blueprint.modules
-    return _Equipment(
-        *equipment(
-            blueprint.engine, component, blueprint.settings, environment, running, streams, arena, payloads, replies
-        ),
-        deterministic=False,
-    )
 
 
 class _Scarce(Exception):

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import wasmtime
 from wasmtime.component import Component
 
-from ... import wire
 from ...component.program import ComponentProgram
-from ..arena import Arena
-from ..payloads import Payloads
-from ..streams import Streams
-from ..traffic import Replies, Running
+from ..equipment import Equipment, Surroundings
 from .access import ComponentAccess
 from .command import ComponentCommand
 from .holder import ComponentHolder
 from .instance import ComponentInstance
 from .instantiator import ComponentInstantiator
-
-
-class Equipment(NamedTuple):
-    """As the job loop wants it."""
-
-    instances: ComponentHolder
-    surface: ComponentInstance
-    commands: ComponentCommand
-    access: ComponentAccess
-    prints: bool  #: whether the guest can
 
 
 def prepare(program: ComponentProgram) -> None:
@@ -36,22 +19,15 @@ def prepare(program: ComponentProgram) -> None:
         from . import hosting  # noqa: F401
 
 
-def equipment(
-    engine: wasmtime.Engine,
-    component: Component,
-    settings: wire.Settings,
-    environment: wire.Environment,
-    running: Running,
-    streams: Streams,
-    arena: Arena,
-    payloads: Payloads,
-    replies: Replies,
-) -> Equipment:
+def of_component(component: Component, around: Surroundings) -> Equipment:
     """What serves one instance of a component."""
+    settings, streams, wasi = around.settings, around.streams, around.environment.wasi
     program = settings.program
     assert isinstance(program, ComponentProgram)
-    instantiator = ComponentInstantiator(engine, component, program, settings.limits, environment, running)
-    instances = ComponentHolder(instantiator, settings, arena, streams)
+    instantiator = ComponentInstantiator(
+        around.engine, component, program, settings.limits, around.environment, around.running
+    )
+    instances = ComponentHolder(instantiator, settings, around.arena, streams)
     surface = instantiator.surface = ComponentInstance(instances, program)
-    commands = ComponentCommand(instantiator, payloads, streams, settings.exports)
-    return Equipment(instances, surface, commands, ComponentAccess(instances, streams), environment.wasi is not None)
+    commands = ComponentCommand(instantiator, around.payloads, streams, settings.exports)
+    return Equipment(instances, surface, commands, ComponentAccess(instances, streams), wasi is not None)
