@@ -304,6 +304,7 @@ def test_a_worker_imports_nothing_of_the_parents(start_method: Any) -> None:
         "files",
         "keeper",
         "mapped",
+        "pickler",
         "raw",
         "engine",
         "errors",
