@@ -192,8 +192,10 @@ def read_memory_by_process_vm_readv(target: Target) -> object:
 
 @attempt("seccomp")
 def trace_a_sibling(target: Target) -> object:
-    seize, detach = 0x4206, 17
+    seize, interrupt, detach, all_kinds = 0x4206, 0x4207, 17, 0x40000000
     call("ptrace", seize, target.sibling, None, None)
+    call("ptrace", interrupt, target.sibling, None, None)
+    os.waitpid(target.sibling, all_kinds)  # one that is not stopped stays traced, and stops for good at its next signal
     call("ptrace", detach, target.sibling, None, None)
     return True
 
