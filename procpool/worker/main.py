@@ -150,7 +150,8 @@ def _work(blueprint: Blueprint, fds: Sequence[int]) -> int:
         ]
         lock.before_guest()
         if settings.guest.confinement.locked:
-            replies[0].add(wire.reply(wire.CONFINED, wire.confined_to_bytes(lock.missing)))
+            # Now, and not with the next reply: guest code comes first, and could say something else.
+            replies[0].flush(wire.reply(wire.CONFINED, wire.confined_to_bytes(lock.missing)))
         for room in rooms[: settings.guest.prewarm]:
             room.instances.warm()
             if room.printed is not None:
