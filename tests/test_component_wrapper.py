@@ -6,6 +6,7 @@ import struct
 
 import pytest
 import wasmtime
+from component_texts import COUNTER
 from hypothesis import given
 from hypothesis import strategies as st
 from wasmtime.component import Component, Linker
@@ -188,33 +189,6 @@ def test_numbers_go_as_they_are() -> None:
     image = instance.codec("add").pack((200, 0.5, -2, 1.5))
     assert image == struct.pack("<Q d q f 4x", 200, 0.5, -2, 1.5)
     assert instance.call("many", *range(17)) is True  # too many to pass them one by one
-
-
-COUNTER = """(component
-  (core module $m
-    (global $dropped (mut i32) (i32.const 0))
-    (func (export "drop") (param i32) (global.set $dropped (local.get 0)))
-    (func (export "dropped") (result i32) (global.get $dropped))
-    (func (export "get") (param i32) (result i32) (local.get 0)))
-  (core instance $i (instantiate $m))
-  (type $counter-made (resource (rep i32) (dtor (core func $i "drop"))))
-  (core func $new (canon resource.new $counter-made))
-  (core func $rep (canon resource.rep $counter-made))
-  (core func $drop (canon resource.drop $counter-made))
-  (core module $n
-    (import "" "new" (func $new (param i32) (result i32)))
-    (import "" "rep" (func $rep (param i32) (result i32)))
-    (import "" "drop" (func $drop (param i32)))
-    (func (export "new") (param i32) (result i32) (call $new (local.get 0)))
-    (func (export "end") (param i32) (result i32) (local $rep i32)
-      (local.set $rep (call $rep (local.get 0))) (call $drop (local.get 0)) (local.get $rep)))
-  (core instance $j (instantiate $n (with "" (instance
-    (export "new" (func $new)) (export "rep" (func $rep)) (export "drop" (func $drop))))))
-  (export $counter "counter" (type $counter-made))
-  (func (export "[constructor]counter") (param "start" u32) (result (own $counter)) (canon lift (core func $j "new")))
-  (func (export "[method]counter.get") (param "self" (borrow $counter)) (result u32) (canon lift (core func $i "get")))
-  (func (export "end") (param "c" (own $counter)) (result u32) (canon lift (core func $j "end")))
-  (func (export "dropped") (result u32) (canon lift (core func $i "dropped"))))"""
 
 
 def test_resources_are_handles() -> None:
